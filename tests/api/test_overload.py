@@ -5,12 +5,13 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import httpx
 import pytest
 import structlog
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom
@@ -82,9 +83,13 @@ def port_of(api: Api) -> int:
     return int(api.http.base_url.port or 0)
 
 
+def line(api: Api) -> AbstractAsyncContextManager[Line]:
+    return line_to(("127.0.0.1", port_of(api)))
+
+
 @asynccontextmanager
-async def line(api: Api) -> AsyncIterator[Line]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(api))
+async def line_to(address: tuple[str, int]) -> AsyncIterator[Line]:
+    reader, writer = await asyncio.open_connection(*address)
     try:
         yield Line(reader, writer)
     finally:
@@ -275,12 +280,27 @@ class TestConnection:
     async def test_request_with_unclear_framing_is_invalid_not_refused(
         self, small: Api, dba: Connection, found: bytes, sent: bytes
     ) -> None:
-        async with overloaded(small, dba), line(small) as further, line(small) as invalid:
+        async with overloaded(small, dba), line(small) as further:
             assert (await further.ask(POST)).status_code == 503
-            answer = await invalid.ask(POST.replace(found, sent) + POST)
-            assert codes_of(answer) == (400, [("malformed", None)])
-            assert await invalid.rest() == b"", "the connection is closed, and what follows is no request"
+            for following in (b"", POST):
+                async with line(small) as invalid:
+                    answer = await invalid.ask(POST.replace(found, sent) + following)
+                    assert codes_of(answer) == (400, [("malformed", None)])
+                    assert await invalid.rest() == b"", "the connection is closed, and what follows is no request"
             assert await metric(small, 'tocsin_requests_refused_total{reason="overload"}') == 1
+
+    async def test_parts_of_requests_of_several_connections_are_not_mixed(self, small: Api, dba: Connection) -> None:
+        async with overloaded(small, dba), line(small) as whole, line(small) as first, line(small) as second:
+            assert (await whole.ask(POST)).status_code == 503
+            for cut in range(1, len(POST), 150):
+                for each in (first, second):
+                    each.writer.write(POST[:cut])
+                    assert (await whole.ask(POST)).status_code == 503
+                for each in (first, second):
+                    each.writer.write(POST[cut:])
+                    assert (await each.answer()).status_code == 503
+            count = 1 + 4 * len(range(1, len(POST), 150))
+            assert await metric(small, 'tocsin_requests_refused_total{reason="overload"}') == count
 
     async def test_skipped_body_is_not_read_as_a_request(self, small: Api, dba: Connection) -> None:
         hidden = request_to("POST", "/events", SERVICE, (HEALTH * 2).decode())
@@ -339,8 +359,12 @@ class TestSlots:
         assert await events_in(dba) <= stored + IN_USE
 
 
-async def test_refusals_have_the_time_and_an_id_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they have in common is made once."""
+ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@asynccontextmanager
+async def refusing(app: ASGIApp, most: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, int]]:
+    """Serve an application without a database that has at most so many connections, and refuses `ASKED`."""
     monkeypatch.setattr(capacity, "MAX_BURST", 0)
     KIND.set(kind := "GET /")
     used = capacity.Capacity(Metrics(), size=1)
@@ -348,25 +372,54 @@ async def test_refusals_have_the_time_and_an_id_of_their_own(monkeypatch: pytest
     waiting = asyncio.create_task(used.enter(kind))
     await until(lambda: used.waiting == 1)
     used.refuse(kind)
-    server = Server(Response(), connections=Connections(10), capacity=used)
+    server = Server(app, connections=Connections(most, reserve=1), capacity=used)
     with bound("127.0.0.1", 0) as taken:
         running = asyncio.create_task(server._serve([taken]))  # noqa: SLF001 - serve() would install signal handlers
         await server.ready.wait()
-        reader, writer = await asyncio.open_connection(*taken.getsockname())
-        asked, answers = Line(reader, writer), list[httpx.Response]()
+        try:
+            yield taken.getsockname()
+        finally:
+            server.should_exit = True
+            await running
+            waiting.cancel()
+            await asyncio.wait([waiting])
 
-        async def another_second() -> bool:
-            answers.append(await asked.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+
+async def test_refusals_have_the_time_and_an_id_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they have in common is made once."""
+    answers = list[httpx.Response]()
+    async with refusing(Response(), 10, monkeypatch) as address, line_to(address) as asking:
+
+        async def is_another_second() -> bool:
+            answers.append(await asking.ask(ASKED))
             return answers[0].headers["date"] != answers[-1].headers["date"]
 
-        await until(another_second)
-        assert {answer.status_code for answer in answers} == {503}
-        assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
-        writer.close()
-        server.should_exit = True
-        await running
-    waiting.cancel()
-    await asyncio.wait([waiting])
+        await until(is_another_second)
+    assert {answer.status_code for answer in answers} == {503}
+    assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+
+
+async def test_connection_beyond_the_limit_is_closed_while_requests_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    working, done = asyncio.Event(), asyncio.Event()
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        working.set()
+        await done.wait()
+        await Response()(scope, receive, send)
+
+    async with refusing(work, 1, monkeypatch) as address, line_to(address) as first:
+        asked = asyncio.create_task(first.ask(ASKED.replace(b"GET", b"PUT")))
+        await working.wait()
+        async with line_to(address) as further:
+            answer = await further.ask(ASKED)
+            assert answer.status_code == 503
+            assert "connections" in answer.text
+            assert answer.headers["connection"] == "close"
+            assert await further.rest() == b""
+        done.set()
+        assert (await asked).status_code == 200
 
 
 async def test_steps_that_are_due_together_leave_turns_for_others() -> None:

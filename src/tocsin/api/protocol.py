@@ -1,10 +1,7 @@
 """The HTTP protocol of a connection: limits and timeouts for clients, and error responses in the format of the API."""
 
 import asyncio
-import secrets
 from collections.abc import Callable, Collection, Iterable
-from functools import lru_cache
-from http import HTTPStatus
 from math import inf
 from typing import Any
 
@@ -16,10 +13,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tocsin.api.connections import Connections, Patience, is_reserved
 from tocsin.api.cors import EXPOSED
 from tocsin.api.joining import Joining
-from tocsin.api.middleware import ABORT, CYCLE, OF_EVERY_ANSWER
-from tocsin.capacity import Capacity, kind_of
-from tocsin.errors import HeadTooLarge, Malformed, Overloaded, Problem, Timeout, Unavailable
-from tocsin.notifications import to_json
+from tocsin.api.middleware import ABORT, CYCLE
+from tocsin.api.refusing import OVERLOADED, Header, Refusing, response_to
+from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 
 MAX_HEAD_BYTES = 2**16
 """Maximum bytes of the request line and the headers. The same limit applies to trailers and chunk extensions."""
@@ -46,8 +42,7 @@ MAX_SKIPPED_DIGITS = 5
 """Maximum digits of the length of a body that is skipped. The rest of a larger one is not worth reading."""
 
 _FULL = Unavailable("Too many connections are open. Please try again.")
-_OVERLOADED = Overloaded()
-_CLOSING = ((b"connection", b"close"),)
+_CLOSING = (b"connection", b"close")
 
 log = structlog.get_logger(__name__)
 
@@ -82,14 +77,14 @@ class Protocol(HttpToolsProtocol):
         patience: Patience,
         origins: Collection[str] = (),
         prefix: str = "",
-        capacity: Capacity | None = None,
+        refusing: Refusing | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
         self._connections, self._patience = connections, patience
         self._origins = frozenset(origin.encode() for origin in origins)
         self._prefix = prefix.encode()
-        self._capacity = capacity
+        self._refusing = refusing
         self.part_at = -inf
         """The time of the event loop at which the last part of the current body arrived."""
         self._is_skipping = False  # the rest of a request that is refused because of overload
@@ -127,6 +122,10 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received data in pieces; close the connection if an unread body is too long."""
+        if self._refusing and self._refusing.is_needed and self._is_refused(self._refusing, data):
+            self.transport.write(response_to(OVERLOADED, self.server_state.default_headers))
+            self._await_a_request()
+            return
         if self._rest is not None:
             self._rest -= len(data)
             if self._rest < 0:
@@ -169,7 +168,7 @@ class Protocol(HttpToolsProtocol):
         if not self._in_head:
             return
         if len(self.headers) >= MAX_HEADERS:
-            raise self._refusing(HeadTooLarge())
+            raise self._stopping(HeadTooLarge())
         name = name.lower()
         if name == b"host":
             self._hosts += 1
@@ -183,15 +182,15 @@ class Protocol(HttpToolsProtocol):
             return
         # The size is computed only if it can be too large, which is rare.
         if self._received + PIECE > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
-            raise self._refusing(HeadTooLarge())
+            raise self._stopping(HeadTooLarge())
         version = self.parser.get_http_version()
         if self._hosts > 1 or version == "0.9" or (self._hosts == 0 and version != "1.0"):
-            raise self._refusing(Malformed("A request must have one Host header (RFC 9112, section 3.2)."))
+            raise self._stopping(Malformed("A request must have one Host header (RFC 9112, section 3.2)."))
         is_extra = self._connections.is_full()
         if is_extra and not is_reserved(self.url, self._prefix):
-            raise self._refusing(_FULL)
+            raise self._stopping(_FULL)
         self._in_head, self._framing, self._deadline = False, 0, inf
-        if self._capacity and self._capacity.is_refusing and version == "1.1" and self._is_to_skip(self._capacity):
+        if self._refusing and self._refusing.is_needed and version == "1.1" and self._is_to_skip(self._refusing):
             self._is_skipping = True
             self._expire(self._patience.body)
             return
@@ -318,12 +317,24 @@ class Protocol(HttpToolsProtocol):
     def _is_held(self) -> bool:
         return bool(self._kept or self.pipeline or self._refusal)
 
+    def _is_idle(self) -> bool:
+        """Return whether the next byte begins a request, and its response can be written at once."""
+        if self._in_head or self._is_skipping or self._kept or self._refusal or self._is_answering():
+            return False
+        if self._connections.is_full() or self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return False
+        return self.cycle is None or not self.cycle.more_body
+
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     # Refused requests
 
-    def _is_to_skip(self, capacity: Capacity) -> bool:
+    def _is_refused(self, refusing: Refusing, data: bytes) -> bool:
+        """Return whether data is one complete request that is refused; then it does not reach the parser."""
+        return len(data) <= PIECE and self._is_idle() and refusing.refuses(data)
+
+    def _is_to_skip(self, refusing: Refusing) -> bool:
         """Return whether to refuse this request here, because of overload.
 
         The application refuses all others: behind a response that is not sent yet, with a large body, and those that
@@ -331,24 +342,23 @@ class Protocol(HttpToolsProtocol):
         """
         if self._is_answering() or self.pipeline or self.transport.get_write_buffer_size():
             return False
-        method, path = str(self.parser.get_method(), "ascii"), self.url.removeprefix(self._prefix)
-        if method == "HEAD" or self.expect_100_continue or self.parser.should_upgrade() or is_reserved(path):
+        if self.expect_100_continue or self.parser.should_upgrade():
             return False
         for name, value in self.headers:
             if name == b"transfer-encoding" or (name == b"content-length" and len(value) > MAX_SKIPPED_DIGITS):
                 return False
-        return capacity.refuses(kind_of(method, str(path.partition(b"?")[0], "latin-1")))
+        return refusing.refuses_head(self.parser.get_method(), self.url)
 
     def _answer_overload(self) -> None:
         """Refuse the current request and keep the connection open: a new one would cost more."""
         keeps = self.parser.should_keep_alive()
-        self.transport.write(self._response_to(_OVERLOADED, () if keeps else _CLOSING))
+        self.transport.write(self._response_to(OVERLOADED, *(() if keeps else (_CLOSING,))))
         if not keeps:
             self._close_gracefully()
         else:
             self._await_a_request()
 
-    def _refusing(self, problem: Problem) -> ValueError:
+    def _stopping(self, problem: Problem) -> ValueError:
         """Store a problem, and return an exception that stops the parser."""
         self._refusal = problem
         return ValueError(str(problem))
@@ -377,12 +387,8 @@ class Protocol(HttpToolsProtocol):
         else:
             self._close_gracefully()
 
-    def _response_to(self, problem: Problem, more: Iterable[tuple[bytes, bytes]]) -> bytes:
-        begin = _of_overload if problem is _OVERLOADED else _beginning_of
-        head, body = begin(problem, tuple(self.server_state.default_headers))
-        request_id = (b"x-request-id", secrets.token_hex(16).encode())
-        lines = b"".join(b"%s: %s\r\n" % header for header in (request_id, *self._for_its_origin(), *more))
-        return b"%s%s\r\n%s" % (head, lines, body)
+    def _response_to(self, problem: Problem, *more: Header) -> bytes:
+        return response_to(problem, self.server_state.default_headers, (*self._for_its_origin(), *more))
 
     def _for_its_origin(self) -> Iterable[tuple[bytes, bytes]]:
         """Return the CORS headers for an allowed origin, if its header was received."""
@@ -472,26 +478,6 @@ class Protocol(HttpToolsProtocol):
         log.info("connection dropped", reason=reason)
         self._connections.dropped(reason)
         self.transport.abort()
-
-
-def _beginning_of(problem: Problem, default_headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bytes]:
-    """Return the headers that all responses with this problem have, after their status line, and the body."""
-    body = to_json({"errors": problem.errors()}).encode()
-    headers = [
-        *default_headers,
-        *OF_EVERY_ANSWER,
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
-    ]
-    status = HTTPStatus(problem.status)
-    lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-    return b"HTTP/1.1 %d %s\r\n%s" % (status, status.phrase.encode(), lines), body
-
-
-_of_overload = lru_cache(maxsize=1)(_beginning_of)
-"""The same, made once for each change of the default headers, which have the time."""
 
 
 def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin.api.connections import Connections, Patience
 from tocsin.api.protocol import Protocol
+from tocsin.api.refusing import Refusing
 from tocsin.capacity import Capacity
 
 GRACE = 6
@@ -39,7 +40,7 @@ class Server(uvicorn.Server):
             patience=patience or Patience(),
             origins=origins,
             prefix=prefix,
-            capacity=capacity,
+            refusing=Refusing(capacity, prefix) if capacity else None,
         )
         super().__init__(
             uvicorn.Config(

@@ -114,7 +114,10 @@ class ChaosRun:
                     await _end(using)
             await self._converges(set(self.ledger.accepted) - self._checked)
             for follower, task in zip(followers, tasks, strict=True):
-                await until(partial(_agrees, follower, task))
+                try:
+                    await until(partial(_agrees, follower, task))
+                except TimeoutError:
+                    raise AssertionError(f"user {follower.user}: {await follower.differences()}") from None
             await self._compare(address(), followers)
         finally:
             await _end([*using, *tasks])

@@ -48,13 +48,22 @@ class Follower:
 
     async def agrees(self) -> bool:
         """Return whether its list equals the inbox."""
+        return await self.differences() == {}
+
+    async def differences(self) -> dict[str, Any]:
+        """Return how its list differs from the inbox."""
         async with self.client as http:
             found = await whole(http)
-        return (self.order, self.read, self.unread) == (
-            [entry["id"] for entry in found],
-            {entry["id"]: entry["read"] for entry in found},
-            sum(not entry["read"] for entry in found),
-        )
+        read = {entry["id"]: entry["read"] for entry in found}
+        unread = sum(not entry["read"] for entry in found)
+        missing = {
+            "missing": list(read.keys() - self.read.keys()),
+            "too many": list(self.read.keys() - read.keys()),
+            "read": {id_: has for id_, has in read.items() if self.read.get(id_, has) != has},
+            "unread": [] if unread == self.unread else [unread, self.unread],
+            "order": [] if self.order == list(read) else [list(read)[:5], self.order[:5]],
+        }
+        return {what: values for what, values in missing.items() if values}
 
     async def _touch(self, http: httpx.AsyncClient, dice: Random) -> None:
         entries = (await http.get("/notifications?per_page=20")).json()["data"]

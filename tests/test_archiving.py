@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 import structlog
 
@@ -12,7 +13,7 @@ from tests.support.places import short_path
 from tests.support.waiting import until
 from tocsin import archiving as archive_of_log
 from tocsin.cli.doctor.database import check_database
-from tocsin.db.pool import Database
+from tocsin.db.pool import Connection, Database
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Refusal
 from tocsin.metrics import Metrics
@@ -137,3 +138,18 @@ def test_archive_settings_that_contradict_are_refused(settings: dict[str, str], 
 def test_unusable_archive_settings_are_refused(settings: dict[str, str]) -> None:
     with pytest.raises(Refusal, match="TOCSIN_ARCHIVE_"):
         read_settings({}, Path("/nonexistent"), **settings)
+
+
+async def test_state_is_unknown_to_a_role_that_may_not_ask(dba: Connection) -> None:
+    assert await archive_of_log.state(dba) is None, "the server of the tests does not archive"
+    undone = dba.transaction()
+    await undone.start()
+    try:
+        await dba.execute("create role curious; grant usage on schema tocsin to curious")
+        await dba.execute("revoke execute on function pg_current_wal_lsn() from public")
+        await dba.execute("set local role curious")
+        assert await archive_of_log.state(dba) is None
+        with pytest.raises(asyncpg.InFailedSQLTransactionError):  # the statement was refused, not left out
+            await dba.fetch("select 1")
+    finally:
+        await undone.rollback()

@@ -1,14 +1,18 @@
 """Error responses, and the headers of every response."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 import structlog.testing
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from tests.support.answers import UNKNOWN, codes_of, errors_of, raw, routes_of, sealed
 from tests.support.service import HOUR, SECRET, Api, at_rest
 from tests.support.waiting import reaches
+from tocsin.api.errors import on_http_exception
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.logs import with_ids
 
@@ -297,3 +301,9 @@ async def test_allow_header_lists_the_methods_of_the_path(api: Api, path: str, t
     answer = await api.call("PUT", path)
     assert answer.status_code == 405
     assert set(answer.headers["allow"].split(", ")) == takes
+
+
+async def test_other_errors_of_the_framework_are_malformed_requests() -> None:
+    answer = await on_http_exception(Request({"type": "http"}), HTTPException(400, "The body cannot be parsed."))
+    assert answer.status_code == 400
+    assert json.loads(bytes(answer.body))["errors"] == [{"message": "The body cannot be parsed.", "code": "malformed"}]

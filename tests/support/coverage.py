@@ -12,7 +12,9 @@ OUTSIDE = ("cli", "demo", "__main__.py")
 """Modules and folders of the package that are not core: people notice at once if they do not work."""
 
 MARK = 90.0
-REASONS: dict[str, str] = {}
+REASONS = {
+    "postgres/process.py": "parts run just before a program replaces the process, or as another user",
+}
 """Modules that may be below it, by their path in the package."""
 
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
-from tocsin.errors import InternalError, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
+from tocsin.errors import InternalError, Malformed, MethodNotAllowed, NotFound, Problem
 from tocsin.notifications import to_json
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -39,8 +39,6 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
             return answer_to(NotFound())
         case 405:
             return answer_to(MethodNotAllowed(_allowed(request)))
-        case 413:
-            return answer_to(TooLarge(0))
         case _:
             return answer_to(Malformed(str(error.detail)))
 

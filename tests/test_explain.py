@@ -26,7 +26,7 @@ async def test_unknown_events_and_users_are_named(api: Api) -> None:
         await lines_of(api, 99)
 
 
-async def test_user_without_devices_is_told_apart_from_one_who_is_not_pushed(api: Api) -> None:
+async def test_explanation_distinguishes_no_device_from_a_device_without_key(api: Api) -> None:
     await api.people(1, 2)
     await register(api, 2, IPHONE)
     await api.post(custom(1, 2))

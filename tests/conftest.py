@@ -10,6 +10,7 @@ import structlog
 from playwright.async_api import Browser, async_playwright, expect
 
 from tests.support import selection
+from tests.support.built_in import CATALOGUE
 from tests.support.database import end_sessions, left_behind, make_database, url_for, wipe
 from tests.support.places import short_path
 from tests.support.servers import free_port
@@ -97,7 +98,7 @@ async def database(url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
-    return Catalogue.load()
+    return CATALOGUE
 
 
 @pytest.fixture(scope="session")

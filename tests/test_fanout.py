@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from tests.support.built_in import CATALOGUE
 from tests.support.events import CASE, accepted, custom, note, post
 from tests.support.service import Api, serving
 from tests.support.waiting import until
@@ -15,7 +16,7 @@ from tocsin.db.pool import Borrowed, Connection, connect, queries
 from tocsin.ids import new_id
 
 KEYS = ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"]
-SAMPLES = sorted(Catalogue.load().samples)
+SAMPLES = sorted(CATALOGUE.samples)
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.answers import codes_of
-from tests.support.preferences import CATALOGUE, OPERATOR, WINDOWS, ZONES, choosing, utc, window
+from tests.support.built_in import CATALOGUE
+from tests.support.preferences import OPERATOR, WINDOWS, ZONES, choosing, utc, window
 from tests.support.service import Api, serving
 from tocsin import preferences
 from tocsin.catalogue import Catalogue

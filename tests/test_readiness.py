@@ -67,6 +67,7 @@ async def test_readyz_reports_a_read_only_database(server: Embedded, catalogue: 
     assert (await doctored(url))["database"].startswith("FAIL database: it accepts no writes: it is read-only")
 
 
+@pytest.mark.processes
 async def test_readyz_reports_a_standby(catalogue: Catalogue) -> None:
     async with data_folder() as data:
         async with Embedded(data) as embedded:
@@ -80,6 +81,7 @@ async def test_readyz_reports_a_standby(catalogue: Catalogue) -> None:
             assert "it is a standby" in (await doctored(embedded.url))["database"]
 
 
+@pytest.mark.processes
 async def test_readyz_reports_full_disk_and_accepted_events_arrive_later(catalogue: Catalogue) -> None:
     async with data_folder() as data:
         with tmpfs(data, "200m"):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from tests.support.built_in import CATALOGUE
 from tests.support.kinds import ORDER, OURS, UUID, folder_of
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import UNREPORTED, Invalid, Refusal
 
-CATALOGUE = Catalogue.load()
 SAMPLES = sorted(CATALOGUE.samples)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tests.support.built_in import CATALOGUE
 from tests.support.kinds import OURS, folder_of
 from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
@@ -178,7 +179,7 @@ def test_sample_of_a_custom_kind_is_an_event_with_its_notification(tmp_path: Pat
         },
     }
     assert list(catalogue.samples["order_moved"]["event"]["data"]) == ["user", "order", "days"]
-    assert catalogue.samples.keys() == {*Catalogue.load().samples, "order_moved"}
+    assert catalogue.samples.keys() == {*CATALOGUE.samples, "order_moved"}
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.catalogue import Catalogue
+from tests.support.built_in import CATALOGUE
 from tocsin.catalogue.rendering import Sentence, Word, has_only_allowed_tags, one_line, readable, spoken, spoken_text
 
-CATALOGUE = Catalogue.load()
 SAMPLES = sorted(CATALOGUE.samples)
 HOSTILE = [
     "**",

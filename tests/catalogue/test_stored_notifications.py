@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.built_in import CATALOGUE
 from tests.support.kinds import ORDER, OURS, UUID, folder_of
 from tocsin.catalogue import Catalogue
 
-CATALOGUE = Catalogue.load()
 EMAIL, CORRESPONDENCE = "cb88bf5b-d5ed-4efb-8255-9c91d80d2d9b", "b571e0c8-cc3f-4a68-97a6-5a013d52f334"
 PERSONAL = {
     "email": {"id": EMAIL, "correspondence_id": CORRESPONDENCE, "subject": "Order"},

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.built_in import CATALOGUE
 from tests.support.pushes import IPHONE, pushes_of, register
 from tests.support.service import Api
-from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Sentence, Word, Wording, is_right_to_left, one_line, spoken, spoken_text
 from tocsin.explain import of_user
 from tocsin_phones import Phones
@@ -19,7 +19,6 @@ from tocsin_phones import Phones
 FSI, PDI = "\u2068", "\u2069"
 LAYLA = "\u0644\u064a\u0644\u0649"
 DANA = "\u05d3\u05e0\u05d4"
-CATALOGUE = Catalogue.load()
 
 
 def rendered(says: str, **words: Word) -> Any:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.support import commands
+from tests.support.built_in import CATALOGUE
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import SECRET
 from tests.support.waiting import bounded
@@ -32,7 +33,6 @@ from tocsin.settings import Settings, read_settings
 
 NAMES = [f"TOCSIN_{name.upper()}" for name in Settings.model_fields]
 OF_PATHS = [name for name in NAMES if name.endswith(("_FILE", "_FILES", "_DIR"))]
-OURS = Catalogue.load()
 APNS = {
     "TOCSIN_APNS_KEY_FILE": "key.p8",
     "TOCSIN_APNS_KEY_ID": "ABC",
@@ -91,7 +91,7 @@ async def use(environment: dict[str, str]) -> Settings:
     """Use settings like a start does, up to the database connection."""
     settings = read_settings({"TOCSIN_JWT_SECRET": SECRET, **environment}, Path("/nonexistent"))
     from_settings.keys_of(settings)
-    catalogue = Catalogue.load(*settings.catalogue_folders) if settings.catalogue_folders else OURS
+    catalogue = Catalogue.load(*settings.catalogue_folders) if settings.catalogue_folders else CATALOGUE
     Operator.load(catalogue, settings.preferences_file)
     for lane in lanes_of(settings):
         await lane.transport.close()

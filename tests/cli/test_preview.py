@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.support.apns import made as made_apns
+from tests.support.built_in import CATALOGUE
 from tests.support.fcm import made as made_fcm
 from tests.support.web_push import AUTH, OURS, P256DH, opened
 from tocsin.api.app import build
@@ -28,7 +29,6 @@ from tocsin.push.channels import Channel, Push
 from tocsin.push.channels.vapid import Vapid
 from tocsin.push.channels.web_push import WebPush
 
-CATALOGUE = Catalogue.load()
 KINDS = sorted(CATALOGUE.kinds)
 NOW = datetime(2031, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -46,8 +46,17 @@ def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change to a folder without a database and without keys."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "nothing"))
-    load = Catalogue.load
-    monkeypatch.setattr(Catalogue, "load", lambda *folders: load(*folders) if folders else CATALOGUE)
+
+
+@pytest.fixture(scope="session")
+def channels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Channel]:
+    """The channels of all providers; to check their keys takes longer than a push."""
+    folder = tmp_path_factory.mktemp("channels")
+    return {
+        "apns": made_apns(folder),
+        "fcm": made_fcm(folder, clock=NOW.timestamp),
+        "web_push": WebPush([Vapid(OURS.private)]),
+    }
 
 
 def run(*arguments: str) -> Result:
@@ -71,13 +80,15 @@ def strings(found: Any) -> Iterator[str]:
 @pytest.mark.parametrize("content", ["full", "title", "none"])
 @pytest.mark.parametrize("language", ["en", "da", "de"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_preview_shows_what_the_push_channels_send(kind: str, language: str, content: Any, tmp_path: Path) -> None:
+def test_preview_shows_what_the_push_channels_send(
+    kind: str, language: str, content: Any, channels: dict[str, Channel]
+) -> None:
     shown = previewed(CATALOGUE, kind, language, content, topic="com.example.crm", now=NOW)
     pushes = pushes_of(CATALOGUE, kind, language, content, NOW)
     browser = replace(pushes["Web"].address, p256dh=P256DH, auth=AUTH)
-    apple = request(made_apns(tmp_path), pushes["iOS"])
-    google = request(made_fcm(tmp_path, clock=NOW.timestamp), pushes["Android"])
-    page = request(WebPush([Vapid(OURS.private)]), replace(pushes["Web"], address=browser))
+    apple = request(channels["apns"], pushes["iOS"])
+    google = request(channels["fcm"], pushes["Android"])
+    page = request(channels["web_push"], replace(pushes["Web"], address=browser))
     headers = dict(apple.headers)
     del headers["authorization"]
     assert shown == {

@@ -5,12 +5,13 @@ from random import Random
 
 import pytest
 
+from tests.support.built_in import CATALOGUE
 from tocsin.catalogue import Catalogue
 from tocsin.demo.events import event_of
 from tocsin.demo.run import PEOPLE
 
 
-@pytest.mark.parametrize("name", sorted(Catalogue.load().samples))
+@pytest.mark.parametrize("name", sorted(CATALOGUE.samples))
 def test_demo_events_of_every_kind_vary_and_are_valid(catalogue: Catalogue, name: str) -> None:
     seen = set()
     for seed in range(40):

@@ -160,7 +160,13 @@ ODD: dict[str, tuple[Behaviour, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if "within" in said or name == "is nonsense" else name
+        for name, (_, said) in ODD.items()
+    ],
+)
 async def test_incomplete_response_is_reported_and_not_retried(tmp_path: Path, name: str) -> None:
     behaviour, error = ODD[name]
     async with push_service(tmp_path) as service, sending(tmp_path, limits=QUICK) as transport:

@@ -179,6 +179,7 @@ async def test_test_push_works_without_a_worker(url: str, catalogue: Catalogue, 
         assert await probe_result(api) == ("delivered", "delivered")
 
 
+@pytest.mark.slow
 async def test_doctor_tests_the_credentials_of_each_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "data"))

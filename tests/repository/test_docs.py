@@ -8,10 +8,11 @@ import pytest
 import typer.main
 from prometheus_client import Counter, Gauge, Histogram
 
+from tests.support.built_in import CATALOGUE
+from tests.support.sources import parsed
 from tocsin import errors, jobs, validation
 from tocsin.api.app import build
 from tocsin.api.openapi import PROBLEMS, document
-from tocsin.catalogue import Catalogue
 from tocsin.cli import commands
 from tocsin.errors import Refusal
 from tocsin.metrics import Metrics
@@ -60,7 +61,7 @@ def test_every_error_code_is_documented() -> None:
 
 def test_every_route_is_documented() -> None:
     words = " ".join((REFERENCE / "http-api.md").read_text("utf-8").split())
-    paths = document(build(), Catalogue.load())["paths"]
+    paths = document(build(), CATALOGUE)["paths"]
     assert len(paths) > 30
     for path in paths:
         pattern = re.sub(r"{\w+}", r":\\w+", path)
@@ -97,7 +98,7 @@ def test_documented_log_lines_exist_in_the_code() -> None:
 
 
 def texts(path: Path) -> set[str]:
-    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    nodes = ast.walk(parsed(path))
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
@@ -123,7 +124,7 @@ def test_documented_retries_of_jobs_match_the_code(page: str) -> None:
 
 
 def test_code_names_no_kind() -> None:
-    named = {kind.name for kind in Catalogue.load().kinds.values()} - {"custom", "inbox"}
+    named = {kind.name for kind in CATALOGUE.kinds.values()} - {"custom", "inbox"}
     for path in (ROOT / "src/tocsin").rglob("*.py"):
         found = {name for name in named if re.search(rf"[\"']{name}[\"']", path.read_text("utf-8"))}
         assert not found, f"{path.name} names {found}"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import tocsin
+from tests.support.sources import parsed
 
 ROOT = Path(tocsin.__file__).parent
 SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
@@ -168,7 +169,7 @@ def grows_faster_than_its_text(pattern: re.Pattern[Any], method: str, make: Call
 
 def test_regular_expressions_are_module_constants() -> None:
     for path, source in SOURCES.items():
-        tree = ast.parse(source)
+        tree = parsed(path)
         tops = [top for top in tree.body if not isinstance(top, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)]
         at_the_top = {id(node) for top in tops for node in ast.walk(top)}
         for node in ast.walk(tree):

@@ -4,12 +4,14 @@ import ast
 import re
 from pathlib import Path
 
+from tests.support.sources import parsed
+
 ROOT = Path(__file__).parents[2]
 SECURITY = (ROOT / "SECURITY.md").read_text("utf-8")
 RISKS = dict(re.findall(r"^\| (API\d+):2023 [^|]*\|(.*)$", SECURITY, re.MULTILINE))
 """The rows of the table of the OWASP API Security Top 10, by the names of the risks."""
 
-MODULES = {path: ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / "src/tocsin").rglob("*.py"))}
+SOURCES = sorted((ROOT / "src/tocsin").rglob("*.py"))
 HTTP_LIBRARIES = {"aiohttp", "ftplib", "http.client", "httpx", "requests", "smtplib", "urllib.request", "urllib3"}
 CONNECTING = {"create_connection", "open_connection", "open_unix_connection", "sock_connect", "urlopen"}
 WITHOUT_CHECK = {"eval", "exec", "compile", "__import__"}
@@ -48,7 +50,7 @@ def called(module: ast.Module) -> set[str]:
 
 def test_only_http_client_opens_connections_to_other_hosts() -> None:
     """So that its checks of addresses, sizes and times apply to every request. `.importlinter` covers pycurl."""
-    others = {path: module for path, module in MODULES.items() if path.parent.name != "http_client"}
+    others = {path: parsed(path) for path in SOURCES if path.parent.name != "http_client"}
     found = {
         str(path.relative_to(ROOT)): used
         for path, module in others.items()
@@ -60,8 +62,8 @@ def test_only_http_client_opens_connections_to_other_hosts() -> None:
 def test_service_evaluates_no_code_from_data() -> None:
     found = {
         str(path.relative_to(ROOT)): used
-        for path, module in MODULES.items()
-        if (used := imported(module) & LOADERS | builtins_called(module))
+        for path in SOURCES
+        if (used := imported(parsed(path)) & LOADERS | builtins_called(parsed(path)))
     }
     assert found == {}
 

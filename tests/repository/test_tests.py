@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sources import parsed
+
 TESTS = Path(__file__).parents[1]
 MODULES = sorted(TESTS.rglob("*.py"))
 
 
 def imported(module: Path) -> set[str]:
     """Return the modules of tests that a module imports."""
-    nodes = list(ast.walk(ast.parse(module.read_text("utf-8"))))
+    nodes = list(ast.walk(parsed(module)))
     names = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return {name for name in names if name.split(".")[0] == "tests"}

@@ -9,14 +9,16 @@ import re
 import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.built_in import CATALOGUE
+from tests.support.sources import parsed
 from tocsin.api.app import build
 from tocsin.api.openapi import document
-from tocsin.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("packages/*/src/**/*.py")])
@@ -103,10 +105,10 @@ WRITERS = {
 """Calls whose strings developers and operators read, in addition to raised exceptions."""
 
 
-def trees() -> Iterator[tuple[Path, ast.Module]]:
-    """Parse each module of the service and of its packages."""
-    for path in SOURCES:
-        yield path.relative_to(ROOT), ast.parse(path.read_text("utf-8"))
+@cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """Return the nodes of all modules of the service and of its packages, each with its module."""
+    return [(path.relative_to(ROOT), node) for path in SOURCES for node in ast.walk(parsed(path))]
 
 
 def words_of(name: str) -> set[str]:
@@ -149,19 +151,17 @@ def is_message(node: ast.AST) -> bool:
 
 def messages() -> Iterator[tuple[str, str]]:
     """Return all strings of log lines and error messages, with their places."""
-    for path, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Raise) or is_writer(node) or is_message(node):
-                for line, text in texts_of(node):
-                    yield f"{path}:{line}", text
+    for path, node in nodes():
+        if isinstance(node, ast.Raise) or is_writer(node) or is_message(node):
+            for line, text in texts_of(node):
+                yield f"{path}:{line}", text
 
 
 def test_classes_and_functions_use_no_retired_words() -> None:
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     found = {
         f"{path}:{node.lineno} {node.name}"
-        for path, tree in trees()
-        for node in ast.walk(tree)
+        for path, node in nodes()
         if isinstance(node, kinds) and words_of(node.name) & RETIRED_NAMES
     }
     assert not found
@@ -180,21 +180,19 @@ def test_statements_use_no_retired_words_in_their_names() -> None:
 def test_class_names_are_unique() -> None:
     """The client is checked separately: its errors have the same names as those of the service."""
     places: dict[tuple[bool, str], list[str]] = defaultdict(list)
-    for path, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                places["tocsin_client" in path.parts, node.name].append(f"{path}:{node.lineno}")
+    for path, node in nodes():
+        if isinstance(node, ast.ClassDef):
+            places["tocsin_client" in path.parts, node.name].append(f"{path}:{node.lineno}")
     assert not {name: found for (_, name), found in places.items() if len(found) > 1}
     assert len(places) > 100
 
 
 def test_names_of_tests_use_no_retired_words() -> None:
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    trees_of_tests = ((path, ast.parse(path.read_text("utf-8"))) for path in TESTS)
     names = [
         (node.name, f"{path.relative_to(ROOT)}:{node.lineno}")
-        for path, tree in trees_of_tests
-        for node in ast.walk(tree)
+        for path in TESTS
+        for node in ast.walk(parsed(path))
         if isinstance(node, kinds)
     ]
     assert not [(place, name) for name, place in names if words_of(name) & RETIRED_IN_TESTS]
@@ -212,9 +210,9 @@ def test_titles_of_web_tests_use_no_retired_words() -> None:
 
 def test_constants_start_with_no_retired_word() -> None:
     found = {
-        f"{path}:{node.lineno} {target.id}"
-        for path, tree in trees()
-        for node in tree.body
+        f"{path.relative_to(ROOT)}:{node.lineno} {target.id}"
+        for path in SOURCES
+        for node in parsed(path).body
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name) and target.id.startswith(RETIRED_CONSTANTS)
@@ -228,10 +226,11 @@ def test_log_lines_and_error_messages_use_plain_words() -> None:
 
 
 def test_docstrings_and_comments_use_plain_words() -> None:
-    found = {f"{place} {text}" for place, text in remarks() if RETIRED_IN_DOCSTRINGS.search(text)}
+    texts = list(remarks())
+    found = {f"{place} {text}" for place, text in texts if RETIRED_IN_DOCSTRINGS.search(text)}
     assert not found, "\n".join(sorted(found))
-    assert any("""The queues: jobs are rows""" in text for _, text in remarks())
-    assert any("so that sessions never deadlock" in text for _, text in remarks()), "comments of statements"
+    assert any("""The queues: jobs are rows""" in text for _, text in texts)
+    assert any("so that sessions never deadlock" in text for _, text in texts), "comments of statements"
 
 
 def test_web_scripts_and_pages_use_plain_words() -> None:
@@ -255,8 +254,7 @@ def test_fields_of_log_lines_have_one_name_each() -> None:
     """`reason` says why, `hint` what to do; a number of seconds has them in its name."""
     fields = {
         (keyword.arg or "", f"{path}:{node.lineno}")
-        for path, tree in trees()
-        for node in ast.walk(tree)
+        for path, node in nodes()
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
         for keyword in node.keywords
     }
@@ -291,6 +289,6 @@ def descriptions(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def test_api_document_uses_plain_words() -> None:
-    found = list(descriptions(document(build(), Catalogue.load())))
+    found = list(descriptions(document(build(), CATALOGUE)))
     assert len(found) > 300
     assert [(place, text) for place, text in found if RETIRED_PHRASES.search(text)] == []

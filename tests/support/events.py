@@ -7,13 +7,13 @@ from uuid import UUID
 
 import httpx
 
+from tests.support.built_in import CATALOGUE
 from tests.support.service import Api
-from tocsin.catalogue import Catalogue
 
 CASE = "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88"
 
 
-SAMPLES = Catalogue.load().samples
+SAMPLES = CATALOGUE.samples
 """The samples of all kinds by name."""
 
 

@@ -13,6 +13,7 @@ import jwt
 from pydantic_core import PydanticCustomError
 
 from tests.support import imports
+from tests.support.built_in import CATALOGUE
 from tests.support.events import SAMPLES
 from tests.support.issuer import jwks, pair
 from tocsin.api.drafts import posted
@@ -20,7 +21,6 @@ from tocsin.api.requests import integer, subject_of
 from tocsin.auth.claims import SCOPES, ServiceCaller, UserCaller
 from tocsin.auth.keys import ALL_SPEAKERS, of_jwks
 from tocsin.auth.tokens import Verifier, bearer_of
-from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import has_only_allowed_tags
 from tocsin.errors import FieldError, Invalid, Malformed, Unauthenticated
 from tocsin.ids import MAX_ID, parsed_uuid
@@ -35,7 +35,6 @@ from tocsin.validation import VALIDATION_CODES
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 NOW = 1_900_000_000
-CATALOGUE = Catalogue.load()
 LANGUAGES = ("en", "da", "de")
 
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")

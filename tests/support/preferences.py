@@ -5,12 +5,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tocsin.catalogue import Catalogue
+from tests.support.built_in import CATALOGUE
 from tocsin.preferences import Operator, Preferences
 from tocsin.quiet_hours import DAYS
-
-CATALOGUE = Catalogue.load()
-
 
 OPERATOR = Operator(CATALOGUE)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +18,7 @@ from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import until
-from tocsin import capacity
+from tocsin import capacity, serve
 from tocsin.api.connections import Connections
 from tocsin.api.server import Server
 from tocsin.auth.minting import mint_service, mint_user
@@ -420,6 +421,22 @@ async def test_connection_beyond_the_limit_is_closed_while_requests_are_refused(
             assert await further.rest() == b""
         done.set()
         assert (await asked).status_code == 200
+
+
+def test_full_garbage_collections_are_rare_after_the_start() -> None:
+    """Each stops the process, and takes as long as all connections and waiting requests have objects."""
+    thresholds = gc.get_threshold()
+    try:
+        serve._freeze()  # noqa: SLF001 - runs once, when everything is loaded
+        before = [each["collections"] for each in gc.get_stats()]
+        kept = [[0] for _ in range(50 * thresholds[0] * thresholds[1])]
+        _, young, full = (each["collections"] - then for each, then in zip(gc.get_stats(), before, strict=True))
+        assert kept
+        assert young > 10
+        assert full == 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 async def test_steps_that_are_due_together_leave_turns_for_others() -> None:

@@ -14,7 +14,7 @@ from tests.support.service import HOUR, SECRET, Api, at_rest
 from tocsin.auth.minting import mint_service, mint_user
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
-EXAMPLES = 1000 if CHAOS else rounds(8, soak=300)
+EXAMPLES = 1000 if CHAOS else rounds(4, soak=300)
 """Requests that the fuzzer generates per operation and phase; `make soak` and `make chaos` set a higher number."""
 LONGEST = rounds(3600 if CHAOS else 300, soak=3600)
 CASES = 25_000 if CHAOS else 100

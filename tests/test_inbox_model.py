@@ -479,7 +479,7 @@ async def test_inbox_matches_the_model_after_any_operations(
 
 
 @pytest.mark.slow
-@at_most(20, soak=200)
+@at_most(8, soak=200)
 @given(steps=lives(150))
 async def test_inbox_matches_the_model_after_many_operations(
     busy_service: Api, server: Embedded, steps: list[Step]

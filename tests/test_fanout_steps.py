@@ -9,10 +9,10 @@ import pytest
 from tests.support.events import accepted, custom
 from tests.support.pushes import register
 from tests.support.service import Api
-from tocsin import fanout, jobs
+from tocsin import fanout, inbox, jobs
 from tocsin.db.pool import Connection
 from tocsin.fanout import Done, Pushes, Undeliverable
-from tocsin.ids import new_id
+from tocsin.ids import MAX_ID, new_id
 from tocsin.jobs import Job, Lost, Queue
 
 
@@ -76,6 +76,24 @@ async def test_event_that_names_more_than_1000_ids_moves_to_the_bulk_queue(
         assert await job_of(idle, event) == ("bulk", 0, 0, None)
         done = await deliver(idle, worker, await claim(idle, worker, "bulk"))
     assert done.user_ids == {1}
+    assert await reached(idle, event) == [1]
+
+
+async def test_text_is_rendered_once_for_all_recipients_of_a_language(idle: Api) -> None:
+    await populate(idle, 3)
+    await idle.people(4, 5, locale="da")
+    event = await accepted(idle, *range(1, 6))
+    async with idle.app_state.database.transaction() as connection:
+        [found] = await inbox.enter(connection, [(event, 0, MAX_ID)], ["en", "da"], [], is_bulk=False)
+    assert sorted(found["languages"]) == ["da", "en"]
+    assert sorted(found["user_ids"]) == [1, 2, 3, 4, 5]
+
+
+async def test_unknown_team_that_an_event_skipped_gets_nothing_when_it_is_created(idle: Api) -> None:
+    await idle.people(1, 2)
+    event, worker = await accepted(idle, 1, teams=[7], unknown="skip"), new_id()
+    await idle.team(7, 2)
+    assert await deliver(idle, worker, await claim(idle, worker)) == Done([event], {1})
     assert await reached(idle, event) == [1]
 
 

@@ -195,9 +195,11 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
 
 
 async def test_marks_of_users_without_phones_queue_no_clears(api: Api) -> None:
-    await api.people(1, 2)
-    await api.as_user(2, "POST", f"/notifications/devices/{'aa' * 32}", json={})
-    for user in (1, 2):
+    await api.people(1, 2, 3)
+    for user, token in ((2, "aa"), (3, "bb")):
+        await api.as_user(user, "POST", f"/notifications/devices/{token * 32}", json={})
+    await api.app_state.database.value("update devices set type = 'Web' where user_id = 3")
+    for user in (1, 2, 3):
         await fill(api, user, 1)
         await api.as_user(user, "PUT", "/notifications/read")
     queued = {row["user_id"] for row in await api.app_state.database.rows("select user_id from clears")}

@@ -13,7 +13,7 @@ from tests.support.answers import field_errors
 from tests.support.database import blocked, locked, waiting_at
 from tests.support.events import custom, in_future, message_event, post, state
 from tests.support.service import Api
-from tests.support.waiting import until
+from tests.support.waiting import reaches, until
 from tests.support.workers import work
 from tocsin import fanout, jobs
 from tocsin.db.pool import Borrowed, Connection, queries
@@ -210,6 +210,24 @@ async def test_events_with_and_without_id_are_stored_together(idle: Api, dba: Co
     assert [answer.status_code for answer in answers] == [202, 202, 422, 202, 422, 202, 409]
     assert await dba.fetchval("select count(distinct xmin::text) from events") == 3
     assert await dba.fetchval("select count(*) from events") == await dba.fetchval("select count(*) from jobs") == 4
+
+
+async def test_batches_of_the_same_events_in_opposite_orders_do_not_deadlock(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    await post(idle, message_event("any", 1))
+    first, middle, last = [message_event("same", 1, id=id_) for id_ in sorted(str(uuid4()) for _ in range(3))]
+    async with dba.transaction():
+        copy = (
+            "insert into events select (jsonb_populate_record(e, jsonb_build_object('id', $1::uuid))).* from events e"
+        )
+        await dba.execute(copy, middle["id"])
+        orders = ([first, middle, last], [last, middle, first])
+        calls = [
+            asyncio.create_task(idle.as_service("POST", "/events/batch", json={"events": events})) for events in orders
+        ]
+        await reaches(lambda: blocked(dba), 2)
+        await dba.execute("delete from events where id = $1", middle["id"])
+    assert [call.status_code for call in await asyncio.gather(*calls)] == [202, 202]
 
 
 async def test_statements_that_store_events_use_generic_plans(idle: Api) -> None:

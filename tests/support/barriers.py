@@ -9,8 +9,14 @@ AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
+SETTLE = """() => Promise.all(document.getAnimations()
+    .filter((each) => each.effect.getComputedTiming().endTime < Infinity)
+    .map((each) => each.finished.catch(() => null)))"""
+
+
 async def barriers_of(page: Page) -> list[str]:
-    """Return the findings of axe as text."""
+    """Return the findings of axe as text. What fades in is judged when it is there."""
+    await page.evaluate(SETTLE)
     await page.evaluate(AXE)
     found = await page.evaluate("(rules) => axe.run(document, {runOnly: rules, resultTypes: ['violations']})", RULES)
     return [

@@ -20,7 +20,7 @@ help: ## list the targets
 demo: .venv/ready ## serve with sample users, teams and notifications: open http://127.0.0.1:8080/
 	$(BIN)/tocsin demo
 
-# One worker per core; tests that share a fixture of their module run on one worker. In CI and as root, for whom `parts`
+# Two workers per core; tests that share a fixture of their module run on one worker. In CI and as root, for whom `parts`
 # installs missing programs, a test may be skipped only for the reasons in tests/support/selection.py.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 STRICT := $(if $(CI)$(filter 0,$(shell id -u)),--strict-skips)

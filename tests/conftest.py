@@ -1,5 +1,6 @@
 """Fixtures: one PostgreSQL server, a new database for each test, and the service on a real socket."""
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -49,6 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two workers per processor, for `-n auto`: many tests wait for processes, timeouts and browsers."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         selection.mark(item)

@@ -60,8 +60,8 @@ lint: .venv/ready ## ruff, mypy, the import contracts between modules, unused de
 	$(BIN)/deptry src
 	$(BIN)/vulture
 
-bench: .venv/ready ## measure all performance claims; needs an otherwise idle machine
-	for claim in list_page limits list_deep post_event batch unchanged read_all imports team visible memory start streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done
+bench: .venv/ready ## measure all performance claims and write docs/benchmarks.md; needs an otherwise idle machine
+	$(BIN)/python -m bench.report
 
 sbom: .venv/ready ## write the bill of materials (CycloneDX) of the release into dist/
 	mkdir -p dist

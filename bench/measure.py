@@ -3,13 +3,14 @@
 import argparse
 import asyncio
 import itertools
+import json
 import os
 import re
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ from tocsin.postgres.supervisor import Embedded
 
 CONNECTIONS = 16
 """Concurrent clients, both of the service and of pgbench."""
+
+RESULTS = "BENCH_RESULTS"
+"""The variable with the name of a file for the claims as JSON; see `report.py`."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _RATE = re.compile(r"^tps = ([\d.]+) \(without initial connection time\)$", re.MULTILINE)
@@ -186,6 +190,14 @@ class Claim:
             (self.at_least is not None and value < self.at_least) or (self.at_most is not None and value > self.at_most)
         )
 
+    @property
+    def times_goal(self) -> float | None:
+        """How many times better than the limit it is; None without a limit."""
+        value = self.measured if self.ratio is None else self.ratio
+        if self.at_least:
+            return value / self.at_least
+        return self.at_most / value if self.at_most and value else None
+
     def cells(self) -> tuple[str, ...]:
         """Return what stands in the table."""
         ratio = "" if self.ratio is None else f"{self.ratio:.3f}"
@@ -220,4 +232,6 @@ def show(*claims: Claim) -> None:
         right = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         print("  ".join([first.ljust(widths[0]), *right]))
     busy = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    if RESULTS in os.environ:
+        Path(os.environ[RESULTS]).write_text(json.dumps([asdict(claim) for claim in claims]), "utf-8")
     print(f"{os.cpu_count()} processors, load averages after the run: {busy}")

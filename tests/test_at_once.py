@@ -166,7 +166,8 @@ async def test_events_that_are_stored_together_are_delivered_at_once_or_queued(
     await prompt.people(4, locale="da")
     await prompt.team(7, *many)
     due = in_future()
-    held = message_event("before", 1, id=str(uuid4()), deliver_at=due)
+    reused = str(uuid4())
+    held, other = [message_event(body, 1, id=reused, deliver_at=due) for body in ("before", "other")]
     known = message_event("known", 2, id=str(uuid4()))
     for event in (held, known):
         await post(prompt, event)
@@ -178,17 +179,17 @@ async def test_events_that_are_stored_together_are_delivered_at_once_or_queued(
         async with locked(second, "events"):
             first = asyncio.create_task(post(prompt, custom(2)))
             await until(lambda: waiting_at(second, "events"))
-            others = [asyncio.create_task(post(prompt, event)) for event in (*queue, custom(999), *at_once, held)]
+            others = [asyncio.create_task(post(prompt, event)) for event in (*queue, custom(999), *at_once, other)]
             await until(lambda: len(prompt.app_state.intake._batches._waiting) == 9)  # noqa: SLF001 - stored together
         answers = await asyncio.gather(first, *others)
     await second.close()
-    assert [answer.status_code for answer in answers] == [202] * 5 + [422] + [202] * 4
+    assert [answer.status_code for answer in answers] == [202] * 5 + [422] + [202] * 3 + [409]
     ids = {answer.json().get("id"): number for number, answer in enumerate(answers)}
     assert answers[8].json()["skipped"]["users"] == [999]
     assert [ids[id_] for id_ in await prompt.ids(1)] == [8, 6]
     assert [ids[id_] for id_ in await prompt.ids(2)] == [6, 0, 7]
     assert [await prompt.ids(user) for user in (3, 4)] == [[], []]
-    jobs = await dba.fetch("select id, due_at, wanted_at from jobs where id <> $1 order by id", held["id"])
+    jobs = await dba.fetch("select id, due_at, wanted_at from jobs where id <> $1 order by id", reused)
     assert [ids[str(job["id"])] for job in jobs] == [1, 2, 3, 4]
     assert jobs[0]["due_at"] == jobs[0]["wanted_at"] == datetime.fromisoformat(due)
     assert all(job["due_at"] < job["wanted_at"] for job in jobs[1:])  # they are due in their order, and wanted now

@@ -584,6 +584,18 @@ class TestPage:
         await expect(table.get_by_role("row").last).to_contain_text("3.0")
         await expect(page.locator(".legend").first).to_contain_text("max 3.0")
 
+    @pytest.mark.parametrize("hours", [-1, 1])
+    async def test_charts_and_sign_in_follow_the_clock_of_the_service(self, page: Page, api: Api, hours: int) -> None:
+        await a_day(api.app_state.database)
+        await page.clock.install(time=datetime.now(UTC) + timedelta(hours=hours))
+        await enter(page, api)
+        now = datetime.now(UTC)
+        await expect(page.locator("#pulse")).to_contain_text(re.compile(f"{now:%H}:|{now + timedelta(minutes=1):%H}:"))
+        await page.get_by_text("As a table").first.click()
+        rows = page.get_by_role("region", name="Throughput, as a table").get_by_role("row")
+        await expect(rows.nth(10)).to_be_visible()
+        assert 15 <= await rows.count() <= 18, "the minutes of the history and the measurements since"
+
     async def test_charts_show_the_last_hour_or_day_by_keyboard(self, page: Page, api: Api) -> None:
         await a_day(api.app_state.database)
         await enter(page, api)

@@ -3,8 +3,8 @@
 import { ask, clock } from "./elements.js";
 import { Measures } from "./measures.js";
 import {
-  afterSignIn, call, canSignIn, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, signInThere,
-  signOut, takeToken,
+  afterSignIn, call, canSignIn, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, serverTime,
+  signInThere, signOut, takeToken,
 } from "./session.js";
 import { Overview, viewOf } from "./views.js";
 import { h } from "../shared/dom.js";
@@ -104,7 +104,7 @@ function refresh() {
 function heading(view) {
   return h("div", { class: "heading" },
     h("h1", {}, view.title),
-    h("p", { class: "faint" }, `as of ${clock(Date.now())} UTC`),
+    h("p", { class: "faint" }, `as of ${clock(serverTime())} UTC`),
     h("button", { type: "button", onclick: refresh }, "Refresh"));
 }
 
@@ -133,15 +133,15 @@ async function poll() {
   isPolling = true;
   try {
     const [metrics] = await Promise.all([call("metrics"), recordOpening(), remember()]);
-    measures.add(metrics, Date.now());
+    measures.add(metrics, serverTime());
     const ends = endsAt();
-    pulse.textContent = `${clock(Date.now())} UTC${ends ? `, ${[personName(), "signed in until"].filter(Boolean).join(" ")} ${clock(ends).slice(0, 5)}` : ""}`;
+    pulse.textContent = `${clock(serverTime())} UTC${ends ? `, ${[personName(), "signed in until"].filter(Boolean).join(" ")} ${clock(ends).slice(0, 5)}` : ""}`;
     pulse.className = "";
     overview.show(measures);
   } catch (error) {
     if (error.status === 401) leave(expired());
     if (error.status === undefined) throw error;
-    pulse.textContent = `${clock(Date.now())} UTC: ${error.message}`;
+    pulse.textContent = `${clock(serverTime())} UTC: ${error.message}`;
     pulse.className = "trouble";
   } finally {
     isPolling = false;
@@ -155,7 +155,7 @@ function expired() {
 
 /** Get what is missing of the history, once a minute and for each choice of a span. Without it, the charts begin now. */
 async function remember() {
-  const [now, { span }] = [Date.now(), overview];
+  const [now, { span }] = [serverTime(), overview];
   if (now - asked.at < HISTORY_INTERVAL && span === asked.span) return;
   asked = { at: now, span };
   const minutes = measures.missing(span, now);

@@ -18,6 +18,14 @@ const HASH_KEPT_AS = "tocsin.console.hash";
 let person = null; // who is signed in at the identity provider: {token, name, role, until, endsAt}
 let renewing = null;
 
+const MAX_SKEW = 2_000; // milliseconds: the Date header counts seconds
+let skew = 0; // how much the clock of the service is ahead of that of the browser
+
+/** Return the time by the clock of the service, in milliseconds. */
+export function serverTime() {
+  return Date.now() + skew;
+}
+
 /** Whether the service has an identity provider to sign in at. */
 export let canSignIn = false;
 
@@ -107,7 +115,7 @@ export async function recordOpening() {
 /** Return whether there is a token that has not expired by its own `exp`. */
 export function isSignedIn() {
   const ends = endsAt();
-  return (person !== null || sessionStorage.getItem(KEPT_AS) !== null) && (ends === null || ends > Date.now());
+  return (person !== null || sessionStorage.getItem(KEPT_AS) !== null) && (ends === null || ends > serverTime());
 }
 
 /** Return when the token or the session of the person expires, in milliseconds, or null. */
@@ -149,6 +157,8 @@ async function send(path, options) {
   } catch {
     throw new Refused("The service does not answer.", 0);
   }
+  const ahead = Date.parse(response.headers.get("Date")) - Date.now();
+  if (Math.abs(ahead - skew) > MAX_SKEW) skew = ahead;
   const isJson = response.headers.get("Content-Type")?.startsWith("application/json");
   const answer = isJson ? await response.json() : await response.text();
   if (!response.ok) throw new Refused(reason(answer, response.status), response.status);

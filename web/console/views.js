@@ -3,7 +3,7 @@
 import { Chart, spanName } from "./charts.js";
 import { ask, eventLink, facts, link, moment, state, table } from "./elements.js";
 import { SPANS } from "./measures.js";
-import { call, may } from "./session.js";
+import { call, may, serverTime } from "./session.js";
 import { h } from "../shared/dom.js";
 import { utc } from "../shared/times.js";
 
@@ -313,7 +313,7 @@ class User {
 
   async load() {
     const path = `operations/users/${encodeURIComponent(this.id)}`;
-    const since = Date.now() - SINCE[this.since][1];
+    const since = serverTime() - SINCE[this.since][1];
     const [user, recent] = await Promise.all([call(path), call(`${path}/events?limit=50&since=${encodeURIComponent(utc(since))}`)]);
     const isCut = recent.looked_back_to > utc(since);
     return [

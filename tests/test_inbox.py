@@ -194,6 +194,14 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
     }
 
 
+async def test_calls_of_a_user_who_was_erased_are_refused(database: Database) -> None:
+    id_, caller = UUID(int=1), UserCaller(9, 0)
+    marks = inbox.read(database, 9, id_), inbox.delete(database, 9, id_), inbox.read_all(database, 9)
+    for call in (*marks, inbox.read_some(database, 9, [id_]), inbox.changes(database, caller, "0-0")):
+        with pytest.raises(Unauthenticated, match="9"):
+            await call
+
+
 async def test_marks_of_users_without_phones_queue_no_clears(api: Api) -> None:
     await api.people(1, 2, 3)
     for user, token in ((2, "aa"), (3, "bb")):

@@ -15,7 +15,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.support.barriers import barriers_of
-from tests.support.events import custom, note, post
+from tests.support.events import custom, in_future, note, post
 from tests.support.host_page import SCREENSHOTS
 from tests.support.openid_provider import CLIENT_ID, openid_provider
 from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until_stopped
@@ -60,6 +60,19 @@ class TestCalls:
         assert not any(token in json.dumps(found) for token in (IPHONE, ANDROID))
         [iphone] = [device for device in found["devices"] if device["lane"] == "apns/default"]
         assert "PayloadTooLarge" in iphone["what"]
+
+    async def test_console_shows_when_a_user_wants_pushes(self, api: Api) -> None:
+        await api.people(1, 2, time_zone="Europe/Copenhagen")
+        changes = {
+            "kinds": {"note": {"push": False}},
+            "quiet_hours": [{"days": ["sat"], "from": "20:00", "to": "07:00"}],
+            "paused_until": in_future(),
+        }
+        assert (await api.as_user(1, "PATCH", "/notifications/preferences", json=changes)).status_code == 200
+        own = (await api.as_user(1, "GET", "/notifications/preferences")).json()
+        assert (await ask(api, "/operations/users/1"))["preferences"] == own
+        usual = (await ask(api, "/operations/users/2"))["preferences"]
+        assert (usual["paused_until"], usual["quiet_hours"], usual["kinds"]["note"]["push"]) == (None, [], True)
 
     async def test_console_explains_recent_and_missed_notifications(self, api: Api) -> None:
         await api.people(1, 2)
@@ -477,6 +490,9 @@ class TestPage:
         await page.get_by_role("link", name="User 1").click()
         await expect(page.get_by_role("table", name="Devices")).to_contain_text("…aaaaaa")
         await expect(page.locator("article")).to_have_count(1)
+        wishes = page.locator("section", has=page.get_by_role("heading", name="Preferences"))
+        await expect(wishes).to_contain_text("Not pushed to phones")
+        await expect(wishes).to_contain_text("Quiet hours")
         await shoot(page, "user")
 
     async def test_support_sends_a_test_push_and_sees_its_result(

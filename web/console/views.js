@@ -4,6 +4,7 @@ import { Chart, spanName } from "./charts.js";
 import { ask, eventLink, facts, link, moment, state, table } from "./elements.js";
 import { SPANS } from "./measures.js";
 import { call, may, serverTime } from "./session.js";
+import { wishes } from "./wishes.js";
 import { h } from "../shared/dom.js";
 import { utc } from "../shared/times.js";
 
@@ -321,6 +322,7 @@ class User {
         ["Name", h("bdi", {}, `${user.first_name} ${user.last_name}`)], ["Active", user.active ? "yes" : state("no: nothing is delivered")],
         ["Company", user.company_id], ["Inbox", `${user.unread} unread of ${user.total}`], ["Time zone", user.time_zone],
       ]),
+      h("section", {}, h("h2", {}, "Preferences"), facts(wishes(user.preferences))),
       h("section", {}, h("h2", {}, "Devices"), deviceTable(user.devices, path)),
       h("section", {}, h("h2", {}, "Recent events"),
         h("p", { class: "row" }, "Since: ", Object.entries(SINCE).map(([name, [words]]) => name === this.since

@@ -588,7 +588,7 @@ class DeviceOfPerson(DeviceAnswer, title="DeviceOfPerson"):
 
 
 class Person(AnswerModel):
-    """A user with the state of their inbox and devices."""
+    """A user with the state of their inbox and devices, and when they want pushes."""
 
     id: int
     company_id: int
@@ -602,6 +602,7 @@ class Person(AnswerModel):
     """number of unread notifications in the inbox"""
     time_zone: str
     devices: list[DeviceOfPerson]
+    preferences: PreferencesAnswer
 
 
 class EventOfPerson(Recipient):

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from tocsin import audit, dead_letters, devices, event_status, explain, history, readiness
+from tocsin import audit, dead_letters, devices, event_status, explain, history, preferences, readiness
 from tocsin.api import answers
 from tocsin.api.auth import OPERATOR, Acting, OperationsViewer, Operator, Support
 from tocsin.api.directory import LIMITS
@@ -213,9 +213,14 @@ async def list_recipients(  # noqa: PLR0913, PLR0917 - the parameters of the ope
 async def get_person(service: Support, app_state: State, user_id: UserId) -> answers.Person:
     """Get the state of a user.
 
-    Returns whether the user is active, and the state of each device, to find out why pushes do not arrive.
+    Returns whether the user is active, their preferences, and the state of each device, to find out why pushes do not
+    arrive.
     """
-    return answers.Person.model_validate(await explain.person(app_state.database, user_id, service.company_id))
+    person = await explain.person(app_state.database, user_id, service.company_id)
+    chosen = (await preferences.load(app_state.database, app_state.operator, [user_id])).get(user_id)
+    if chosen is None:  # erased meanwhile
+        raise NotFound
+    return answers.Person.model_validate({**person, "preferences": chosen.shown(datetime.now(UTC))})
 
 
 @routes.post("/operations/users/{user_id}/devices/{device_id}/test", responses=problems(NotFound))

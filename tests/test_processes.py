@@ -21,7 +21,7 @@ from tests.support.waiting import until
 from tocsin.auth.minting import mint_service
 from tocsin.cli.arguments import parse_processes
 from tocsin.errors import Refusal
-from tocsin.siblings import OfAll, decoded, encoded, samples_of
+from tocsin.siblings import START, OfAll, decoded, encoded, samples_of
 
 SCOPES = ["events:write", "directory:write", "operations"]
 BEARER = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', SCOPES, HOUR)}"}
@@ -84,6 +84,7 @@ async def test_several_processes_are_one_service() -> None:
         await post(service, 40)
         await until(lambda: has_unread(service, 40))
         assert [await posted(service) for _ in range(8)] == [40] * 8, "each process shows the requests of all"
+        assert len({await total(service, "process_start_time_seconds") for _ in range(8)}) == 1
 
         os.kill(children[0], signal.SIGKILL)
         await until(lambda: len(set(children_of(service)) - set(children)) == 1)
@@ -166,6 +167,7 @@ def test_auto_is_a_process_for_each_processor_that_may_be_used() -> None:
 
 def registry(posts: int, streams: int, waiting: int, seconds: float) -> CollectorRegistry:
     made = CollectorRegistry()
+    Gauge("process_start_time_seconds", "Start", registry=made).set(seconds)
     Counter("tocsin_posts", "Posts", ["status"], registry=made).labels("202").inc(posts)
     Gauge("tocsin_streams", "Streams", registry=made).set(streams)
     Gauge("tocsin_jobs_due", "What waits in the database", registry=made).set(waiting)
@@ -178,10 +180,12 @@ def test_counters_are_added_up_but_not_what_is_the_same_for_all() -> None:
     for samples in samples_of(registry(5, 3, 7, 1.5)):
         others.update(decoded(encoded(samples)))
     others["tocsin_posts", "tocsin_posts_total", (("status", "429"),)] = 2.0
+    others[START] = 1_000.0
     text = generate_latest(OfAll(registry(1, 1, 9, 0.5), others)).decode()
     assert 'tocsin_posts_total{status="202"} 6.0' in text
     assert 'tocsin_posts_total{status="429"} 2.0' in text, "a series that only another process has"
     assert "tocsin_streams 4.0" in text
+    assert "process_start_time_seconds 1000.0" in text, "one for all"
     assert "tocsin_jobs_due 9.0" in text
     assert 'tocsin_seconds_bucket{le="1.0"} 1.0' in text
     assert 'tocsin_seconds_bucket{le="+Inf"} 2.0' in text

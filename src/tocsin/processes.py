@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,7 +19,7 @@ import structlog
 from tocsin.errors import Refusal
 from tocsin.retry_delay import growing
 from tocsin.settings import PREFIX, Settings
-from tocsin.siblings import Key, Link, Samples, decoded, encoded
+from tocsin.siblings import START, Key, Link, Samples, decoded, encoded
 from tocsin.sockets import bound, port_of, url_of
 from tocsin.store import store
 
@@ -127,7 +128,8 @@ class Processes:
 
     def __init__(self, count: int, command: Iterable[str], variables: Mapping[str, str]) -> None:
         self._children = [Child(number, command, variables) for number in range(1, count + 1)]
-        self._before: Counter[Key] = Counter()
+        self._before: Counter[Key] = Counter()  # what processes had counted when they ended
+        self._started = time.time()
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -195,7 +197,7 @@ class Processes:
         """Send the sums of the samples of all processes but the one that asks, which has its own."""
         others = [child for child in self._children if child is not asking]
         await asyncio.gather(*(child.collect() for child in others))
-        total = Counter(self._before)
+        total = Counter({**self._before, START: self._started})
         for child in others:
             for samples in (child.counters, child.gauges):
                 total.update(samples)

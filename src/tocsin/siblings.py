@@ -31,6 +31,9 @@ Key = tuple[str, str, tuple[tuple[str, str], ...]]
 
 Samples = Mapping[Key, float]
 
+START: Key = ("process_start_time_seconds", "process_start_time_seconds", ())
+"""The start of the service: that of the process that started the others."""
+
 
 class Link:
     """One end of the connection."""
@@ -154,7 +157,9 @@ class OfAll:
             by_metric.setdefault(key[0], {})[key] = value
         for metric in self._registry.collect():
             others = by_metric.get(metric.name, {})
-            if others and is_added(metric):
+            if START in others:
+                metric.samples = [Sample(START[1], {}, others[START])]
+            elif others and is_added(metric):
                 metric.samples = list(_added(metric, others))
             yield metric
 

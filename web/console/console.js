@@ -133,7 +133,7 @@ async function poll() {
   isPolling = true;
   try {
     const [metrics] = await Promise.all([call("metrics"), recordOpening(), remember()]);
-    measures.add(metrics, serverTime());
+    measures.add(metrics, serverTime(), performance.now());
     const ends = endsAt();
     pulse.textContent = `${clock(serverTime())} UTC${ends ? `, ${[personName(), "signed in until"].filter(Boolean).join(" ")} ${clock(ends).slice(0, 5)}` : ""}`;
     pulse.className = "";

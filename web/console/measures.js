@@ -56,14 +56,14 @@ export class Measures {
   #known = { from: Infinity, to: -Infinity }; // the times of which the history was received
   #scrapes = new Map(); // of the last minute, by process: each process has its own counters
 
-  /** Add a response of /metrics, received at `at`. */
-  add(text, at) {
+  /** Add a response of /metrics, received at `at`; `elapsed` is a clock that is never set, for rates. */
+  add(text, at, elapsed = at) {
     const series = parse(text);
     const process = series.find((each) => each.name === "process_start_time_seconds")?.value;
-    const scrapes = (this.#scrapes.get(process) ?? []).filter((each) => at - each.at <= WINDOW + 4_000);
-scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.value])) });
+    const scrapes = (this.#scrapes.get(process) ?? []).filter((each) => elapsed - each.elapsed <= WINDOW + 4_000);
+    scrapes.push({ elapsed, series, values: new Map(series.map((each) => [each.key, each.value])) });
     this.#scrapes.set(process, scrapes);
-    for (const [other, its] of this.#scrapes) if (at - its.at(-1).at > WINDOW) this.#scrapes.delete(other);
+    for (const [other, its] of this.#scrapes) if (elapsed - its.at(-1).elapsed > WINDOW) this.#scrapes.delete(other);
     this.#live = [...this.#live.filter((point) => at - point.at <= KEPT), this.#point(at, series)];
     return this.latest;
   }
@@ -171,7 +171,7 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
       for (const { name: other, labels, key, value: now } of last.series) {
         if (other !== name || !matches(labels)) continue;
         count += now - (first.values.get(key) ?? 0);
-        rate += (now - (before.values.get(key) ?? 0)) / ((last.at - before.at) / 1000);
+        rate += (now - (before.values.get(key) ?? 0)) / ((last.elapsed - before.elapsed) / 1000);
       }
       [rate, count] = [rate ?? 0, count ?? 0]; // a counter is not listed before its first increment
     }

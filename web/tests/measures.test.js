@@ -106,3 +106,11 @@ test("the history is before the first measurement of one process, and replaces m
   assert.ok(measures.points(SPANS[0]).slice(2).every(({ at }) => at > Date.UTC(2030, 0, 1, 12, 1)));
   assert.equal(measures.latest, measures.points(SPANS[0]).at(-1));
 });
+
+test("rates do not depend on a clock that is set between two measurements", () => {
+  const measures = new Measures();
+  const counted = (count) => `process_start_time_seconds 1\ntocsin_inbox_seconds_count ${count}.0`;
+  measures.add(counted(0), 1e12, 1_000);
+  assert.equal(measures.add(counted(10), 1e12, 6_000).events, 2);
+  assert.equal(measures.add(counted(20), 1e12 - 3_600_000, 11_000).events, 2);
+});

@@ -326,7 +326,10 @@ async def banners(window: Window) -> list[tuple[str, str, str]]:
     found = await window.page.evaluate(
         """async () => {
           const registration = await navigator.serviceWorker.getRegistration();
-          return (await registration.getNotifications()).map(({ title, body, tag }) => [title, body, tag]);
+          const soon = () => new Promise((resolve) => setTimeout(resolve, 2_000));
+          let found;
+          while (!found) found = await Promise.race([registration.getNotifications(), soon()]); // some are lost
+          return found.map(({ title, body, tag }) => [title, body, tag]);
         }"""
     )
     return [tuple(one) for one in found]

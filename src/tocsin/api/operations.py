@@ -218,7 +218,7 @@ async def get_person(service: Support, app_state: State, user_id: UserId) -> ans
     """
     person = await explain.person(app_state.database, user_id, service.company_id)
     chosen = (await preferences.load(app_state.database, app_state.operator, [user_id])).get(user_id)
-    if chosen is None:  # erased meanwhile
+    if chosen is None:  # erased since
         raise NotFound
     return answers.Person.model_validate({**person, "preferences": chosen.shown(datetime.now(UTC))})
 

@@ -22,7 +22,7 @@ demo: .venv/ready ## serve with sample users, teams and notifications: open http
 
 # Two workers per core; tests that share a fixture of their module run on one worker. In CI and as root, for whom `parts`
 # installs missing programs, a test may be skipped only for the reasons in tests/support/selection.py.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --no-loadscope-reorder
 STRICT := $(if $(CI)$(filter 0,$(shell id -u)),--strict-skips)
 
 test: lint parts ## lint, types, and all tests against real databases, servers and browsers
@@ -47,7 +47,7 @@ soak: lint parts ## an hour of load whose use of memory, files and disk must lev
 
 coverage: .venv/ready parts ## all tests with a report of uncovered lines and branches, subprocesses included
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -q
+	$(BIN)/coverage run -m pytest -n auto --maxprocesses 8 --no-loadscope-reorder -q
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/python -m tests.support.coverage

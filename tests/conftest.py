@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 import structlog
 from playwright.async_api import Browser, async_playwright, expect
+from xdist.remote import Producer  # type: ignore[import-untyped]
 
 from tests.support import selection
 from tests.support.built_in import CATALOGUE
@@ -53,6 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Two workers per processor, for `-n auto`: many tests wait for processes, timeouts and browsers."""
     return 2 * len(os.sched_getaffinity(0))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> selection.ByModule:
+    return selection.ByModule(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

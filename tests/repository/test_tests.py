@@ -1,10 +1,13 @@
 """Structure of the tests: shared code is in tests/support, and fixtures are in a conftest.py."""
 
 import ast
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import run
 from tests.support.sources import parsed
 
 TESTS = Path(__file__).parents[1]
@@ -34,3 +37,15 @@ def test_every_test_folder_is_a_package() -> None:
     assert {path.parent for path in MODULES if not (path.parent / "__init__.py").exists()} <= {
         TESTS / "api/generators"  # programs on generated clients
     }
+
+
+@pytest.mark.processes
+async def test_tests_that_share_a_fixture_of_their_module_run_on_one_worker() -> None:
+    """Otherwise each worker makes what they share."""
+    module = "tests/push/channels/test_apns.py"
+    options = ("-v", "-n", "2", "--no-loadscope-reorder", "-p", "no:cacheprovider", "-k", "truncat or omits")
+    status, told = await run(TESTS.parent, sys.executable, "-m", "pytest", *options, module, "tests/test_files.py")
+    assert status == 0, told
+    workers = re.findall(rf"^\[(gw\d)\].* PASSED {module}::", told, re.MULTILINE)
+    assert len(workers) > 2, told
+    assert len(set(workers)) == 1

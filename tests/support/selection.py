@@ -1,8 +1,13 @@
 """Markers of tests, their order, and the allowed reasons of skips."""
 
 import re
+from functools import cache
+from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).parents[2]
 
 NEEDS = ("chaos", "browser", "processes", "slow", "database")
 """What tests need, that which takes longest first. Tests without a marker take milliseconds."""
@@ -24,20 +29,33 @@ MAY_BE_SKIPPED = {
 
 
 def mark(item: pytest.Item) -> None:
-    """Mark a test by its folder and its fixtures; what shares a fixture of its module goes to one worker."""
+    """Mark a test by its folder and its fixtures."""
     if "chaos" in item.path.parts:
         item.add_marker("chaos")
     for fixture in BY_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
         item.add_marker(BY_FIXTURE[fixture])
-    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public name
-    if any(each.scope == "module" for found in definitions for each in found):
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def weight(item: pytest.Item) -> int:
     """Return a number by which the tests that take longest come first."""
     marks = {each.name for each in item.iter_markers()}
     return next((place for place, name in enumerate(NEEDS) if name in marks), len(NEEDS))
+
+
+class ByModule(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
+    """Gives the tests of a module that share a fixture to one worker; otherwise each worker would make what they share.
+
+    xdist has groups for this, which do not work with the node ids of pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return module if _has_shared_fixture(module) else nodeid
+
+
+@cache
+def _has_shared_fixture(module: str) -> bool:
+    return 'scope="module"' in (ROOT / module).read_text("utf-8")
 
 
 def is_allowed(reason: str) -> bool:

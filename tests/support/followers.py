@@ -15,7 +15,7 @@ from tocsin.auth.minting import mint_user
 
 
 class Follower:
-    """A client that keeps its list up to date by the stream alone, and fetches it after a resync."""
+    """A client that keeps its list up to date by the stream alone, and fetches it at first and after a resync."""
 
     def __init__(self, address: Callable[[], tuple[str, int]], user: int) -> None:
         self.address, self.user = address, user
@@ -89,6 +89,8 @@ class Follower:
                 return
             self.connections += 1
             async for event in source.aiter_sse():
+                if not self.mark:  # a new stream does not send what came before
+                    await self._load(http)
                 if event.data:  # after a comment httpx-sse hands out an event without any, against the specification
                     await self._take(http, event.event, json.loads(event.data))
                     self.mark = event.id or self.mark
@@ -113,15 +115,20 @@ class Follower:
                         self.order.remove(id_)
             case "resync":
                 self.resyncs += 1
-                found = await whole(http)
-                self.order, self.read = [entry["id"] for entry in found], {e["id"]: e["read"] for e in found}
+                await self._load(http)
+
+    async def _load(self, http: httpx.AsyncClient) -> None:
+        found = await whole(http)
+        self.order, self.read = [entry["id"] for entry in found], {e["id"]: e["read"] for e in found}
 
 
 async def whole(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     """Return an inbox, page by page."""
     found, url = [], "/notifications?per_page=100"
     while url:
-        answer = (await http.get(url)).json()
-        found += answer["data"]
-        url = answer["pagination"]["urls"]["next"]
+        answer = await http.get(url)
+        answer.raise_for_status()
+        page = answer.json()
+        found += page["data"]
+        url = page["pagination"]["urls"]["next"]
     return found

@@ -184,12 +184,14 @@ export class Inbox {
     if (!note || Boolean(note.read_at) === read) return;
     const before = note.read_at;
     this.#set(id, read ? utc() : null);
+    const counts = this.#counts;
     this.#changed();
     if (read) this.#on.settled([id]);
     try {
       await this.#send(id, read ? "read" : "unread");
     } catch (problem) {
-      this.#set(id, before);
+      if (this.#counts === counts) this.#set(id, before);
+      else this.#reset([id], before); // the count that came since is without this mark
       this.#failed(problem, "save");
       this.#changed();
     }

@@ -340,3 +340,18 @@ test("only a long interruption is reported", async () => {
   await pass(60_000);
   assert.equal(inbox.connection, "live");
 });
+
+test("failed mark does not change a count that came while it was sent", async () => {
+  service.arrive("One");
+  const { inbox, reported } = await open();
+  let fail;
+  service.reply(/PUT .*\/read/, () => new Promise((resolve) => { fail = () => resolve(refusal(503)); }));
+  inbox.mark("One", true);
+  await settled();
+  assert.equal(inbox.unread, 0);
+  service.count();
+  await settled();
+  fail();
+  await settled();
+  assert.deepEqual([inbox.unread, inbox.notes.get("One").read_at, reported.failed], [1, null, [[503, "save"]]]);
+});

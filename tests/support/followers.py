@@ -89,7 +89,7 @@ class Follower:
                 return
             self.connections += 1
             async for event in source.aiter_sse():
-                if not self.mark:  # a new stream does not send what came before
+                if not self.mark:  # a new stream begins with what comes next
                     await self._load(http)
                 if event.data:  # after a comment httpx-sse hands out an event without any, against the specification
                     await self._take(http, event.event, json.loads(event.data))

@@ -190,7 +190,7 @@ export class Inbox {
     try {
       await this.#send(id, read ? "read" : "unread");
     } catch (problem) {
-      if (this.#counts === counts) this.#set(id, before);
+      if (counts === this.#counts) this.#set(id, before);
       else this.#reset([id], before); // the count that came since is without this mark
       this.#failed(problem, "save");
       this.#changed();

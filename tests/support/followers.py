@@ -89,7 +89,7 @@ class Follower:
                 return
             self.connections += 1
             async for event in source.aiter_sse():
-                if not self.mark:  # a new stream begins with what comes next
+                if not self.mark:  # older notifications are not in a new stream
                     await self._load(http)
                 if event.data:  # after a comment httpx-sse hands out an event without any, against the specification
                     await self._take(http, event.event, json.loads(event.data))

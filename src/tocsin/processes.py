@@ -133,8 +133,8 @@ class Processes:
         self._stopping = asyncio.Event()
         self._answering: set[asyncio.Task[None]] = set()
 
-    async def run(self, when_ready: str) -> None:
-        """Run them until a signal. Raises `Refusal` if the first one cannot start, which says why."""
+    async def run(self, url: str) -> None:
+        """Run them until a signal, and log the url. Raises `Refusal` if the first one cannot start, which says why."""
         self._handle_signals()
         first, *others = self._children
         running = [asyncio.create_task(self._keep(first))]
@@ -144,7 +144,7 @@ class Processes:
                 for child, task in zip(others, running[1:], strict=True):
                     await self._is_ready(child, task)
                 if not self._stopping.is_set():
-                    log.info("serving", url=when_ready, processes=len(self._children))
+                    log.info("serving", url=url, processes=len(self._children))
             await asyncio.gather(*running)
         finally:
             self._stop()

@@ -147,7 +147,7 @@ async def test_violation_in_any_range_is_found_and_repaired(used: str) -> None:
             said: list[str] = []
             check = invariants.check_rows(connection, said.append, repair=repair)
             [found] = [violation async for violation in check if violation]
-            assert (found.name, found.found) == ("wrong_counts", broken.split(", "))
+            assert (found.name, sorted(found.found)) == ("wrong_counts", broken.split(", "))
             assert found.repaired == (len(found.found) if repair else 0)
             assert [line for line in said if "users" in line] == [f"rows of users, {done} %" for done in (0, 0, 50)]
     assert await violations(used) == {}
@@ -163,7 +163,7 @@ async def test_violations_beyond_the_number_that_is_listed_are_repaired(
     connection = await invariants.open_session(used, may_write=True)
     await connection.execute("update heads set total = total + 1")
     [found] = [violation async for violation in invariants.check_rows(connection, repair=True) if violation]
-    assert (found.found, found.repaired) == (["1", "2"], 3)
+    assert (sorted(found.found), found.repaired) == (["1", "2"], 3)
     assert await violations(used) == {}
     await connection.close()
 

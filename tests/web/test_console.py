@@ -540,7 +540,7 @@ class TestPage:
         await api.as_service("DELETE", "/directory/users/2")
         await enter(page, api)
         opened = "select count(*) from audit_entries where action = 'console_opened' and caller = 'service night'"
-        await reaches(lambda: api.app_state.database.value(opened), 1)
+        await reaches(lambda: page.evaluate("sessionStorage.getItem('tocsin.console.recorded') !== null"), due=True)
         await page.reload()
         await expect(page.locator("#pulse")).to_contain_text("signed in until")
         await page.get_by_role("link", name="Audit log").click()

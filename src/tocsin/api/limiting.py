@@ -35,7 +35,10 @@ async def count(request: Request, name: str, key: int | str, units: int = 1) -> 
     standings: dict[str, Standing] = request.scope["state"].setdefault(STANDINGS, {})
     standings[name] = standing
     if refusal:
-        raise refusal
+        try:
+            raise refusal
+        finally:
+            del refusal  # its traceback has this frame: a cycle, which only the garbage collector would free
     return standing
 
 

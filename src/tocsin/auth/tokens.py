@@ -120,13 +120,13 @@ class Verifier:
             self.on_withdrawal()
 
     def _caller(self, token: str, now: float) -> UserCaller | ServiceCaller:
-        refusal = refused("The token's signature could not be verified.")
+        why = "The token's signature could not be verified."
         for key, claims in signings(token, [*self._configured, *self._fetched]):
             caller = caller_from(claims, now, self._expected, published=key.is_published)
             if caller.speaker in key.speakers:
                 return caller
-            refusal = refused(f"The key that signed the token is not for {caller.speaker}.")
-        raise refusal
+            why = f"The key that signed the token is not for {caller.speaker}."
+        raise refused(why)
 
 
 def required_bearer(authorization: str | None) -> str:

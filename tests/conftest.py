@@ -11,7 +11,7 @@ import structlog
 from playwright.async_api import Browser, async_playwright, expect
 from xdist.remote import Producer  # type: ignore[import-untyped]
 
-from tests.support import selection
+from tests.support import places, selection
 from tests.support.built_in import CATALOGUE
 from tests.support.database import end_sessions, left_behind, make_database, url_for, wipe
 from tests.support.places import short_path
@@ -46,7 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--strict-skips") and not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        return
+    places.remove_abandoned()
+    if config.getoption("--strict-skips"):
         config.pluginmanager.register(selection.StrictSkips())
 
 

@@ -2,11 +2,13 @@
 
 import ast
 import re
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.places import remove_abandoned, short_path
 from tests.support.programs import run
 from tests.support.sources import parsed
 
@@ -49,3 +51,25 @@ async def test_tests_that_share_a_fixture_of_their_module_run_on_one_worker() ->
     workers = re.findall(rf"^\[(gw\d)\].* PASSED {module}::", told, re.MULTILINE)
     assert len(workers) > 2, told
     assert len(set(workers)) == 1
+
+
+KILLED = """
+import os, signal
+from tests.support.places import short_path
+with short_path() as path:
+    print(path, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.processes
+async def test_folders_of_killed_runs_are_removed_and_those_of_others_kept() -> None:
+    status, told = await run(TESTS.parent, sys.executable, "-c", KILLED)
+    abandoned = Path(told.strip())
+    assert status == -signal.SIGKILL
+    (abandoned / "data").mkdir()
+    (abandoned / "data/file").touch()
+    with short_path() as own:
+        remove_abandoned()
+        assert own.exists()
+    assert not abandoned.exists()

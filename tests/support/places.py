@@ -13,6 +13,9 @@ import pytest
 DISK, MEMORY = "/tmp", "/dev/shm"  # noqa: S108 - for folders that mkdtemp makes
 """Where folders are made: a new PostgreSQL starts in memory in a tenth of the time."""
 
+PREFIX = "tocsin-"
+"""With what the names of folders begin."""
+
 ROOM = 4 * 2**30
 """Bytes that the folders of all workers may need together, with files of servers that a test fills."""
 
@@ -21,14 +24,32 @@ ROOM = 4 * 2**30
 def short_path() -> Iterator[Path]:
     """Make a folder whose path is short enough for a socket, and that a server's user can pass through.
 
-    It is in memory if there is room.
+    It is in memory if there is room. Its name has the id of this process.
     """
-    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir=MEMORY if _has_room(MEMORY) else DISK))
+    path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=MEMORY if _has_room(MEMORY) else DISK))
     path.chmod(0o755)
     try:
         yield path
     finally:
         shutil.rmtree(path)
+
+
+def remove_abandoned() -> None:
+    """Remove the folders of processes that were killed before they could."""
+    for path in (*Path(MEMORY).glob(f"{PREFIX}*-*"), *Path(DISK).glob(f"{PREFIX}*-*")):
+        owner = path.name.split("-")[1]
+        if owner.isdecimal() and not _runs(int(owner)):
+            for mounted in (each for each in path.iterdir() if each.is_mount()):
+                subprocess.run(["umount", "--lazy", mounted], check=False)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True
 
 
 def _has_room(folder: str) -> bool:

@@ -14,11 +14,15 @@ from tests.support.servers import nats
 from tests.support.service import Api, serving, settings_for
 from tests.support.streams import watching
 from tests.support.waiting import bounded, reaches, until
+from tocsin import nats_bus
 from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Database
+from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Refusal
 from tocsin.nats_bus import ByNats
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
+from tocsin.readiness import Readiness
 from tocsin.settings import read_settings
 
 
@@ -59,6 +63,35 @@ async def test_nats_carries_wakeups_and_changes_and_reconnects(api: Api, port: i
         await here.close()
         for bus in wires:
             await bus.close()
+
+
+async def test_bus_without_its_server_reports_that_messages_are_delayed(
+    database: Database, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_bus, "PING_INTERVAL", 0.1)
+    bus = ByNats(f"nats://127.0.0.1:{port}")
+    pubsub = PubSub("", database, bus)
+    receiving = asyncio.create_task(pubsub.receive())
+    away = "messages of other processes are delayed: NATS cannot be reached"
+    found = Readiness(database, DiskGuard(None), pubsub)
+    try:
+        assert await found.problems_now() == [away]
+        async with nats(port, tmp_path) as server:
+            await until(lambda: not pubsub.problem)
+            server.send_signal(signal.SIGSTOP)
+            await until(lambda: pubsub.problem == away)
+            server.send_signal(signal.SIGCONT)
+            await until(lambda: not pubsub.problem)
+    finally:
+        receiving.cancel()
+        await bus.close()
+
+
+async def test_bus_reports_that_it_cannot_listen_for_notifications(database: Database, port: int) -> None:
+    pubsub = PubSub(f"postgresql://tocsin@127.0.0.1:{port}/tocsin", database)
+    receiving = asyncio.create_task(pubsub.receive())
+    await until(lambda: pubsub.problem.startswith("messages of other processes are delayed: "))
+    receiving.cancel()
 
 
 async def test_nats_disconnect_is_followed_by_reconnect(api: Api, port: int, tmp_path: Path) -> None:

@@ -2,17 +2,18 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tests.support.database import locked, make_database
-from tests.support.events import accepted
+from tests.support.database import locked, make_database, waiting_at
+from tests.support.events import accepted, custom
 from tests.support.places import fill, tmpfs
 from tests.support.processes import data_folder
-from tests.support.pushes import becomes
+from tests.support.pushes import IPHONE, becomes, hurry
 from tests.support.service import SECRET, Api, serving
 from tests.support.waiting import until
 from tests.support.workers import impatient
@@ -26,6 +27,7 @@ from tocsin.errors import Locked
 from tocsin.ids import new_id
 from tocsin.isolation import lock_timeout
 from tocsin.postgres.supervisor import Embedded
+from tocsin.push import lanes
 from tocsin.push.apps import reload_keys
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
@@ -124,6 +126,12 @@ async def test_queue_depth_ignores_held_jobs_and_counts_up_to_a_limit(database: 
     assert found["queue"]["direct"]["due"] == readiness.MAX_COUNTED
     assert found["queue"]["direct"]["stalled"]
     assert not found["queue"]["bulk"]["stalled"]
+    assert found["problems"] == ["jobs of the direct queue have waited for more than 60 s: no worker is running"]
+    worker = new_id()
+    await jobs.enrol(database, worker, "busy")
+    found = await Readiness(database, DiskGuard(None)).answer()
+    assert found["problems"] == ["jobs of the direct queue have waited for more than 60 s"]
+    await jobs.leave(database, worker)
     assert (await jobs.depth(database))["direct"][0] == HELD
 
 
@@ -174,6 +182,67 @@ async def test_readyz_answers_while_a_table_is_locked_and_names_it(idle: Api, db
     assert found["problems"] == ["a lock was not released in time", holder]
     assert [found["queue"]["direct"]["stalled"], found["pushes"]["stalled"]] == [table == "jobs", table == "deliveries"]
     await until(lambda: _reports(idle))
+
+
+async def test_readyz_and_doctor_name_a_session_that_waits_to_lock_a_table(
+    idle: Api, url: str, dba: Connection
+) -> None:
+    changing = await connect(url)
+    async with dba.transaction():
+        await dba.execute("select from jobs")
+        altering = asyncio.create_task(changing.execute("alter table jobs add column further int"))
+        try:
+            await until(lambda: waiting_at(dba, "jobs"))
+            holder = (
+                f"the table jobs is locked by another session (process {changing.get_server_pid()}, tocsin)"
+                f" that waits for others (process {dba.get_server_pid()}, tocsin)"
+            )
+            assert (await ready(idle))[1]["problems"] == ["a lock was not released in time", holder]
+            assert holder in (await doctored(url))["locks"]
+        finally:
+            await dba.execute("select pg_cancel_backend($1)", changing.get_server_pid())
+            await asyncio.gather(altering, return_exceptions=True)
+            await changing.close()
+    await until(lambda: _reports(idle))
+
+
+async def test_readyz_names_a_session_for_which_only_requests_wait(
+    idle: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "MAX_LOCK_WAIT", 0.0)
+    await idle.people(1)
+    async with dba.transaction():
+        await dba.execute("lock table events in share mode")  # as `create index` does
+        posting = asyncio.create_task(idle.as_service("POST", "/events", json=custom(1)))
+        await until(lambda: waiting_at(dba, "events"))
+        holder = f"the table events is locked by another session (process {dba.get_server_pid()}, tocsin)"
+        assert (await ready(idle))[1]["problems"] == ["a lock was not released in time", holder]
+    assert (await posting).status_code == 202
+    await until(lambda: _reports(idle))
+
+
+async def test_readyz_reports_stopped_lanes_and_failing_providers(
+    pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(lanes, "MIN_FAILING", 0.5)
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    phones.answer("apns", status=503, reason="ServiceUnavailable")
+    failing = await accepted(pushing, 1)
+    said = await until(lambda: _only_problem(pushing))
+    assert re.fullmatch(r"pushes of apns/default fail since [-\d]{10} [:\d]{5} UTC: 503 ServiceUnavailable", said)
+    phones.forget()
+    await hurry(pushing)
+    await becomes(pushing, failing, {"delivered": 1})
+    await until(lambda: _reports(pushing))
+    phones.answer("apns", status=403, reason="InvalidProviderToken")
+    await accepted(pushing, 1)
+    await until(lambda: _reports(pushing, "push lane apns/default has stopped: 403 InvalidProviderToken"))
+
+
+async def _only_problem(api: Api) -> str | None:
+    [*problems] = (await ready(api))[1]["problems"]
+    return problems[0] if len(problems) == 1 else None
 
 
 async def test_an_error_because_of_a_lock_says_so(idle: Api, dba: Connection) -> None:

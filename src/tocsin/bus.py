@@ -26,6 +26,10 @@ class Bus(Protocol):
     async def listen(self, receive: Receive) -> None:
         """Pass on received texts, forever. Reconnects by itself."""
 
+    @property
+    def problem(self) -> str:
+        """Why no texts are received now; empty if they are."""
+
 
 class ByNotify:
     """NOTIFY of the database: no other server is needed."""
@@ -33,6 +37,12 @@ class ByNotify:
     def __init__(self, url: str, database: Database) -> None:
         self._url = url
         self._database = database
+        self._backoff = Backoff("listening for other processes")
+
+    @property
+    def problem(self) -> str:
+        """Why no texts are received now; empty if they are."""
+        return self._backoff.reason
 
     async def send(self, text: str) -> None:
         """Send by NOTIFY."""
@@ -41,21 +51,20 @@ class ByNotify:
 
     async def listen(self, receive: Receive) -> None:
         """Listen on a separate connection."""
-        backoff = Backoff("listening for other processes")
         while True:
             try:
-                await self._listen(receive, backoff)
+                await self._listen(receive)
             except Exception as error:  # noqa: BLE001 - it listens again after any error
-                await backoff.pause(error)
+                await self._backoff.pause(error)
 
-    async def _listen(self, receive: Receive, backoff: Backoff) -> None:
+    async def _listen(self, receive: Receive) -> None:
         """Listen until the connection ends. The next try reports the cause."""
         gone = asyncio.Event()
         connection = await connect(self._url)
         try:
             connection.add_termination_listener(lambda _: gone.set())
             await connection.add_listener(CHANNEL, lambda *said: receive(str(said[-1])))
-            backoff.succeeded()
+            self._backoff.succeeded()
             await gone.wait()
         finally:
             with contextlib.suppress(*DRIVER_ERRORS):

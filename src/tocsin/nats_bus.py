@@ -15,18 +15,46 @@ SUBJECT = "tocsin.work"
 RECONNECT_INTERVAL = 1.5
 """Seconds between two tries to connect."""
 
+CONNECT_TIMEOUT = 5
+"""Seconds that a server may take to accept a connection."""
+
+PING_INTERVAL = 5
+"""Seconds between two pings: a server that has not answered two of them hangs, and is connected to again."""
+
+AWAY = "NATS cannot be reached"
+
 log = structlog.get_logger(__name__)
+
+
+async def failure_of(url: str) -> str:
+    """Return why a server cannot be used, without secrets; empty if it answers."""
+    client = Client()
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await client.connect(_servers(url), allow_reconnect=False, error_cb=_ignore)
+            await client.flush()
+    except (NatsError, OSError, TimeoutError) as error:
+        return _words(error)
+    finally:
+        with contextlib.suppress(NatsError, OSError):
+            await client.close()
+    return ""
 
 
 class ByNats:
     """A NATS server or cluster. `url` may name several servers, separated by commas."""
 
     def __init__(self, url: str) -> None:
-        self._servers = [each.strip() for each in url.split(",")]
+        self._servers = _servers(url)
         self._client = Client()
         self._closed = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._complained = False
+
+    @property
+    def problem(self) -> str:
+        """Why no texts are received now; empty if they are."""
+        return "" if self._client.is_connected else AWAY
 
     async def send(self, text: str) -> None:
         """Publish, if there is a connection."""
@@ -79,7 +107,8 @@ class ByNats:
                     name="tocsin",
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=1,
-                    connect_timeout=5,
+                    connect_timeout=CONNECT_TIMEOUT,
+                    ping_interval=PING_INTERVAL,
                     pending_size=MAX_BYTES * 128,
                     error_cb=self._complain,
                     closed_cb=note_end,
@@ -99,8 +128,20 @@ class ByNats:
             log.debug("NATS error", reason=str(error))
             return
         self._complained = True
-        log.warning("NATS connection failed; it will be retried", reason=str(error) or type(error).__name__)
+        log.warning("NATS connection failed; it will be retried", reason=_words(error))
 
 
 async def _note_disconnect() -> None:
     log.warning("NATS disconnected; other processes are notified with a delay")
+
+
+async def _ignore(_error: Exception) -> None:
+    """Log nothing: the error is raised too."""
+
+
+def _servers(url: str) -> list[str]:
+    return [each.strip() for each in url.split(",")]
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -37,6 +37,11 @@ class PubSub:
         self._outgoing: Batches[str | int] = Batches(self._send)
         self._changed: Changed = lambda _: None
 
+    @property
+    def problem(self) -> str:
+        """Why messages of other processes are not received now; empty if they are."""
+        return f"messages of other processes are delayed: {self._bus.problem}" if self._bus.problem else ""
+
     def handle_locally(self, *topics: str) -> None:
         """Declare that only this process waits for these topics: they are not sent to others."""
         self._local.update(topics)

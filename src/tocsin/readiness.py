@@ -13,6 +13,7 @@ from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Locked, Unavailable
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
+from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 
 FRESH = 1.0
@@ -20,6 +21,9 @@ FRESH = 1.0
 
 MAX_COUNTED = 1_000
 """Maximum jobs of a queue that are counted."""
+
+MAX_LOCK_WAIT = 5.0
+"""Seconds for which a session may wait for a table."""
 
 _SQL = queries("readiness")
 
@@ -36,11 +40,13 @@ class Found:
 class Readiness:
     """Checks whether this process can serve requests."""
 
-    def __init__(self, database: Database, disk: DiskGuard, capacity: Capacity | None = None) -> None:
-        self._database, self._disk, self._capacity = database, disk, capacity
+    def __init__(
+        self, database: Database, disk: DiskGuard, pubsub: PubSub | None = None, capacity: Capacity | None = None
+    ) -> None:
+        self._database, self._disk, self._pubsub, self._capacity = database, disk, pubsub, capacity
         self._looking = asyncio.Lock()
         self._found: Found | None = None
-        self._queue: dict[str, dict[str, Any]] = {
+        self._queue: dict[jobs.Queue, dict[str, Any]] = {
             name: {"due": 0, "oldest": 0.0, "stalled": False} for name in jobs.LATE
         }
         self._pushes: dict[str, Any] = {"oldest": 0.0, "stalled": False}
@@ -82,6 +88,8 @@ class Readiness:
         reasons = await self._reasons()
         if self._disk.problem:
             reasons.add(f"new events are refused: {self._disk.problem}")
+        if self._pubsub and self._pubsub.problem:
+            reasons.add(self._pubsub.problem)
         if self._capacity and self._capacity.problem:
             reasons.add(self._capacity.problem)
         return {
@@ -97,7 +105,14 @@ class Readiness:
         """Look at what waits, and return the problems. A locked table stops some requests, and not this process."""
         reasons: set[str] = set()
         with lock_timeout(SHORT_LOCK_TIMEOUT):
-            for look in (self._look_at_jobs, self._look_at_pushes, self._look_at_workers, self._look_at_archive):
+            for look in (
+                self._look_at_jobs,
+                self._look_at_pushes,
+                self._look_at_lanes,
+                self._look_at_workers,
+                self._look_at_archive,
+                self._look_at_locks,
+            ):
                 try:
                     reasons |= await look()
                 except Locked as error:
@@ -114,13 +129,24 @@ class Readiness:
             name: {"due": due, "oldest": round(age, 3), "stalled": age > jobs.LATE[name]}
             for name, (due, age) in (await jobs.depth(self._database, MAX_COUNTED)).items()
         }
-        return set()
+        late = [name for name, queue in self._queue.items() if queue["stalled"]]
+        return {await self._late(f"jobs of the {name} queue", jobs.LATE[name]) for name in late}
 
     async def _look_at_pushes(self) -> set[str]:
         self._pushes["stalled"] = True
         oldest = await deliveries.oldest(self._database)
         self._pushes = {"oldest": round(oldest, 3), "stalled": oldest > jobs.LATE["direct"]}
-        return set()
+        return {await self._late("pushes", jobs.LATE["direct"])} if self._pushes["stalled"] else set()
+
+    async def _late(self, what: str, seconds: float) -> str:
+        """Return that something waits too long. Why it does is another problem, unless no worker is running."""
+        cause = "" if await running(self._database) else ": no worker is running"
+        return f"{what} have waited for more than {seconds:.0f} s{cause}"
+
+    async def _look_at_lanes(self) -> set[str]:
+        said = {f"push lane {name} has stopped: {reason}" for name, reason in await stopped_lanes(self._database)}
+        refusing = await deliveries.refusing(self._database)
+        return said | {f"{row['origin']} refuses pushes of {row['lane']}: {row['reason']}" for row in refusing}
 
     async def _look_at_workers(self) -> set[str]:
         said = await problems(self._database)
@@ -129,6 +155,10 @@ class Readiness:
     async def _look_at_archive(self) -> set[str]:
         archive = await archiving.state(self._database)
         return {archive.problem} if archive and archive.problem else set()
+
+    async def _look_at_locks(self) -> set[str]:
+        """Look for sessions that wait for a table, such as those of requests, which report no problem themselves."""
+        return {LOCK_HELD} if await self._database.value(_SQL["has_waiting"], MAX_LOCK_WAIT) else set()
 
 
 STANDBY = "it is a standby, which accepts no writes"
@@ -153,10 +183,23 @@ async def problems(database: Database | Connection) -> list[tuple[str, str]]:
     return [(row["name"], row["problem"]) for row in await fetch(database, _SQL["problems"], jobs.LEASE_TIMEOUT)]
 
 
+async def running(database: Database | Connection) -> int:
+    """Return how many workers are running."""
+    [row] = await fetch(database, _SQL["running"], jobs.LEASE_TIMEOUT)
+    count: int = row["count"]
+    return count
+
+
+async def stopped_lanes(database: Database | Connection) -> list[tuple[str, str]]:
+    """Return the lanes that have stopped, and why."""
+    return [(row["name"], row["reason"]) for row in await fetch(database, _SQL["stopped_lanes"])]
+
+
 async def lockers(database: Database | Connection) -> list[str]:
-    """Return which sessions lock whole tables, in words."""
+    """Return which sessions lock whole tables, or wait to, in words."""
     return [
         f"the table {row['table']} is locked by another session (process {row['pid']}, {row['application']})"
+        + (f" that waits for others ({row['waits_for']})" if row["waits_for"] else "")
         for row in await fetch(database, _SQL["lockers"])
     ]
 

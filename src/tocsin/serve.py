@@ -143,7 +143,7 @@ async def work(settings: Settings) -> None:
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
         disk = guard_of(settings)
         metrics.watch_disk(disk)
-        watched = Watched(database, metrics, Readiness(database, disk))
+        watched = Watched(database, metrics, Readiness(database, disk, pubsub))
         await stack.enter_async_context(_watched(settings, watched, stopping))
         stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher))
         forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)

@@ -76,7 +76,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         disk,
         capacity,
         metrics,
-        Readiness(database, disk, capacity),
+        Readiness(database, disk, pubsub, capacity),
         provider_of(settings),
         lanes,
     )

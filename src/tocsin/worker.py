@@ -284,7 +284,8 @@ class Worker:
         """Return which work of this worker fails, and why, for the readiness check of other processes."""
         failing = [*self._backoffs, *(self.dispatcher.backoffs if self.dispatcher else [])]
         said = (f"{each.name}: {each.reason.replace(';', ',')}" for each in failing if each.reason)
-        return "; ".join(said)[:1000] or None
+        delayed = [f"messages: {self._pubsub.problem}"] if self._pubsub.problem else []
+        return "; ".join([*said, *delayed])[:1000] or None
 
     def _backoff(self, name: str) -> Backoff:
         backoff = Backoff(name, self._stopping, self._metrics.failure)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,9 @@ from tests.support.commands import run
 from tests.support.database import locked, make_database, url_for
 from tests.support.openid_provider import CLIENT_ID, openid_provider
 from tests.support.processes import TOCSIN, Program, data_folder
+from tests.support.servers import nats
 from tests.support.service import SECRET
+from tocsin import nats_bus
 from tocsin.cli import doctor
 from tocsin.cli.doctor.machine import check_file_limit
 from tocsin.db.pool import Database, connect
@@ -116,6 +119,19 @@ async def test_doctor_waits_a_limited_time_for_the_provider_of_the_sign_in(
         monkeypatch.setenv("TOCSIN_OIDC_CLIENT_ID", CLIENT_ID)
         level, words = (await sign_in_findings())["console sign-in"]
     assert (level, "within 0.2 s" in words) == ("FAIL", True)
+
+
+async def test_doctor_reports_nats_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, port: int, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(nats_bus, "CONNECT_TIMEOUT", 1)
+    monkeypatch.setenv("TOCSIN_NATS_URL", f"nats://127.0.0.1:{port}")
+    for answers in (False, True, False):
+        async with nats(port, tmp_path) if answers else nullcontext():
+            level, words = (await found())["bus"]
+            assert (level, "NATS cannot be reached" in words) == ("ok" if answers else "FAIL", not answers)
+    with socket.create_server(("127.0.0.1", port)):  # it accepts connections, and says nothing
+        assert (await found())["bus"][0] == "FAIL"
 
 
 async def test_doctor_reports_invalid_preference_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,6 @@ BOUNDED = {
     ("devices", "clear_phones"): "a handful of push lanes",
     ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",
     ("directory", "put_users"): "the teams of at most 2,500 users",
-    ("doctor", "workers"): "a row for each worker",
     ("event_status", "person"): "the recipients of one event, compared with one user",
     ("events", "accept_at_once"): "at most 200 events and a handful of languages",
     ("explain", "devices"): "one user's devices",
@@ -49,7 +48,9 @@ BOUNDED = {
     ("jobs", "reap_deliveries"): "a row for each worker",
     ("rate_limits", "take"): "at most 200 keys are asked for",
     ("retention", "imports"): "a row for each import under way",
+    ("readiness", "lockers"): "the sessions that lock a whole table, and those before them",
     ("readiness", "problems"): "a row for each worker",
+    ("readiness", "running"): "a row for each worker",
 }
 """Statements whose plan looks quadratic, and what bounds it."""
 

@@ -15,6 +15,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.support.barriers import barriers_of
+from tests.support.database import locked
 from tests.support.events import custom, in_future, note, post
 from tests.support.host_page import SCREENSHOTS
 from tests.support.openid_provider import CLIENT_ID, openid_provider
@@ -24,7 +25,7 @@ from tests.support.waiting import reaches, until
 from tocsin.api.console import FILES
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Database, queries
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin_phones import Phones
@@ -405,6 +406,21 @@ class TestPage:
         await expect(first).to_have_text(re.compile(said))
         titles = await page.locator("main h2").all_inner_texts()
         assert titles == ["Lanes", "Recent failures", "Last 15 minutes"]
+
+    async def test_console_shows_why_work_waits_until_it_ends(self, page: Page, idle: Api, dba: Connection) -> None:
+        problems = page.get_by_role("list", name="Problems")
+        late = "insert into jobs (id, task, lane, due_at) values (gen_random_uuid(), 'deliver', 'direct', $1)"
+        await dba.execute(late, datetime.now(UTC) - timedelta(minutes=2))
+        await enter(page, idle)
+        await expect(problems).to_contain_text(
+            "jobs of the direct queue have waited for more than 60 s: no worker is running"
+        )
+        await dba.execute("delete from jobs")
+        await expect(problems).to_contain_text("No problems")
+        async with locked(dba, "jobs"):
+            holder = f"the table jobs is locked by another session (process {dba.get_server_pid()}, tocsin)"
+            await expect(problems).to_contain_text(f"Work waits or fails: {holder}.")
+        await expect(problems).to_contain_text("No problems")
 
     async def test_console_long_name_stays_in_its_cell(self, page: Page, api: Api) -> None:
         await api.people(1, first_name="W" * 255, last_name="Z\u0335\u0334\u0336" * 60)

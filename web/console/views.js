@@ -523,14 +523,9 @@ function sender({ sender: user, service }) {
 /** Return the problems, each with its severity: what has stopped, since when, why, and what to do. */
 function verdict(lanes, now) {
   const problems = lanes.flatMap(problemsOf);
-  for (const name of now?.stopped ?? []) {
-    if (!lanes.some((lane) => lane.name === name && lane.stopped_at)) problems.push(["bad", `Lane ${name} has stopped. Its pushes wait; nothing is lost.`]);
-  }
   if (!now) return problems;
-  const oldest = Math.max(now["oldest direct"], now["oldest bulk"]);
-  if (oldest > 60) problems.push(["bad", `A job has been waiting for ${duration(oldest)}. Check that a worker is running: \`tocsin serve\` or \`tocsin worker\`.`]);
   for (const reason of now.problems) {
-    if (!lanes.some((lane) => lane.problem?.includes(reason)) && !(now.diskLow && reason.includes("disk"))) problems.push(["bad", `Work waits or fails: ${reason}.`]);
+    if (!lanes.some((lane) => says(lane, reason)) && !(now.diskLow && reason.includes("disk"))) problems.push(["bad", `Work waits or fails: ${reason}.`]);
   }
   if (now.diskLow) problems.push(["bad", "New events are refused: the disk of the database is almost full. Free space on it."]);
   if (now.unarchived !== null) problems.push(["bad", `PostgreSQL cannot archive its log: ${number(now.unarchived, "segment waits", "segments wait")} on its disk. Run \`tocsin doctor\`.`]);
@@ -539,6 +534,11 @@ function verdict(lanes, now) {
   const errors = ["apns", "fcm", "web"].map((provider) => now[`${provider} errors`] ?? 0).reduce((sum, each) => sum + each);
   if (errors) problems.push(["odd", `${number(errors, "push", "pushes")} failed in the last minute.`]);
   return problems.length ? problems : [["good", "No problems: no lane has stopped, and no job waits for long."]];
+}
+
+/** Return whether the problems of a lane include a problem of the metrics. */
+function says(lane, reason) {
+  return lane.problem?.includes(reason) || (lane.stopped_at && reason.includes(lane.reason)) || lane.refused_by?.some(({ service }) => reason.startsWith(service));
 }
 
 function hasProblem(lane) {

@@ -36,7 +36,7 @@ from tocsin.api.requests import (
 )
 from tocsin.api.routes import router
 from tocsin.api.state import AppState, State, Watched, WatchedState, watched_of
-from tocsin.errors import NotFound
+from tocsin.errors import NotFound, Unavailable
 from tocsin.events import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED
 from tocsin.metrics import CONTENT_TYPE
@@ -88,7 +88,11 @@ async def open_metrics(request: Request) -> Response:
 
 async def _metrics_of(watched: AppState | Watched) -> Response:
     problems_now = await watched.readiness.problems_now()
-    return Response(await watched.metrics.text(watched.database, problems_now), media_type=CONTENT_TYPE)
+    try:
+        found = await watched.metrics.text(watched.database, problems_now)
+    except Unavailable as error:
+        raise Unavailable(problems_now[0] if problems_now else None) from error
+    return Response(found, media_type=CONTENT_TYPE)
 
 
 @routes.get("/operations/lanes")

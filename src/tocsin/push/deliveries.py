@@ -286,9 +286,9 @@ async def service_has_delivered(database: Database, lane: str, origin: str, sinc
     return bool(await database.value(_SQL["service_has_delivered"], lane, origin, since))
 
 
-async def refusing(database: Database) -> list[Record]:
+async def refusing(database: Database | Connection) -> list[Record]:
     """Return the push services that refuse the authentication: `lane`, `origin`, `refused_at`, `reason`."""
-    return await database.rows(_SQL["refusing"])
+    return await fetch(database, _SQL["refusing"])
 
 
 async def oldest(database: Database) -> float:

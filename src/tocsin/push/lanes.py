@@ -19,6 +19,9 @@ ENDING = 10.0
 MIN_PROBLEM_WAIT = 60.0
 """A lane that waits for more seconds than these has a problem to report."""
 
+MIN_FAILING = 10.0
+"""A lane of which every push has failed for more seconds than these has a problem to report."""
+
 _SANDBOX = "/sandbox"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -55,6 +58,9 @@ class Lane:
     waits_until: float | None = None  # of the monotonic clock: the time of day can be set back
     waits_because: str = ""
     waits_since: float | None = None  # until a push succeeds; until then it tries one at a time
+    fails_since: datetime | None = None  # the first failed push since one succeeded
+    fails_until: datetime | None = None  # by then each of them has been tried again
+    fails_because: str = ""
     stopped: str = ""
     lacks: str = ""
     renewed_at: datetime = _NEVER
@@ -108,7 +114,14 @@ class Lane:
 
     def resume(self) -> None:
         """Send without a limit, because the provider accepts pushes, or other keys are used."""
-        self.stopped, self.waits_until, self.waits_since = "", None, None
+        self.stopped, self.waits_until, self.waits_since, self.fails_since = "", None, None, None
+
+    def fail(self, retried_in: timedelta, reason: str) -> None:
+        """Record that a push failed for a reason that may end by itself."""
+        now = datetime.now(UTC)
+        self.fails_since = self.fails_since or now
+        self.fails_until = max(self.fails_until or now, now + retried_in + timedelta(seconds=MIN_FAILING))
+        self.fails_because = reason
 
     @property
     def window(self) -> int:
@@ -122,12 +135,18 @@ class Lane:
 
     @property
     def problem(self) -> str:
-        """Why the lane sends nothing for a long time; empty if it does. `stopped` has its own reason."""
+        """Why the lane delivers nothing for a long time; empty if it does. `stopped` has its own reason."""
+        now = datetime.now(UTC)
         waited = time.monotonic() - self.waits_since if self.waits_since else 0.0
-        if self.lacks or not self.remaining or max(self.remaining, waited) < MIN_PROBLEM_WAIT:
+        if self.lacks:
             return self.lacks
-        until = datetime.now(UTC) + timedelta(seconds=self.remaining)
-        return f"it waits until {until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"
+        if self.remaining and max(self.remaining, waited) >= MIN_PROBLEM_WAIT:
+            until = now + timedelta(seconds=self.remaining)
+            return f"it waits until {until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"
+        least = now - timedelta(seconds=MIN_FAILING)
+        if self.fails_since and self.fails_until and self.fails_since < least and now < self.fails_until:
+            return f"pushes of {self.name} fail since {self.fails_since:%Y-%m-%d %H:%M} UTC: {self.fails_because}"
+        return ""
 
     def try_now(self) -> None:
         """Make a lane that has stopped or has a problem try again at once."""

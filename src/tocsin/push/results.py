@@ -149,13 +149,15 @@ class ResultWriter:
                 await self._has_delivered(lane, each)
                 return Settled(key, "delivered", None, "delivered")
             case Gone(reason, at):
-                lane.waits_since = None  # the provider judges pushes again
+                lane.waits_since = lane.fails_since = None  # the provider judges pushes again
                 gone[key.device_id] = at or each.delivery.looked_at
                 return Settled(key, "gone", None, f"the device is gone: {reason}")
             case Later(reason, after, lane_waits):
                 if lane_waits:
                     lane.wait(lane_waits, reason)
-                return retried(each.delivery, reason, after, lane.channel.min_retry_delay)
+                result = retried(each.delivery, reason, after, lane.channel.min_retry_delay)
+                lane.fail(result.due_at - each.delivery.now if result.due_at else timedelta(), reason)
+                return result
             case Unauthorised(reason, after):
                 return await self._unauthorised(lane, each, reason, after)
             case Refused(reason, doubtful):

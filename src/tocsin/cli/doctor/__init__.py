@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tocsin.api.connections import file_limits
-from tocsin.cli.doctor.configuration import check_catalogue, check_jwks, check_keys, check_push
+from tocsin.cli.doctor.configuration import check_bus, check_catalogue, check_jwks, check_keys, check_push
 from tocsin.cli.doctor.database import check_database
 from tocsin.cli.doctor.deep import check_deeply
 from tocsin.cli.doctor.finding import Finding
@@ -43,6 +43,7 @@ async def examine(
         *check_keys(settings),
         *[finding async for finding in check_jwks(settings)],
         *[finding async for finding in check_sign_in(settings)],
+        *[finding async for finding in check_bus(settings)],
         *check_file_limit(*file_limits()),
         *check_network(settings),
         *[finding async for finding in check_port(settings)],

@@ -1,4 +1,4 @@
-"""Checks of what the settings name: the catalogue, the lanes of pushes, the keys of tokens."""
+"""Checks of what the settings name: the catalogue, the lanes of pushes, the keys of tokens, the bus."""
 
 import os
 import re
@@ -157,3 +157,16 @@ async def check_jwks(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("warn", "JWKS", f"the keys at {url} can be forged on the way", "fetch them over https")
     else:
         yield Finding("ok", "JWKS", f"{len(keys)} key{'s' if len(keys) > 1 else ''} at {url} can verify tokens")
+
+
+async def check_bus(settings: Settings) -> AsyncIterator[Finding]:
+    """Check that NATS answers, if it is set."""
+    if settings.nats_url is None:
+        return
+    from tocsin.nats_bus import AWAY, failure_of  # noqa: PLC0415 - few services use NATS
+
+    if reason := await failure_of(settings.nats_url.get_secret_value()):
+        remedy = f"see that it runs, and that {PREFIX}NATS_URL leads there; until then processes poll"
+        yield Finding("FAIL", "bus", f"{AWAY}: {reason}", remedy)
+    else:
+        yield Finding("ok", "bus", "NATS answers")

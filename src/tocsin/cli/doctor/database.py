@@ -10,8 +10,8 @@ from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on
 from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.url import check_files, place_of
 from tocsin.errors import Refusal, Unavailable
-from tocsin.jobs import LEASE_TIMEOUT
 from tocsin.postgres.supervisor import is_served, url_of
+from tocsin.push import deliveries
 from tocsin.settings import PREFIX, Settings
 
 MAX_CLOCK_SKEW = 2.0
@@ -93,14 +93,9 @@ async def _archive(connection: Connection, settings: Settings) -> AsyncIterator[
 async def _lanes(connection: Connection) -> AsyncIterator[Finding]:
     if not await migrate.is_current(connection):
         return
-    for lane in await connection.fetch(_SQL["stopped_lanes"]):
-        yield Finding(
-            "FAIL",
-            f"push {lane['name']}",
-            f"has stopped: {lane['reason']}",
-            "correct its key, its settings or the clock",
-        )
-    for service in await connection.fetch(_SQL["refusing_services"]):
+    for lane, reason in await readiness.stopped_lanes(connection):
+        yield Finding("FAIL", f"push {lane}", f"has stopped: {reason}", "correct its key, its settings or the clock")
+    for service in await deliveries.refusing(connection):
         said = f"{service['origin']} has refused authentication since {service['refused_at']:%Y-%m-%d %H:%M:%S} UTC"
         remedy = f"check {PREFIX}VAPID_SUBJECT, {PREFIX}VAPID_KEY_FILE and the clock"
         yield Finding("FAIL", f"push {service['lane']}", f"{said}: {service['reason']}", remedy)
@@ -190,7 +185,7 @@ async def _queue(connection: Connection) -> AsyncIterator[Finding]:
     said = f"the oldest job has waited {waiting:.0f} s"
     if waiting <= MAX_QUEUE_WAIT:
         yield Finding("ok", "queue", said)
-    elif await _running_workers(connection):
+    elif await readiness.running(connection):
         yield Finding("warn", "queue", said, "run more `tocsin worker` processes")
     else:
         yield Finding("FAIL", "queue", said, "start `tocsin worker`")
@@ -199,14 +194,9 @@ async def _queue(connection: Connection) -> AsyncIterator[Finding]:
 async def _workers(connection: Connection) -> AsyncIterator[Finding]:
     if not await migrate.is_current(connection):
         return
-    if alive := await _running_workers(connection):
+    if alive := await readiness.running(connection):
         yield Finding("ok", "workers", f"{alive} running")
     else:
         yield Finding("warn", "workers", "no worker is running", "start `tocsin serve` or `tocsin worker`")
     for name, problem in await readiness.problems(connection):
         yield Finding("FAIL", f"worker {name}", f"it is blocked: {problem}", "correct the named problem; see its log")
-
-
-async def _running_workers(connection: Connection) -> int:
-    count: int = await connection.fetchval(_SQL["workers"], LEASE_TIMEOUT)
-    return count

@@ -23,15 +23,3 @@ select (select count(*) from (select from dead_letters limit 1000) dead) as dead
         ) oldest
         where oldest.due_at <= now()
     ) as waiting
-
--- name: stopped_lanes
-select name, reason from lanes where stopped_at is not null order by name
-
--- name: refusing_services
-select lane, origin, refused_at, reason
-from push_services
-where refused_at is not null and last_refused_at > now() - interval '25 hours'
-order by lane, origin
-
--- name: workers
-select count(*) from workers where seen_at > clock_timestamp() - make_interval(secs => $1::double precision)

@@ -22,13 +22,33 @@ where problem is not null and seen_at > clock_timestamp() - make_interval(secs =
 order by name
 limit 100
 
+-- name: running
+select count(*) from workers where seen_at > clock_timestamp() - make_interval(secs => $1::double precision)
+
+-- name: stopped_lanes
+select name, reason from lanes where stopped_at is not null order by name
+
+-- name: has_waiting
+-- Whether a session waits for a table for more than $1 seconds.
+select exists (
+    select from pg_locks
+    where not granted and relation is not null
+      and waitstart < clock_timestamp() - make_interval(secs => $1::double precision)
+      and database = (select oid from pg_database where datname = current_database())
+)
+
 -- name: lockers
--- The sessions that hold a lock on a whole table, for which all statements on it wait.
-select c.relname as "table", a.pid, a.application_name as application
+-- The sessions that lock a whole table, or wait to, for which writes on it or all statements wait. `waits_for` are the
+-- sessions that one of them waits for.
+select c.relname as "table", a.pid, a.application_name as application, (
+           select string_agg(format('process %s, %s', b.pid, b.application_name), '; ' order by b.pid)
+           from pg_stat_activity b
+           where b.pid = any(case when l.granted then '{}' else pg_blocking_pids(l.pid) end)
+       ) as waits_for
 from pg_locks l
 join pg_class c on c.oid = l.relation and c.relnamespace = current_schema()::regnamespace and c.relkind = 'r'
 join pg_stat_activity a on a.pid = l.pid
-where l.granted and l.mode = 'AccessExclusiveLock' and l.pid <> pg_backend_pid()
-  and l.database = (select oid from pg_database where datname = current_database())
-order by c.relname, a.pid
+where l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  and l.pid <> pg_backend_pid() and l.database = (select oid from pg_database where datname = current_database())
+order by c.relname, l.granted desc, a.pid
 limit 10

@@ -52,11 +52,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture
 async def run(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ChaosRun]:
     """A load with its ledger and its phones, for the failure of this test."""
-    _, title = request.node.get_closest_marker("scenario").args
-    config, outcome = request.config, Outcome(title)
+    mark = request.node.get_closest_marker("scenario")
+    config, outcome = request.config, Outcome(mark.args[1])
     config.stash.setdefault(_OUTCOMES, []).append(outcome)
     async with Phones() as phones:
-        yield ChaosRun(outcome, random_source(), phones, tmp_path, config.stash.get(_SHARE, 0.0))
+        yield ChaosRun(
+            outcome,
+            random_source(),
+            phones,
+            tmp_path,
+            config.stash.get(_SHARE, 0.0),
+            nothing_waits=mark.kwargs["nothing_waits"],
+        )
 
 
 def _write(outcomes: list[Outcome]) -> None:

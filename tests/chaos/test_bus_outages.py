@@ -16,9 +16,7 @@ from tests.support.chaos import ChaosRun, scenario
 from tests.support.clusters import embedded_cluster
 from tests.support.disks import run as command
 from tests.support.servers import free_port, nats
-
-SECONDS = (1.0, 8.0)
-"""How long NATS is away."""
+from tocsin.nats_bus import AWAY
 
 HOST, GUEST = "10.231.77.1", "10.231.77.2"
 """The addresses of both ends of a virtual cable on this machine."""
@@ -28,24 +26,24 @@ HOST, GUEST = "10.231.77.1", "10.231.77.2"
 async def test_accepted_events_are_delivered_without_nats(run: ChaosRun, port: int, tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(nats(port, tmp_path))
-        async with embedded_cluster(run, {"TOCSIN_NATS_URL": f"nats://127.0.0.1:{port}"}):
+        async with embedded_cluster(run, {"TOCSIN_NATS_URL": f"nats://127.0.0.1:{port}"}) as cluster:
             async for _ in run.rounds(1):
                 async with run.failure():
                     server.kill()
                     await server.wait()
-                    await asyncio.sleep(run.dice.uniform(*SECONDS))
+                    await cluster.shows(AWAY)
                     server = await stack.enter_async_context(nats(port, tmp_path))
 
 
 @scenario("nats-paused", "NATS hangs")
 async def test_accepted_events_are_delivered_while_nats_hangs(run: ChaosRun, port: int, tmp_path: Path) -> None:
     variables = {"TOCSIN_NATS_URL": f"nats://127.0.0.1:{port}"}
-    async with nats(port, tmp_path) as server, embedded_cluster(run, variables):
+    async with nats(port, tmp_path) as server, embedded_cluster(run, variables) as cluster:
         async for _ in run.rounds(1):
             async with run.failure():
                 server.send_signal(signal.SIGSTOP)
                 try:
-                    await asyncio.sleep(run.dice.uniform(*SECONDS))
+                    await cluster.shows(AWAY)
                 finally:
                     server.send_signal(signal.SIGCONT)
 
@@ -55,12 +53,12 @@ async def test_accepted_events_are_delivered_while_the_network_to_nats_is_cut(ru
     async with (
         network() as (name, cable),
         nats_in(name, tmp_path) as url,
-        embedded_cluster(run, {"TOCSIN_NATS_URL": url}),
+        embedded_cluster(run, {"TOCSIN_NATS_URL": url}) as cluster,
     ):
         async for _ in run.rounds(1):
             async with run.failure():
                 await command("ip", "link", "set", cable, "down")
-                await asyncio.sleep(run.dice.uniform(*SECONDS))
+                await cluster.shows(AWAY)
                 await command("ip", "link", "set", cable, "up")
 
 

@@ -20,7 +20,12 @@ COMMAND = (sys.executable, "-m", "tests.support.crash_points")
 PLACE = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-@scenario("crash-points", "SIGKILL before and after each statement that changes state, and each commit", long=True)
+@scenario(
+    "crash-points",
+    "SIGKILL before and after each statement that changes state, and each commit",
+    long=True,
+    nothing_waits="the process is started again",
+)
 async def test_a_crash_at_any_statement_loses_and_doubles_nothing(run: ChaosRun, tmp_path: Path) -> None:
     async with (
         data_folder() as data,

@@ -58,13 +58,14 @@ async def test_events_accepted_around_a_read_only_database_are_delivered_once(ru
 
 @scenario("out-of-connections", "no connection left", long=True)
 async def test_events_accepted_around_a_lack_of_connections_are_delivered_once(run: ChaosRun) -> None:
-    async with apart(run) as (server, _):
+    async with apart(run) as (server, cluster):
         async for _ in run.rounds(1):
             async with run.failure(), contextlib.AsyncExitStack() as stack:
                 taken = await _take_all(server.url)
                 for connection in taken:
                     stack.callback(connection.terminate)
                 await run.load.refused(100)
+                await cluster.shows("the database takes no more connections", doctor="raise the limit of the server")
 
 
 @scenario("disk-full", "disk of the database full", long=True)
@@ -75,6 +76,7 @@ async def test_accepted_events_survive_a_full_disk(run: ChaosRun) -> None:
             async with run.failure():
                 fill(ballast)
                 await run.load.refused(50)
+                await cluster.shows("the disk of the database is full", doctor="No space left")
                 ballast.unlink()
                 await answers(cluster.url)
 
@@ -110,11 +112,12 @@ async def test_accepted_events_survive_a_fail_over_to_a_synchronous_standby(run:
         await primary.fresh("tocsin")
         await _set(primary.url(), "alter system set synchronous_standby_names = '*'")
         both = f"postgresql://dba:geheim@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/tocsin"
-        async with cluster_on(run, f"{both}?target_session_attrs=read-write"):
+        async with cluster_on(run, f"{both}?target_session_attrs=read-write") as cluster:
             await until(partial(_is_synchronous, primary))
             async with run.failure():
                 primary.kill()
                 await run.load.refused(10)
+                await cluster.shows("The database cannot be")
                 await value(standby.url(), "select pg_promote(true)")
 
 

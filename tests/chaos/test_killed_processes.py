@@ -22,7 +22,11 @@ from tocsin.postgres.supervisor import Embedded, url_of
 from tocsin.push.channels import apns
 
 
-@scenario("power-cut", "power cut of the disk of the database")
+@scenario(
+    "power-cut",
+    "power cut of the disk of the database",
+    nothing_waits="the process and its database are started again, and release all leases",
+)
 async def test_accepted_events_survive_power_cuts(run: ChaosRun) -> None:
     async with data_disk() as disk, Program(disk.folder, "serve", variables=run.variables) as service:
         async with run.under_load(url_of(disk.folder), lambda: service.address):
@@ -41,7 +45,7 @@ async def test_accepted_events_survive_power_cuts(run: ChaosRun) -> None:
         assert "500" not in run.ledger.answers
 
 
-@scenario("api-killed", "SIGKILL of the API process")
+@scenario("api-killed", "SIGKILL of the API process", nothing_waits="it is started again")
 async def test_accepted_events_survive_a_killed_api_process(run: ChaosRun) -> None:
     async with data_folder() as data, Embedded(data) as server, cluster_on(run, server.url) as cluster:
         async for _ in run.rounds(2):
@@ -50,7 +54,9 @@ async def test_accepted_events_survive_a_killed_api_process(run: ChaosRun) -> No
                 await cluster.service.start()
 
 
-@scenario("worker-killed", "SIGKILL of a worker that holds jobs")
+@scenario(
+    "worker-killed", "SIGKILL of a worker that holds jobs", nothing_waits="its leases expire after 15 s, or sooner"
+)
 async def test_accepted_events_survive_killed_workers(run: ChaosRun) -> None:
     async with embedded_cluster(run) as cluster:
         async for _ in run.rounds(2):
@@ -61,7 +67,11 @@ async def test_accepted_events_survive_killed_workers(run: ChaosRun) -> None:
                 await worker.start()
 
 
-@scenario("postmaster-killed", "SIGKILL of the postmaster or of all PostgreSQL processes")
+@scenario(
+    "postmaster-killed",
+    "SIGKILL of the postmaster or of all PostgreSQL processes",
+    nothing_waits="the service starts the database again",
+)
 async def test_accepted_events_survive_a_killed_database(run: ChaosRun) -> None:
     async with embedded_cluster(run) as cluster:
         async for number in run.rounds(2):
@@ -78,7 +88,12 @@ async def test_accepted_events_survive_a_killed_database(run: ChaosRun) -> None:
         assert all(worker.alive for worker in cluster.workers)
 
 
-@scenario("backend-killed", "SIGKILL of one backend of PostgreSQL", long=True)
+@scenario(
+    "backend-killed",
+    "SIGKILL of one backend of PostgreSQL",
+    long=True,
+    nothing_waits="the database ends all sessions, recovers, and accepts others within seconds",
+)
 async def test_accepted_events_survive_a_killed_backend(run: ChaosRun) -> None:
     ours = "select array_agg(pid) from pg_stat_activity where application_name = 'tocsin' and pid <> pg_backend_pid()"
     async with embedded_cluster(run) as cluster:
@@ -90,7 +105,12 @@ async def test_accepted_events_survive_a_killed_backend(run: ChaosRun) -> None:
                 await answers(cluster.url)
 
 
-@scenario("worker-paused", "SIGSTOP of a worker past its lease", long=True)
+@scenario(
+    "worker-paused",
+    "SIGSTOP of a worker past its lease",
+    long=True,
+    nothing_waits="another worker takes its leases after 15 s",
+)
 async def test_a_worker_that_hangs_past_its_lease_neither_loses_nor_doubles_events(run: ChaosRun) -> None:
     async with embedded_cluster(run) as cluster:
         async for _ in run.rounds(1):

@@ -25,7 +25,12 @@ COMMAND = (sys.executable, "-m", "tocsin")
 KINDS = (("serve", "--no-worker"), ("serve", "--no-worker"), ("worker",), ("worker",))
 
 
-@scenario("rolling-upgrade", "two API processes and two workers of the previous release upgraded in turns", long=True)
+@scenario(
+    "rolling-upgrade",
+    "two API processes and two workers of the previous release upgraded in turns",
+    long=True,
+    nothing_waits="each process of the new release works before one of the previous release ends",
+)
 async def test_a_rolling_upgrade_loses_nothing(run: ChaosRun, tmp_path: Path) -> None:
     source = await asyncio.to_thread(previous_release, tmp_path)
     old = {"PYTHONPATH": str(source / "src")}

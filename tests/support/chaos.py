@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.followers import Follower
@@ -43,9 +44,13 @@ PEOPLE = 2_000
 Address = tuple[str, int]
 
 
-def scenario(name: str, title: str, *, long: bool = False) -> pytest.MarkDecorator:
-    """Mark a test as the scenario of a failure; `title` is its line in the table. `make test` leaves long ones out."""
-    return pytest.mark.scenario(name, title, long=long)
+def scenario(name: str, title: str, *, long: bool = False, nothing_waits: str = "") -> pytest.MarkDecorator:
+    """Mark a test as the scenario of a failure; `title` is its line in the table. `make test` leaves long ones out.
+
+    Each scenario either looks at what an operator is shown (`Cluster.shows`), or says by `nothing_waits` why nothing
+    waits longer than it should.
+    """
+    return pytest.mark.scenario(name, title, long=long, nothing_waits=nothing_waits)
 
 
 @dataclass(slots=True)
@@ -73,8 +78,12 @@ class ChaosRun:
     folder: Path
     seconds: float = 0.0
     ledger: Ledger = field(default_factory=Ledger)
+    nothing_waits: str = ""
     in_flight: int = 0
     """How many pushes may be sent twice: those under way when a process died."""
+
+    shown: set[str] = field(default_factory=set)
+    """The reasons that operators were shown during failures."""
 
     _load: Load | None = None
     _url: str = ""
@@ -119,6 +128,8 @@ class ChaosRun:
                 except TimeoutError:
                     raise AssertionError(f"user {follower.user}: {await follower.differences()}") from None
             await self._compare(address(), followers)
+            assert bool(self.shown) != bool(self.nothing_waits), "an operator is shown why work waits, or nothing waits"
+            await until(partial(_has_no_problems, address))
         finally:
             await _end([*using, *tasks])
 
@@ -176,6 +187,13 @@ class ChaosRun:
         for push in self.phones.pushes("apns"):
             assert not _shows(push) or push["headers"]["apns-collapse-id"] == push["id"]
         assert [follower.resyncs for follower in followers if follower.resyncs] == []
+
+
+async def _has_no_problems(address: Callable[[], Address]) -> bool:
+    host, port = address()
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30) as http:
+        found = (await http.get("/readyz")).json()
+    return bool(found.get("problems") == [])
 
 
 async def leased_pushes(url: str, worker: Program) -> int:

@@ -21,19 +21,26 @@ from tocsin.postgres.supervisor import url_of
 class Cluster:
     """Running processes under the load of a run."""
 
+    run: ChaosRun
     data: Path
     url: str
     service: Program
     workers: tuple[Program, Program]
     variables: Mapping[str, str]
 
-    async def shows(self, words: str) -> None:
+    async def shows(self, words: str, doctor: str = "") -> None:
         """Wait until `/readyz`, the metrics and `tocsin doctor` contain the reason why work waits or requests fail.
 
-        The console shows the reasons that it finds in the metrics.
+        `doctor` is the reason in the words of the doctor. The console shows the reasons that it finds in the metrics.
         """
-        for look in (partial(self._page, "/readyz"), partial(self._page, "/metrics"), self._doctor):
-            await until(partial(_contains, look, words))
+        for path in ("/readyz", "/metrics"):
+            await until(partial(_contains, partial(self._page, path), words))
+        await self.doctor_shows(doctor or words)
+        self.run.shown.add(words)
+
+    async def doctor_shows(self, words: str) -> None:
+        """Wait until `tocsin doctor` contains these words."""
+        await until(partial(_contains, self._doctor, words))
 
     async def _page(self, path: str) -> str:
         host, port = self.service.address
@@ -87,4 +94,4 @@ async def _processes(
         Program(data, "worker", variables=variables, command=command) as other,
         run.under_load(url, lambda: service.address),
     ):
-        yield Cluster(data, url, service, (one, other), variables)
+        yield Cluster(run, data, url, service, (one, other), variables)

@@ -206,6 +206,23 @@ async def test_readyz_and_doctor_name_a_session_that_waits_to_lock_a_table(
     await until(lambda: _reports(idle))
 
 
+async def test_readyz_and_doctor_name_an_idle_transaction_that_locks_rows(
+    idle: Api, url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(readiness, "MAX_LOCK_WAIT", 0.1)
+    await idle.people(1)
+    async with impatient(url, catalogue):
+        async with dba.transaction():
+            await dba.execute("select from heads where user_id = 1 for update")
+            id_ = await accepted(idle, 1)
+            holder = f"rows of heads are locked by an idle transaction (process {dba.get_server_pid()}, tocsin)"
+            await until(lambda: _reports(idle, "a lock was not released in time", holder))
+            assert holder in (await doctored(url))["locks"]
+        assert (await idle.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
+        await until(lambda: _reports(idle))
+
+
 async def test_readyz_names_a_session_for_which_only_requests_wait(
     idle: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ MAX_COUNTED = 1_000
 """Maximum jobs of a queue that are counted."""
 
 MAX_LOCK_WAIT = 5.0
-"""Seconds for which a session may wait for a table."""
+"""Seconds for which a session may wait for a table, or keep locks of rows while it is idle."""
 
 _SQL = queries("readiness")
 
@@ -196,8 +196,12 @@ async def stopped_lanes(database: Database | Connection) -> list[tuple[str, str]
 
 
 async def lockers(database: Database | Connection) -> list[str]:
-    """Return which sessions lock whole tables, or wait to, in words."""
-    return [
+    """Return which sessions lock whole tables, or wait to, and which hold locks of rows and are idle, in words."""
+    rows = [
+        f"rows of {row['tables']} are locked by an idle transaction (process {row['pid']}, {row['application']})"
+        for row in await fetch(database, _SQL["row_lockers"], MAX_LOCK_WAIT)
+    ]
+    return rows + [
         f"the table {row['table']} is locked by another session (process {row['pid']}, {row['application']})"
         + (f" that waits for others ({row['waits_for']})" if row["waits_for"] else "")
         for row in await fetch(database, _SQL["lockers"])

@@ -50,6 +50,7 @@ BOUNDED = {
     ("retention", "imports"): "a row for each import under way",
     ("readiness", "lockers"): "the sessions that lock a whole table, and those before them",
     ("readiness", "problems"): "a row for each worker",
+    ("readiness", "row_lockers"): "the locks of idle transactions",
     ("readiness", "running"): "a row for each worker",
 }
 """Statements whose plan looks quadratic, and what bounds it."""

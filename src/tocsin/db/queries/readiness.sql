@@ -52,3 +52,16 @@ where l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessE
   and l.pid <> pg_backend_pid() and l.database = (select oid from pg_database where datname = current_database())
 order by c.relname, l.granted desc, a.pid
 limit 10
+
+-- name: row_lockers
+-- The sessions that changed or locked rows in a transaction that began more than $1 seconds ago, and do nothing now.
+select a.pid, a.application_name as application, string_agg(distinct c.relname, ', ' order by c.relname) as tables
+from pg_locks l
+join pg_class c on c.oid = l.relation and c.relnamespace = current_schema()::regnamespace and c.relkind = 'r'
+join pg_stat_activity a on a.pid = l.pid
+where l.granted and l.mode in ('RowShareLock', 'RowExclusiveLock') and a.state like 'idle in transaction%'
+  and a.xact_start < clock_timestamp() - make_interval(secs => $1::double precision)
+  and l.database = (select oid from pg_database where datname = current_database())
+group by a.pid, a.application_name
+order by a.pid
+limit 10

@@ -67,6 +67,19 @@ async def test_accepted_events_survive_killed_workers(run: ChaosRun) -> None:
                 await worker.start()
 
 
+@scenario("workers-away", "SIGKILL of all workers, for more than a minute", long=True)
+async def test_accepted_events_are_delivered_after_all_workers_were_away(run: ChaosRun) -> None:
+    async with embedded_cluster(run) as cluster:
+        async for _ in run.rounds(1):
+            async with run.failure():
+                for worker in cluster.workers:
+                    await run.kill_worker(worker)
+                late = "jobs of the direct queue have waited for more than 60 s: no worker is running"
+                await cluster.shows(late, doctor="start `tocsin worker`")
+                for worker in cluster.workers:
+                    await worker.start()
+
+
 @scenario(
     "postmaster-killed",
     "SIGKILL of the postmaster or of all PostgreSQL processes",

@@ -9,7 +9,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -69,18 +69,18 @@ def _given(about: str | None, rounds: int, seconds: float, people: int | None) -
 
 async def load(  # noqa: PLR0913 - what is sent, and what is expected
     service: Service,
-    requests: Sequence[bytes],
+    requests: Iterable[bytes],
     seconds: float,
     *,
     status: bytes,
     accept: Callable[[bytes], bool],
     count: int = CONNECTIONS,
 ) -> float:
-    """Repeat these requests on this many connections, without a pause; return responses per second.
+    """Repeat these requests (of an iterator: as many as are needed), without a pause; return responses per second.
 
     Raises `RuntimeError` for an answer of another status, or that is not accepted.
     """
-    turns = itertools.cycle(requests)
+    turns = itertools.cycle(requests) if isinstance(requests, Sequence) else iter(requests)
     async with clients(service, count) as opened:
         began = time.perf_counter()
         answered = await asyncio.gather(

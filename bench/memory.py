@@ -37,7 +37,7 @@ async def main() -> None:
     found = await medians(rounds, one_round)
     total = found.pop("all")
     show(
-        Claim("memory of an idle service", total, "MiB", at_most=150),
+        Claim("memory of an idle service", total, "MiB", at_most=110),
         *(Claim(f"  of this, {name}", size, "MiB") for name, size in found.items()),
     )
 

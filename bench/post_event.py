@@ -1,8 +1,11 @@
 """Events accepted, durably, against the rate at which the database commits a single row."""
 
 import asyncio
+import itertools
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from uuid import uuid4
 
 import uvloop
 
@@ -18,6 +21,8 @@ HISTORY = 100
 LOOK = 0.01
 """Seconds between two polls of the queue."""
 
+_LENGTH = re.compile(rb"Content-Length: \d+")
+
 
 async def main() -> None:
     """Measure and print."""
@@ -32,12 +37,15 @@ async def main() -> None:
             accepted = await load(running, requests, seconds, status=b"202", accept=_is_queued)
             await drained(running)
             delivered = accepted * seconds / (time.perf_counter() - began)
-            return {"committed": committed, "accepted": accepted, "delivered": delivered}
+            named = await load(running, _named(requests), seconds, status=b"202", accept=_is_queued)
+            await drained(running)
+            return {"committed": committed, "accepted": accepted, "delivered": delivered, "named": named}
 
         rates = await medians(rounds, one_round)
     show(
-        Claim("accepted, one recipient each", rates["accepted"], "/s", rates["committed"], at_least=0.15),
+        Claim("accepted, one recipient each", rates["accepted"], "/s", rates["committed"], at_least=0.25),
         Claim("delivered, until all are", rates["delivered"], "/s", rates["committed"]),
+        Claim("accepted with an `id`, against without", rates["named"], "/s", rates["accepted"], at_least=0.9),
     )
 
 
@@ -54,6 +62,14 @@ async def filled(running: Service) -> range:
 def _requests(running: Service, people: range) -> Sequence[bytes]:
     event = Catalogue.load().samples["note"]["event"]
     return [running.post({**event, "notify": {"users": [user]}}) for user in people]
+
+
+def _named(requests: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the requests in turn, for ever, each with another `id`."""
+    cut = [(head, body[1:]) for head, _, body in (request.partition(b"\r\n\r\n") for request in requests)]
+    for head, rest in itertools.cycle(cut):
+        id_ = b'{"id": "%b", ' % str(uuid4()).encode()
+        yield _LENGTH.sub(b"Content-Length: %d" % (len(id_) + len(rest)), head) + b"\r\n\r\n" + id_ + rest
 
 
 def _is_queued(body: bytes) -> bool:

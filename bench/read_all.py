@@ -36,7 +36,7 @@ async def main() -> None:
 
         times = await medians(rounds, one_round)
     show(
-        Claim(f"mark all read, {MANY:,} unread", times["many"], "ms", times["bare"], at_most=1.5),
+        Claim(f"mark all read, {MANY:,} unread", times["many"], "ms", times["bare"], at_most=1.2),
         Claim(f"mark all read, {FEW} unread, against one", times["few"], "ms", times["one"], at_most=3),
     )
 

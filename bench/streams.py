@@ -14,7 +14,7 @@ from bench.measure import Claim, options, percentile, resident, show
 from bench.service import Client, Service, clients, database, service
 from tocsin.catalogue import Catalogue
 
-STREAMS = 5_000
+STREAMS = 10_000
 EVERY = 0.005
 """Seconds between two events."""
 
@@ -71,7 +71,7 @@ async def main() -> None:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
     show(
-        Claim(f"memory of each of {STREAMS} streams", each, "KiB", at_most=25),
+        Claim(f"memory of each of {STREAMS} streams", each, "KiB", at_most=20),
         Claim("from 202 to the stream's line, 200 events a second, p50", percentile(took, 50), "ms", at_most=20),
         Claim("from 202 to the stream's line, p99", percentile(took, 99), "ms", at_most=150),
     )

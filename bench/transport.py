@@ -1,6 +1,7 @@
 """Pushes per second of processor time, to nghttpd on the loopback, against a bare loop of curl and h2load."""
 
 import asyncio
+import json
 import re
 import resource
 import select
@@ -18,15 +19,17 @@ from uuid import uuid4
 import pycurl
 import uvloop
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from bench.measure import Claim, medians, options, show
 from tocsin.http_client.messages import Request
+from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
 from tocsin.push.channels import Address, Push, Shown
 from tocsin.push.channels.apns import Apns
+from tocsin.push.channels.fcm import Fcm
 from tocsin.push.channels.vapid import Vapid
 from tocsin.push.channels.web_push import WebPush
 from tocsin.push.channels.web_push_encryption import encoded
@@ -35,6 +38,7 @@ AT_ONCE = 100
 """Concurrent streams, the limit of nghttpd."""
 
 TOKEN = "ab" * 32
+PROJECT = "example-crm"
 EXPIRES = datetime.now(UTC) + timedelta(days=1)
 WORDS = Shown("note", "New note", "Ann wrote a note about the case 4711.", "{}", "", "case-6", "note", "", "normal")
 
@@ -44,22 +48,24 @@ async def main() -> None:
     rounds, seconds = options(__doc__, rounds=3, seconds=3)
     async with _server() as (folder, port):
         url = f"https://localhost:{port}"
-        apns, web_push = _apns(folder, url), WebPush([_vapid()], [url])
-        phone, browser = _phone(), _browser(url)
+        apns, fcm, web_push = _apns(folder, url), await _fcm(folder, url), WebPush([_vapid()], [url])
+        phone, android, browser = _phone(), _android(), _browser(url)
 
         async def one_round() -> dict[str, float]:
             whole, thread = await _sent(folder, url, seconds, lambda: apns.request(_push(phone)))
+            to_fcm, _ = await _sent(folder, url, seconds, lambda: fcm.request(_push(android)))
             encrypted, _ = await _sent(folder, url, seconds, lambda: web_push.request(_push(browser)))
             bare = await asyncio.to_thread(_bare, folder, f"{url}/3/device/{TOKEN}", seconds)
             h2load = await _h2load(url, seconds)
-            return {"h2load": h2load, "bare": bare, "apns": whole, "thread": thread, "web push": encrypted}
+            return {"h2load": h2load, "bare": bare, "apns": whole, "thread": thread, "fcm": to_fcm, "web push": encrypted}
 
         rates = await medians(rounds, one_round)
     bare = rates["bare"]
     show(
-        Claim("pushes to APNs, a payload made for each", rates["apns"], "/CPU s", bare, at_least=0.5),
+        Claim("pushes to APNs, a payload made for each", rates["apns"], "/CPU s", bare, at_least=0.7),
         Claim("the same, the sending thread alone", rates["thread"], "/CPU s", bare),
-        Claim("pushes to browsers, each encrypted", rates["web push"], "/CPU s", bare),
+        Claim("pushes to FCM, a message made for each", rates["fcm"], "/CPU s", bare, at_least=0.7),
+        Claim("pushes to browsers, each encrypted", rates["web push"], "/CPU s", at_least=8_000),
         *([Claim("h2load's requests", rates["h2load"], "/CPU s", bare)] if rates["h2load"] else []),
     )
 
@@ -164,9 +170,12 @@ async def _server() -> AsyncIterator[tuple[Path, int]]:
     with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as name:
         folder = Path(name)
         _certify(folder)
-        device = folder / "htdocs/3/device" / TOKEN
-        device.parent.mkdir(parents=True)
-        device.touch()
+        for path in (f"3/device/{TOKEN}", f"v1/projects/{PROJECT}/messages:send", "token"):
+            file = folder / "htdocs" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        token = {"access_token": "ya29." + "x" * 200, "expires_in": 3600, "token_type": "Bearer"}
+        (folder / "htdocs/token").write_text(json.dumps(token), "utf-8")
         with socket.create_server(("127.0.0.1", 0)) as free:
             port: int = free.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
@@ -206,6 +215,23 @@ def _apns(folder: Path, url: str) -> Apns:
     )
 
 
+async def _fcm(folder: Path, url: str) -> Fcm:
+    """Return a channel that has fetched its access token from the server, too."""
+    key = rsa.generate_private_key(65537, 2048)
+    account = {
+        "project_id": PROJECT,
+        "client_email": "push@example.com",
+        "token_uri": f"{url}/token",
+        "private_key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+    }
+    file = folder / "account.json"
+    file.write_text(json.dumps(account), "utf-8")
+    fcm = Fcm(credentials_file=file, url=url, trust=Trust(folder / "certificate.pem"))
+    if waits := await fcm.ready():
+        raise RuntimeError(f"no access token: {waits}")
+    return fcm
+
+
 def _vapid() -> Vapid:
     return Vapid(ec.generate_private_key(ec.SECP256R1()), "mailto:push@example.com")
 
@@ -216,6 +242,10 @@ def _push(address: Address) -> Push:
 
 def _phone() -> Address:
     return Address(TOKEN, "iOS", "production", "default", EXPIRES)
+
+
+def _android() -> Address:
+    return Address(TOKEN, "Android", "production", "default", EXPIRES)
 
 
 def _browser(url: str) -> Address:

@@ -39,9 +39,7 @@ async def main() -> None:
     show(
         Claim("first start, until ready", found["first"], "s", at_most=3),
         Claim("second start, until ready", found["second"], "s", at_most=0.5),
-        Claim(
-            "  by the start of its PostgreSQL and an import", found["second"], "s", found["bare"], at_most=4
-        ),
+        Claim("  by the start of its PostgreSQL and an import", found["second"], "s", found["bare"], at_most=4),
         Claim("  of this, CPU of Python, by that import", found["CPU"], "s", found["CPU of the import"], at_most=4),
     )
 

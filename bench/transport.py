@@ -57,7 +57,14 @@ async def main() -> None:
             encrypted, _ = await _sent(folder, url, seconds, lambda: web_push.request(_push(browser)))
             bare = await asyncio.to_thread(_bare, folder, f"{url}/3/device/{TOKEN}", seconds)
             h2load = await _h2load(url, seconds)
-            return {"h2load": h2load, "bare": bare, "apns": whole, "thread": thread, "fcm": to_fcm, "web push": encrypted}
+            return {
+                "h2load": h2load,
+                "bare": bare,
+                "apns": whole,
+                "thread": thread,
+                "fcm": to_fcm,
+                "web push": encrypted,
+            }
 
         rates = await medians(rounds, one_round)
     bare = rates["bare"]

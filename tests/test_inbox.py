@@ -153,7 +153,7 @@ async def test_each_change_takes_the_next_position(api: Api) -> None:
     await api.as_user(1, "DELETE", f"/notifications/{ids[1]}")
     await api.as_user(1, "DELETE", f"/notifications/{ids[1]}")
     for _ in range(2):
-        await inbox.read_some(api.app_state.database, 1, [UUID(ids[0])])
+        await inbox.read_some(api.app_state.database, UserCaller(1, 0), [UUID(ids[0])])
     changes = await api.app_state.database.rows("select position, change, up_to from changes order by position")
     assert [tuple(row) for row in changes] == [
         (4, "read", None),
@@ -173,7 +173,7 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
     database = api.app_state.database
     before = await database.value("select clock_timestamp()")
     await api.as_user(1, "PUT", f"/notifications/{one}/read")
-    await inbox.read_some(database, 1, [UUID(two)])
+    await inbox.read_some(database, UserCaller(1, 0), [UUID(two)])
     await api.as_user(1, "DELETE", f"/notifications/{three}")
     async with database.transaction() as connection:
         await inbox.lock(connection, [1])
@@ -196,8 +196,8 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
 
 async def test_calls_of_a_user_who_was_erased_are_refused(database: Database) -> None:
     id_, caller = UUID(int=1), UserCaller(9, 0)
-    marks = inbox.read(database, 9, id_), inbox.delete(database, 9, id_), inbox.read_all(database, 9)
-    for call in (*marks, inbox.read_some(database, 9, [id_]), inbox.changes(database, caller, "0-0")):
+    marks = inbox.read(database, caller, id_), inbox.delete(database, caller, id_), inbox.read_all(database, caller)
+    for call in (*marks, inbox.read_some(database, caller, [id_]), inbox.changes(database, caller, "0-0")):
         with pytest.raises(Unauthenticated, match="9"):
             await call
 
@@ -242,7 +242,7 @@ async def test_notification_arriving_during_read_all_stays_unread(api: Api) -> N
     database = api.app_state.database
     async with database.transaction() as other:
         await other.fetchrow("select from heads where user_id = 1 for update")
-        reading = asyncio.create_task(inbox.read_all(database, 1))
+        reading = asyncio.create_task(inbox.read_all(database, UserCaller(1, 0)))
         await until_a_transaction_waits(api)
         new = await deliver_by_hand(other, 1)
     await reading
@@ -320,9 +320,9 @@ async def test_page_holds_what_is_below_a_position_newest_first(api: Api) -> Non
     await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
     database, user = api.app_state.database, UserCaller(1, 2**31)
     for number in (1, 2, 5, 8):
-        await inbox.read(database, 1, UUID(ids[number]))
+        await inbox.read(database, user, UUID(ids[number]))
     for number in (4, 5):
-        await inbox.delete(database, 1, UUID(ids[number]))
+        await inbox.delete(database, user, UUID(ids[number]))
     rows = await database.rows(
         "select event_id, position, read_at is null as unread from inbox"
         " where user_id = 1 and deleted_at is null order by position desc"
@@ -349,7 +349,7 @@ async def test_largest_pages_of_a_large_inbox_are_complete(api: Api) -> None:
     batch = {"events": [custom(1, body=str(number)) for number in range(330)]}
     ids = (await api.as_service("POST", "/events/batch", json=batch)).json()["ids"]
     await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
-    await inbox.read_some(api.app_state.database, 1, [UUID(id_) for id_ in ids[::3]])
+    await inbox.read_some(api.app_state.database, UserCaller(1, 0), [UUID(id_) for id_ in ids[::3]])
     for unread, due in ((False, ids[::-1]), (True, [id_ for id_ in ids if id_ not in set(ids[::3])][::-1])):
         found: list[str] = []
         before: int | None = inbox.NEWEST
@@ -436,7 +436,7 @@ async def test_change_that_waits_for_another_one_sees_what_it_did(  # noqa: PLR0
         await idle.as_user(1, "PUT", f"/notifications/{changed}/read")
     before = await dba.fetchval("select position from heads where user_id = 1")
     async with asyncio.TaskGroup() as group, dba.transaction():
-        await dba.fetchrow(queries("inbox")[first], 1, UUID(changed))
+        await dba.fetchrow(queries("inbox")[first], 1, None, UUID(changed))
         later = group.create_task(idle.as_user(1, method, f"/notifications/{changed}{path}"))
         await until(lambda: blocked(dba))
     assert later.result().status_code == 204

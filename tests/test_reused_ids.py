@@ -3,7 +3,10 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -14,7 +17,9 @@ from tests.support.tokens import signed
 from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import work
 from tocsin import inbox
+from tocsin.auth.claims import UserCaller
 from tocsin.auth.minting import mint_user
+from tocsin.errors import NotFound, Unauthenticated
 from tocsin.streams import Stream
 
 PERSON = 50
@@ -167,6 +172,43 @@ async def test_event_accepted_for_the_previous_user_skips_the_new_one(idle: Api)
     own = str(await accepted(idle, PERSON))
     await work(idle)
     assert (await idle.ids(PERSON), await idle.ids(1)) == ([own], [former])
+
+
+HEADS = {
+    "made now": "update heads set tokens_from = null, made_at = $2",
+    "tokens from now": "update heads set tokens_from = $2, made_at = $2",
+    "made before the clock was put back": "update heads set tokens_from = null, made_at = $2::timestamptz + '1 h'",
+    "inactive": "update heads set active = false, tokens_from = null, made_at = $2",
+}
+
+
+@pytest.mark.parametrize("state", HEADS)
+async def test_marks_admit_exactly_the_tokens_that_pages_admit(idle: Api, state: str) -> None:
+    await put(idle)
+    database, moment = idle.app_state.database, datetime.now(UTC)
+    await database.rows(f"{HEADS[state]} where user_id = $1", PERSON, moment)
+    now, unknown, seen = moment.timestamp(), UUID(int=1), set()
+    for issued in (None, now - 30.001, now - 30, now - 29, now - 0.000_001, now, now + 0.000_001, now + 60, now + 7200):
+        user = UserCaller(PERSON, 0, issued)
+        refused = await said(inbox.page(database, user, unread=False, limit=1))
+        seen.add(refused == "")
+        marks = inbox.read(database, user, unknown), inbox.unread(database, user, unknown)
+        for call in (*marks, inbox.delete(database, user, unknown), inbox.one(database, user, unknown)):
+            assert await said(call) == (refused or "not found"), issued
+        for call in (inbox.read_all(database, user), inbox.read_some(database, user, [unknown])):
+            assert await said(call) == refused, issued
+    assert seen == ({False} if state == "inactive" else {True} if "clock" in state else {True, False})
+
+
+async def said(call: Awaitable[object]) -> str:
+    """Return why a call was refused."""
+    try:
+        await call
+    except Unauthenticated as error:
+        return str(error)
+    except NotFound:
+        return "not found"
+    return ""
 
 
 async def test_stream_of_previous_user_never_shows_the_new_inbox(api: Api) -> None:

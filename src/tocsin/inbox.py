@@ -145,7 +145,7 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
     made, position = position_in(since)
     found = (await changes_since(database, {user.id: position}, limit)).get(user.id)
     if found is None or not found.admits(user.issued):
-        raise await _refusal(database, user)
+        raise _refusal(user, active=await database.value(_SQL["standing"], user.id))
     if made != found.made or not found.forgotten <= position <= found.at:
         return Changes("", found.unread, found.cursor, more=False, resync=True)
     upto = found.entries[-1].position if found.more else found.at
@@ -187,14 +187,14 @@ async def skip(database: Database, user_id: int, *, unread: bool, count: int) ->
     return OLDEST if found is None else found
 
 
-async def one(database: Database, user_id: int, id_: UUID) -> str:
-    """Return one notification as JSON. Raises `NotFound`, or `Missing` if the user deleted it."""
-    row = await database.row(_SQL["one"], user_id, id_)
-    if row is None:
+async def one(database: Database, user: UserCaller, id_: UUID) -> str:
+    """Return one notification as JSON. Raises `NotFound`, `Missing` if the user deleted it, and like `owner`."""
+    row = await _admitted(database, user, await database.row(_SQL["one"], user.id, id_))
+    data: str | None = row["data"]
+    if data is None:
         raise NotFound
-    if row["deleted"]:
+    if row["is_deleted"]:
         raise Missing
-    data: str = row["data"]
     return data
 
 
@@ -216,42 +216,42 @@ async def owner(database: Database, user: UserCaller) -> Record:
     return await _admitted(database, user, await database.row(_SQL["caller"], user.id))
 
 
-async def read(database: Database, user_id: int, id_: UUID) -> None:
+async def read(database: Database, user: UserCaller, id_: UUID) -> None:
     """Mark one notification as read; if it is read already, `read_at` stays. Raises like `one`."""
-    await _mark(database, user_id, id_, "read_one")
+    await _mark(database, user, id_, "read_one")
 
 
-async def unread(database: Database, user_id: int, id_: UUID) -> None:
+async def unread(database: Database, user: UserCaller, id_: UUID) -> None:
     """Mark one notification as unread. Raises like `one`."""
-    await _mark(database, user_id, id_, "unread_one")
+    await _mark(database, user, id_, "unread_one")
 
 
-async def delete(database: Database, user_id: int, id_: UUID) -> None:
-    """Delete one notification. Deleting it again has no effect. Raises `NotFound`."""
-    row = await _change(database, "delete_one", user_id, id_)
+async def delete(database: Database, user: UserCaller, id_: UUID) -> None:
+    """Delete one notification. Deleting it again has no effect. Raises `NotFound`, and like `owner`."""
+    row = await _change(database, "delete_one", user, id_)
     if row["is_deleted"] is None:
         raise NotFound
 
 
-async def read_all(database: Database, user_id: int, up_to: UUID | None = None) -> None:
+async def read_all(database: Database, user: UserCaller, up_to: UUID | None = None) -> None:
     """Mark all notifications as read that the inbox contained at the call, or those up to `up_to`.
 
-    Raises `Invalid` if `up_to` is not in the inbox.
+    Raises `Invalid` if `up_to` is not in the inbox, and like `owner`.
     """
     async with database.transaction() as connection:
-        last: int | None = await _lock(connection, user_id)
+        last: int | None = await _lock(connection, user)
         if up_to is not None:
-            last = await connection.fetchval(_SQL["position"], user_id, up_to)
+            last = await connection.fetchval(_SQL["position"], user.id, up_to)
             if last is None:
                 raise Invalid([field_error("up_to", "unknown", "is not in this inbox")])
-        await connection.execute(_SQL["read_all"], user_id, last)
+        await connection.execute(_SQL["read_all"], user.id, last)
 
 
-async def read_some(database: Database, user_id: int, ids: Sequence[UUID]) -> None:
-    """Mark these notifications as read. Ids that are not in the inbox are ignored."""
+async def read_some(database: Database, user: UserCaller, ids: Sequence[UUID]) -> None:
+    """Mark these notifications as read. Ids that are not in the inbox are ignored. Raises like `owner`."""
     async with database.transaction() as connection:
-        await _lock(connection, user_id)
-        await mark(connection, [(id_, user_id) for id_ in ids], "read")
+        await _lock(connection, user)
+        await mark(connection, [(id_, user.id) for id_ in ids], "read")
 
 
 async def lock(connection: Connection, user_ids: Collection[int], company_id: int | None = None) -> set[int]:
@@ -319,26 +319,26 @@ async def rebase(connection: Connection) -> None:
     await connection.execute(_SQL["rebase"])
 
 
-async def _mark(database: Database, user_id: int, id_: UUID, statement: str) -> None:
-    row = await _change(database, statement, user_id, id_)
+async def _mark(database: Database, user: UserCaller, id_: UUID, statement: str) -> None:
+    row = await _change(database, statement, user, id_)
     if row["is_deleted"] is None:
         raise NotFound
     if row["is_deleted"]:
         raise Missing
 
 
-async def _change(database: Database, statement: str, user_id: int, id_: UUID) -> Record:
-    """Change one notification by one statement, which locks the head of its inbox."""
-    [row] = await database.rows(_SQL[statement], user_id, id_)
-    if not row["is_known"]:
-        raise Unauthenticated.unknown(user_id)
+async def _change(database: Database, statement: str, user: UserCaller, id_: UUID) -> Record:
+    """Change one notification by one statement, which locks the head of its inbox if the token is for it."""
+    [row] = await database.rows(_SQL[statement], user.id, user.issued, id_)
+    if not row["is_admitted"]:
+        raise _refusal(user, active=await database.value(_SQL["standing"], user.id))
     return row
 
 
-async def _lock(connection: Connection, user_id: int) -> int:
-    row = await connection.fetchrow(_SQL["lock_own"], user_id)
+async def _lock(connection: Connection, user: UserCaller) -> int:
+    row = await connection.fetchrow(_SQL["lock_own"], user.id, user.issued)
     if row is None:
-        raise Unauthenticated.unknown(user_id)
+        raise _refusal(user, active=await connection.fetchval(_SQL["standing"], user.id))
     began: int = row["began"]
     return began
 
@@ -346,7 +346,7 @@ async def _lock(connection: Connection, user_id: int) -> int:
 async def _admitted(database: Database, user: UserCaller, row: Record | None) -> Record:
     """Return the row of the caller's head if the token is for this inbox. Raises like `owner`."""
     if row is None or not _admits(user.issued, row["made_at"], row["tokens_from"]):
-        raise await _refusal(database, user)
+        raise _refusal(user, active=await database.value(_SQL["standing"], user.id))
     return row
 
 
@@ -357,8 +357,8 @@ def _admits(issued: float | None, made_at: datetime, tokens_from: datetime | Non
     return issued is None or issued >= since or since > time.time()  # the clock was put back since then
 
 
-async def _refusal(database: Database, user: UserCaller) -> Unauthenticated:
-    active = await database.value(_SQL["standing"], user.id)
+def _refusal(user: UserCaller, *, active: bool | None) -> Unauthenticated:
+    """Return why the caller's inbox is refused: its user does not exist, is inactive, or is another one of this id."""
     if active is None:
         return Unauthenticated.unknown(user.id)
     if not active:

@@ -161,9 +161,9 @@ async def list_links(user: User, app_state: State, ids: ListedIds) -> Links:
 
 
 @routes.get("/notifications/{notification_id}", response_model=Notification, responses=problems(NotFound, Missing))
-async def get_notification(user: User, app_state: State, notification_id: NotificationId) -> Response:
+async def get_notification(user: AnyUser, app_state: State, notification_id: NotificationId) -> Response:
     """Get a notification."""
-    found = await inbox.one(app_state.database, user.id, notification_id)
+    found = await inbox.one(app_state.database, user, notification_id)
     return Response(found, media_type="application/json")
 
 
@@ -182,36 +182,36 @@ async def mark_all_read(user: User, app_state: State, body: Marks = OPTIONAL) ->
     notification to mark, `ids` are single notifications; ids that are not in the inbox are ignored.
     """
     if body.ids is None:
-        await inbox.read_all(app_state.database, user.id, body.up_to)
+        await inbox.read_all(app_state.database, user, body.up_to)
     else:
-        await inbox.read_some(app_state.database, user.id, body.ids)
+        await inbox.read_some(app_state.database, user, body.ids)
     app_state.pubsub.publish_changes([user.id])
 
 
 @routes.put("/notifications/{notification_id}/read", status_code=204, responses=problems(NotFound, Missing))
-async def mark_read(user: User, app_state: State, notification_id: NotificationId) -> None:
+async def mark_read(user: AnyUser, app_state: State, notification_id: NotificationId) -> None:
     """Mark a notification as read.
 
     If it is already read, `read_at` does not change.
     """
-    await inbox.read(app_state.database, user.id, notification_id)
+    await inbox.read(app_state.database, user, notification_id)
     app_state.pubsub.publish_changes([user.id])
 
 
 @routes.put("/notifications/{notification_id}/unread", status_code=204, responses=problems(NotFound, Missing))
-async def mark_unread(user: User, app_state: State, notification_id: NotificationId) -> None:
+async def mark_unread(user: AnyUser, app_state: State, notification_id: NotificationId) -> None:
     """Mark a notification as unread."""
-    await inbox.unread(app_state.database, user.id, notification_id)
+    await inbox.unread(app_state.database, user, notification_id)
     app_state.pubsub.publish_changes([user.id])
 
 
 @routes.delete("/notifications/{notification_id}", status_code=204, responses=problems(NotFound))
-async def delete_notification(user: User, app_state: State, notification_id: NotificationId) -> None:
+async def delete_notification(user: AnyUser, app_state: State, notification_id: NotificationId) -> None:
     """Delete a notification.
 
     All other requests for it then return 410.
     """
-    await inbox.delete(app_state.database, user.id, notification_id)
+    await inbox.delete(app_state.database, user, notification_id)
     app_state.pubsub.publish_changes([user.id])
 
 

@@ -128,10 +128,12 @@ select array(select user_id from retired) as retired,
 select user_id, position as at, made_at, tokens_from, unread from heads where user_id = any($1::int[]) and active
 
 -- name: one
-select i.deleted_at is not null as deleted, notification(c.body, i.read_at, i.created_at) as data
-from inbox i
+select h.made_at, h.tokens_from, i.deleted_at is not null as is_deleted,
+       case when i.user_id is not null then notification(c.body, i.read_at, i.created_at) end as data
+from heads h
+left join inbox i on i.user_id = h.user_id and i.event_id = $2
 left join contents c on c.event_id = i.event_id and c.language = i.language
-where i.user_id = $1 and i.event_id = $2
+where h.user_id = $1 and h.active
 
 -- name: links
 -- The values for the links of these notifications of a caller, without deleted ones.
@@ -174,7 +176,7 @@ with
 ,
 marked as (
     update inbox set read_at = clock_timestamp()
-    where user_id = $1 and event_id = $2 and deleted_at is null and read_at is null and exists (select from own)
+    where user_id = $1 and event_id = $3 and deleted_at is null and read_at is null and exists (select from own)
     returning event_id
 ),
 head as (
@@ -184,10 +186,10 @@ head as (
 ),
 change as (
     insert into changes (user_id, position, change, event_ids)
-    select $1, head.position, 'read', array[$2::uuid] from head
+    select $1, head.position, 'read', array[$3::uuid] from head
 )
-select exists (select from own) as is_known,
-       (select deleted_at is not null from inbox where user_id = $1 and event_id = $2) as is_deleted
+select exists (select from own) as is_admitted,
+       (select deleted_at is not null from inbox where user_id = $1 and event_id = $3) as is_deleted
 
 -- name: unread_one
 with
@@ -195,7 +197,7 @@ with
 ,
 marked as (
     update inbox set read_at = null
-    where user_id = $1 and event_id = $2 and deleted_at is null and read_at is not null and exists (select from own)
+    where user_id = $1 and event_id = $3 and deleted_at is null and read_at is not null and exists (select from own)
     returning event_id
 ),
 head as (
@@ -205,10 +207,10 @@ head as (
 ),
 change as (
     insert into changes (user_id, position, change, event_ids)
-    select $1, head.position, 'unread', array[$2::uuid] from head
+    select $1, head.position, 'unread', array[$3::uuid] from head
 )
-select exists (select from own) as is_known,
-       (select deleted_at is not null from inbox where user_id = $1 and event_id = $2) as is_deleted
+select exists (select from own) as is_admitted,
+       (select deleted_at is not null from inbox where user_id = $1 and event_id = $3) as is_deleted
 
 -- name: delete_one
 with
@@ -216,7 +218,7 @@ with
 ,
 gone as (
     update inbox set deleted_at = clock_timestamp()
-    where user_id = $1 and event_id = $2 and deleted_at is null and exists (select from own)
+    where user_id = $1 and event_id = $3 and deleted_at is null and exists (select from own)
     returning (read_at is null)::int as unread
 ),
 head as (
@@ -227,10 +229,10 @@ head as (
 ),
 change as (
     insert into changes (user_id, position, change, event_ids)
-    select $1, head.position, 'deleted', array[$2::uuid] from head
+    select $1, head.position, 'deleted', array[$3::uuid] from head
 )
-select exists (select from own) as is_known,
-       (select deleted_at is not null from inbox where user_id = $1 and event_id = $2) as is_deleted
+select exists (select from own) as is_admitted,
+       (select deleted_at is not null from inbox where user_id = $1 and event_id = $3) as is_deleted
 
 -- name: read_all
 -- Run after `lock_own`, so that it sees all changes before the lock: clients replay it in its place among them.

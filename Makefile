@@ -88,6 +88,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 
 lock: $(UV) ## update the lock files to the newest versions that pyproject.toml and the requirements.in files allow
 	$(COMPILE) --group dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) bench/peers/requirements.in --output-file bench/peers/requirements.lock
 	$(COMPILE) docs/requirements.in --output-file docs/requirements.lock
 	$(COMPILE) tests/repository/django/requirements.in --output-file tests/repository/django/requirements.lock
 

@@ -25,7 +25,19 @@ PAGE, CHART = ROOT / "docs/benchmarks.md", ROOT / "docs/assets/benchmarks.svg"
 
 NAMES = (
     *("list_page", "limits", "list_deep", "post_event", "batch", "unchanged", "read_all", "imports", "team", "visible"),
-    *("memory", "start", "streams", "transport", "push", "handed_over", "everybody", "fanout_devices", "inbox_page"),
+    *(
+        "memory",
+        "start",
+        "streams",
+        "transport",
+        "push",
+        "handed_over",
+        "everybody",
+        "fanout_devices",
+        "inbox_page",
+        "mark_one",
+        "peers",
+    ),
 )
 
 PAGE_TEXT = """# What was measured
@@ -64,11 +76,15 @@ def run(name: str, *arguments: str) -> list[Claim]:
 def page_of(found: Found, about: Sequence[str]) -> str:
     """Return the page."""
     rows = [
-        f"| [{name}](../bench/{name}.py) | {' | '.join(cell.strip() for cell in claim.cells())} |"
+        f"| [{name}](../bench/{_file(name)}) | {' | '.join(cell.strip() for cell in claim.cells())} |"
         for name, claims in found.items()
         for claim in claims
     ]
     return PAGE_TEXT.format(about="\n".join(f"- {line}" for line in about), rows="\n".join(rows))
+
+
+def _file(name: str) -> str:
+    return f"{name}.py" if (ROOT / f"bench/{name}.py").exists() else name
 
 
 def chart_of(found: Found) -> str:

@@ -11,6 +11,7 @@ from tests.support.database import everything
 from tests.support.events import custom, in_future
 from tests.support.service import Api
 from tests.support.waiting import reaches
+from tests.support.workers import work
 from tocsin import directory
 from tocsin.errors import Problem
 from tocsin.jobs import Job
@@ -86,8 +87,6 @@ async def test_event_waiting_for_an_erased_user_is_dropped_and_counted(idle: Api
     await made(idle)
     id_ = (await idle.as_service("POST", "/events", json=custom(1, PERSON))).json()["id"]
     assert (await idle.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 204
-    from tests.support.workers import work
-
     await work(idle)
     state = (await idle.as_service("GET", f"/events/{id_}")).json()
     assert (state["recipients"], state["dropped"]) == (1, 1)
@@ -134,6 +133,19 @@ async def test_reused_id_gets_no_earlier_event_despite_clock_changes(api: Api) -
     assert await api.ids(PERSON) == []
 
 
+@pytest.mark.parametrize(("after", "is_reached"), [(-1, True), (0, True), (1, False)])
+async def test_event_of_an_earlier_release_reaches_users_who_were_not_created_after_it(
+    idle: Api, after: int, *, is_reached: bool
+) -> None:
+    await idle.people(1)
+    id_ = (await idle.as_service("POST", "/events", json=custom(1))).json()["id"]
+    await idle.app_state.database.value(
+        "update events set generation = null, accepted_at = made_at - $1 * interval '1 microsecond' from heads", after
+    )
+    await work(idle)
+    assert await idle.ids(1) == ([id_] if is_reached else [])
+
+
 async def test_reposted_event_after_erasure_answers_as_before(api: Api) -> None:
     await made(api)
     event = {**custom(), "notify": {"users": [1, PERSON], "unknown": "skip"}, "id": str(uuid4())}
@@ -165,7 +177,6 @@ async def test_erasure_is_idempotent(idle: Api, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(directory, "EVENTS_BATCH_SIZE", 2)
     await made(idle)
     ids = [(await idle.as_service("POST", "/events", json=custom(PERSON, 1))).json()["id"] for _ in range(5)]
-    from tests.support.workers import work
     from tocsin import jobs
     from tocsin.ids import new_id
 

@@ -33,7 +33,7 @@ accepted as (
            case when has_unknown then array(select unnest(teams) except select unnest(unknown_teams)) else teams end,
            excepted, data, params, subjects, key, digest,
            case when skips then unknown_users end, case when skips then unknown_teams end,
-           (select coalesce(max(current), 0) from generations where generations.id = 1)
+           coalesce((select current from generations where generations.id = 1), 0)
     from draft
     where data is not null and (skips or not has_unknown)
     order by id

@@ -210,6 +210,16 @@ async def test_first_event_in_a_language_waits_in_the_queue_and_the_next_does_no
     assert await prompt.app_state.database.value("select count(*) from contents where event_id = $1", both) == 2
 
 
+async def test_languages_of_inactive_users_are_not_rendered_in_advance(prompt: Api) -> None:
+    await prompt.people(1)
+    await prompt.people(2, locale="da-DK", active=False)
+    await accepted(prompt, 1, 2)
+    assert await queued(prompt) == 0
+    at_once = prompt.app_state.intake.at_once
+    assert at_once
+    assert list(at_once._recent) == ["en"]  # noqa: SLF001 - what is rendered
+
+
 def test_few_languages_are_rendered_in_advance(catalogue: Catalogue) -> None:
     at_once = AtOnce(catalogue)
     for number in range(20):

@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.events import accepted, custom
-from tests.support.pushes import register
+from tests.support.events import accepted, custom, post
+from tests.support.pushes import ANDROID, register
 from tests.support.service import Api
 from tocsin import fanout, inbox, jobs
 from tocsin.db.pool import Connection
@@ -190,6 +190,53 @@ async def test_dispatcher_is_woken_only_if_there_is_a_push(idle: Api) -> None:
     await accepted(idle, 1)
     await deliver(idle, worker, await claim(idle, worker))
     assert await idle.app_state.database.value("select count(*) from deliveries") == 1
+
+
+async def test_each_device_in_one_of_the_lanes_gets_a_push(idle: Api) -> None:
+    await populate(idle, 1)
+    for token, more in (("ab" * 32, {}), ("cd" * 32, {"environment": "sandbox"}), (ANDROID, {"type": "Android"})):
+        await register(idle, 1, token, **more)
+    await accepted(idle, 1)
+    lanes, worker = ["apns/default", "fcm/default", "web/default"], new_id()
+    await deliver(idle, worker, await claim(idle, worker), Pushes(lanes, lambda: None))
+    found = await idle.app_state.database.rows("select lane from deliveries order by lane")
+    assert [row["lane"] for row in found] == lanes[:2]
+
+
+async def test_event_that_reaches_no_inbox_is_recorded_with_the_number_of_those_it_missed(idle: Api) -> None:
+    await populate(idle, 2)
+    await idle.people(3, active=False)
+    await idle.team(8)
+    moved = {**custom(2), "notify": {"users": [2], "except": [2]}}
+    events = [
+        await accepted(idle, teams=[8]),
+        await accepted(idle, 3),
+        await accepted(idle, 1, **{"except": [1]}),
+        UUID((await post(idle, moved, company_id=1)).json()["id"]),
+    ]
+    await idle.people(2, company_id=2)
+    worker = new_id()
+    assert await deliver(idle, worker, await claim(idle, worker)) == Done(events, set())
+    rows = await idle.app_state.database.rows("select event_id, user_ids, reached, dropped from recipients")
+    assert {row["event_id"]: tuple(row)[1:] for row in rows} == dict(
+        zip(events, [([], 0, dropped) for dropped in (0, 1, 0, 0)], strict=True)
+    )
+
+
+@pytest.mark.parametrize("languages", [["en", "pt", "pt-BR"], ["en", "pt-BR", "pt"]])
+async def test_language_is_the_most_specific_of_the_locale_or_the_first(idle: Api, languages: list[str]) -> None:
+    locales = {"pt-BR": "pt-BR", "pt_br": "pt-BR", "PT-PT": "pt", "pt": "pt", "ptx": "en", "de-AT": "en"}
+    await populate(idle, len(locales))
+    database = idle.app_state.database
+    await database.value(
+        "update heads set locale = l.locale from unnest($1::text[]) with ordinality l (locale, id) where user_id = id",
+        list(locales),
+    )
+    event = await accepted(idle, teams=[7])
+    async with database.transaction() as connection:
+        await inbox.enter(connection, [(event, 0, MAX_ID)], languages, [], is_bulk=False)
+    rows = await database.rows("select locale, language from inbox join heads using (user_id)")
+    assert {row["locale"]: row["language"] for row in rows} == locales
 
 
 async def test_step_without_the_lease_delivers_nothing(idle: Api) -> None:

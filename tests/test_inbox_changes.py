@@ -13,6 +13,7 @@ from tests.support.kinds import ORDER, OURS, folder_of
 from tests.support.service import Api, serving
 from tests.support.waiting import reaches
 from tocsin import inbox
+from tocsin.auth.claims import UserCaller
 from tocsin.catalogue import Catalogue
 
 
@@ -162,6 +163,14 @@ async def test_changes_are_paginated_without_gaps_or_repeats(api: Api) -> None:
         mark, more = answer["cursor"], answer["more"]
     assert sizes == [500, 500, 220]
     assert events == [("notification", id_) for id_ in ids] + [("read", id_) for id_ in ids[:20]]
+
+
+@pytest.mark.parametrize(("limit", "more"), [(1, True), (2, True), (3, False), (4, False)])
+async def test_changes_say_whether_others_follow(api: Api, limit: int, *, more: bool) -> None:
+    await filled(api, 3)
+    made, _ = inbox.position_in(await cursor(api))
+    found = await inbox.changes(api.app_state.database, UserCaller(1, 2**31), inbox.cursor_of(made, 0), limit)
+    assert (found.more, found.cursor) == (more, inbox.cursor_of(made, min(limit, 3)))
 
 
 async def test_invalid_or_expired_cursor_requires_resync(api: Api) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -17,7 +18,7 @@ from tests.support.tokens import signed
 from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import work
 from tocsin import inbox
-from tocsin.auth.claims import UserCaller
+from tocsin.auth.claims import CLOCK_SKEW, UserCaller
 from tocsin.auth.minting import mint_user
 from tocsin.errors import NotFound, Unauthenticated
 from tocsin.streams import Stream
@@ -88,6 +89,29 @@ class TestTokens:
             assert await words(api, former, **{"If-None-Match": tag}) == (401, CREATED)
             assert await words(api, token(None)) == (401, WITHOUT_IAT)
             assert await words(api, token(time.time() + 1)) == OPEN
+
+    @pytest.mark.parametrize(("after", "is_admitted"), [(-0.25, False), (0, True)])
+    async def test_token_may_be_30_seconds_older_than_its_user_for_clocks_that_differ(
+        self, idle: Api, after: float, *, is_admitted: bool
+    ) -> None:
+        assert CLOCK_SKEW == 30
+        await put(idle)
+        database = idle.app_state.database
+        created = datetime(2026, 1, 2, 3, 4, 5, 500_000, UTC)
+        await database.value("update heads set made_at = $1", created)
+        caller = UserCaller(PERSON, 2**31, created.timestamp() - CLOCK_SKEW + after)
+        for call in (lambda: inbox.owner(database, caller), lambda: inbox.changes(database, caller, "0-0")):
+            with nullcontext() if is_admitted else pytest.raises(Unauthenticated, match="issued before"):
+                await call()
+
+    async def test_refusal_says_that_the_token_is_invalid(self, idle: Api) -> None:
+        await put(idle)
+        await erase(idle)
+        await put(idle)
+        for issued, message in ((None, WITHOUT_IAT), (1, CREATED)):
+            answer = await idle.call("GET", "/notifications", token(issued))
+            assert answer.json()["errors"][0]["message"] == message
+            assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
     async def test_tokens_of_the_new_user_are_accepted_immediately(self, api: Api) -> None:
         for _ in range(3):

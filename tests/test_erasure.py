@@ -134,7 +134,7 @@ async def test_reused_id_gets_no_earlier_event_despite_clock_changes(api: Api) -
 
 
 @pytest.mark.parametrize(("after", "is_reached"), [(-1, True), (0, True), (1, False)])
-async def test_event_of_an_earlier_release_reaches_users_who_were_not_created_after_it(
+async def test_event_of_an_earlier_release_skips_users_who_were_created_later(
     idle: Api, after: int, *, is_reached: bool
 ) -> None:
     await idle.people(1)

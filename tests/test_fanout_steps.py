@@ -203,7 +203,7 @@ async def test_each_device_in_one_of_the_lanes_gets_a_push(idle: Api) -> None:
     assert [row["lane"] for row in found] == lanes[:2]
 
 
-async def test_event_that_reaches_no_inbox_is_recorded_with_the_number_of_those_it_missed(idle: Api) -> None:
+async def test_event_that_reaches_no_inbox_is_recorded_with_its_dropped_recipients(idle: Api) -> None:
     await populate(idle, 2)
     await idle.people(3, active=False)
     await idle.team(8)

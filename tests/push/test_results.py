@@ -420,7 +420,7 @@ class TestSecondTry:
         return key
 
     def sent(self, results: Results) -> tuple[list[str], list[str]]:
-        """Return the tokens to which the lane and its twin sent the push."""
+        """Return the tokens to which the two lanes sent the push."""
         return [sent.url for sent in results.lane.transport.sent], [sent.url for sent in results.twin.transport.sent]  # type: ignore[attr-defined]
 
     async def test_address_that_was_reached_is_recorded(self, results: Results) -> None:

@@ -1,6 +1,7 @@
 """Pushes per second of processor time, to nghttpd on the loopback, against a bare loop of curl and h2load."""
 
 import asyncio
+import itertools
 import json
 import re
 import resource
@@ -10,7 +11,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,12 +50,12 @@ async def main() -> None:
     async with _server() as (folder, port):
         url = f"https://localhost:{port}"
         apns, fcm, web_push = _apns(folder, url), await _fcm(folder, url), WebPush([_vapid()], [url])
-        phone, android, browser = _phone(), _android(), _browser(url)
+        phones, androids, browsers = (_pushes(each) for each in (_phone(), _android(), _browser(url)))
 
         async def one_round() -> dict[str, float]:
-            whole, thread = await _sent(folder, url, seconds, lambda: apns.request(_push(phone)))
-            to_fcm, _ = await _sent(folder, url, seconds, lambda: fcm.request(_push(android)))
-            encrypted, _ = await _sent(folder, url, seconds, lambda: web_push.request(_push(browser)))
+            whole, thread = await _sent(folder, url, seconds, lambda: apns.request(next(phones)))
+            to_fcm, _ = await _sent(folder, url, seconds, lambda: fcm.request(next(androids)))
+            encrypted, _ = await _sent(folder, url, seconds, lambda: web_push.request(next(browsers)))
             bare = await asyncio.to_thread(_bare, folder, f"{url}/3/device/{TOKEN}", seconds)
             h2load = await _h2load(url, seconds)
             return {
@@ -243,8 +244,9 @@ def _vapid() -> Vapid:
     return Vapid(ec.generate_private_key(ec.SECP256R1()), "mailto:push@example.com")
 
 
-def _push(address: Address) -> Push:
-    return Push(uuid4(), address, 3, EXPIRES, WORDS)
+def _pushes(address: Address) -> Iterator[Push]:
+    """Yield pushes of different events, again and again: they come from the database, not from this process."""
+    return itertools.cycle([Push(uuid4(), address, 3, EXPIRES, WORDS) for _ in range(1_000)])
 
 
 def _phone() -> Address:

@@ -331,7 +331,7 @@ async def _store(
     arguments = (*map(list, zip(*rows, strict=True)), len(rows))
     if at_once and contents:
         words = map(list, zip(*contents, strict=True))
-        entering = (*words, at_once.languages, at_once.lanes, batch is not None)
+        entering = (*words, at_once.languages, at_once.lanes, batch is not None, DIRECT_MAX_RECIPIENTS)
         found = await connection.fetch(_SQL["accept_at_once"], *arguments, *entering)
         entered = _entered(found, len(drafts), at_once, time.monotonic() - began)
     else:

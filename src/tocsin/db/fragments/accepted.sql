@@ -3,7 +3,16 @@
 -- microseconds apart and before now. They are inserted in the order of their ids, so that two sessions never wait for each
 -- other. The limit is the number of events. It shows the planner that they are few, so that it keeps its plan.
 draft as materialized (
-    select given.*, unknown_users <> '{}' or unknown_teams <> '{}' as has_unknown
+    select given.*, unknown_users <> '{}' or unknown_teams <> '{}' as has_unknown,
+           case
+               when unknown_users = '{}' then users
+               else array(select id from unnest(users) as named (id) where id not in (select unnest(unknown_users)))
+           end as known_users,
+           case
+               when unknown_teams = '{}' then teams
+               else array(select id from unnest(teams) as named (id) where id not in (select unnest(unknown_teams)))
+           end as known_teams,
+           coalesce((select current from generations where generations.id = 1), 0) as generation
     from (
         select d.ordinal::int as ordinal, d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users,
                d.teams::int[] as teams, d.excepted::int[] as excepted, d.data, d.params, d.subjects::text[] as subjects,
@@ -28,17 +37,13 @@ accepted as (
             id, service, company_id, kind, actor, users, teams, excepted, data, params, subjects, key, digest,
             skipped_users, skipped_teams, generation
         )
-    select id, service, company_id, kind, actor,
-           case when has_unknown then array(select unnest(users) except select unnest(unknown_users)) else users end,
-           case when has_unknown then array(select unnest(teams) except select unnest(unknown_teams)) else teams end,
-           excepted, data, params, subjects, key, digest,
-           case when skips then unknown_users end, case when skips then unknown_teams end,
-           coalesce((select current from generations where generations.id = 1), 0)
+    select id, service, company_id, kind, actor, known_users, known_teams, excepted, data, params, subjects, key, digest,
+           case when skips then unknown_users end, case when skips then unknown_teams end, generation
     from draft
     where data is not null and (skips or not has_unknown)
     order by id
     on conflict (id) do nothing
-    returning id, company_id, actor, users, teams, excepted, subjects, accepted_at, generation
+    returning id, subjects
 ),
 about as (
     insert into subjects (subject, event_id) select unnest(subjects), id from accepted

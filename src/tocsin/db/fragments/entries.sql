@@ -33,11 +33,12 @@ got as materialized (
     group by ordinal
 ),
 result as materialized (
-    select p.event_id, p.after_user, coalesce(got.user_ids, '{}') as user_ids, coalesce(got.team_ids, '{}') as team_ids,
+    -- Full joins, because they are made by a hash or by sorting, and a left join would compare each with each.
+    select ordinal, p.event_id, p.after_user, coalesce(got.user_ids, '{}') as user_ids, coalesce(got.team_ids, '{}') as team_ids,
            coalesce(meant.n, 0) as meant, got.languages
     from piece p
-    left join meant using (ordinal)
-    left join got using (ordinal)
+    full join meant using (ordinal)
+    full join got using (ordinal)
 ),
 noted as (
     insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)

@@ -1,4 +1,4 @@
--- The users of each of the events `candidate`, once for each way in which the event reaches them.
+-- The users whom each of the events `candidate` reaches.
 found as (
     -- A user who got the id of an erased user or moved to another company since is not the user who was named. The
     -- negative id matches no head, so that the recipient is counted as dropped. Scalar sub-queries look up each user by
@@ -36,4 +36,11 @@ found as (
     cross join unnest(p.excepted) as left_out (user_id)
     cross join unnest('{1,-1}'::int[]) as sign
     where left_out.user_id > p.after_user and left_out.user_id <= p.up_to
+),
+@into as materialized (
+    -- each user once: excluded (-1) takes precedence over named (0), and named over a team
+    select ordinal, user_id, min(team_id) as team_id
+    from found
+    group by ordinal, user_id
+    having min(team_id) >= 0
 ),

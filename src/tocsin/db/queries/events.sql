@@ -20,31 +20,32 @@ from outcome
 where has_unknown or not is_stored
 
 -- name: accept_at_once
--- The same, but those of the events with content ($20..$22) that reach at most 100 users, whose heads no other session has
+-- The same, but those of the events with content ($20..$22) that reach at most $26 users, whose heads no other session has
 -- locked, are delivered and get no job, if their content is given in all languages of their recipients; with $25, all of
 -- the events or none. Waiting for a head would delay the events of other callers. Returns the events with content, too.
+--
+-- Lists are not joined but looked up in a hash, as `in` does that is not a condition by itself: the planner expects every
+-- list to be short, and would compare each row of one list with each row of another.
 with
 -- include: accepted
+stored as materialized (
+    select ordinal, id, company_id, actor, known_users, known_teams, excepted, generation, batch, due_at, cost, unknown_users,
+           unknown_teams, has_unknown, id in (select id from accepted) as is_stored,
+           ordinal in (select unnest($20::int[])) as has_content
+    from draft
+),
 candidate as materialized (
-    select d.ordinal, 0 as after_user, 2147483647 as up_to, a.id as event_id, a.users, a.teams, a.actor, a.excepted,
-           a.company_id, a.accepted_at, a.generation
-    from accepted a
-    join draft d using (id)
-    where d.ordinal in (select unnest($20::int[]))
+    select ordinal, 0 as after_user, 2147483647 as up_to, id as event_id, known_users as users, known_teams as teams, actor,
+           excepted, company_id, generation, null::timestamptz as accepted_at
+    from stored
+    where is_stored and has_content
       and not exists (
           select
-          from unnest(a.teams) as t (team_id)
-          cross join lateral (select m.user_id from members m where m.team_id = t.team_id offset 100 limit 1) further
+          from unnest(known_teams) as t (team_id)
+          cross join lateral (select m.user_id from members m where m.team_id = t.team_id offset $26::int limit 1) further
       )
 ),
--- include: found
-reached as materialized (
-    -- as in `enter`
-    select ordinal, user_id, min(team_id) as team_id
-    from found
-    group by ordinal, user_id
-    having min(team_id) >= 0
-),
+-- include: found(into=reached)
 free as materialized (
     select h.user_id, h.locale, h.active
     from (select distinct user_id from reached order by user_id) r
@@ -54,25 +55,25 @@ free as materialized (
 ),
 speaker as (select locale from free where active),
 -- include: spoken(languages=$23)
+served as (
+    select user_id
+    from free
+    where not active or (select languages from spoken) ->> locale in (select unnest($21::text[]))
+),
 ready as materialized (
     select ordinal
-    from (
-        select r.ordinal, count(*) as n,
-               bool_or(r.user_id > 0 and f.user_id is null) as is_locked,
-               bool_or(f.active and not (select languages from spoken) ->> f.locale = any($21::text[])) as is_unsaid
-        from reached r
-        left join free f using (user_id)
-        group by r.ordinal
-    ) event
-    where n <= 100 and not is_locked and is_unsaid is not true
+    from reached
+    group by ordinal
+    having count(*) <= $26 and bool_and(user_id < 0 or user_id in (select user_id from served))
 ),
 piece as materialized (
     select *
     from candidate
-    where ordinal in (select ordinal from ready) and (not $25::bool or (select count(*) from ready) = $19)
+    where (ordinal in (select ordinal from ready)) is true
+      and (not $25::bool or (select count(*) from ready) = $19)
 ),
 recipient as materialized (
-    select * from reached where ordinal in (select ordinal from piece)
+    select * from reached where (ordinal in (select ordinal from piece)) is true
 ),
 -- include: head
 -- include: entries(lanes=$24, is_bulk=false)
@@ -85,11 +86,9 @@ said as (
     where content.language = any(got.languages)
 ),
 outcome as materialized (
-    select d.id, d.batch, d.due_at, d.cost, d.unknown_users, d.unknown_teams, d.has_unknown,
-           d.ordinal in (select unnest($20::int[])) as is_few, a.id is not null as is_stored, p.user_ids
-    from draft d
-    left join accepted a using (id)
-    left join result p on p.event_id = d.id
+    select stored.*, result.user_ids
+    from stored
+    full join result using (ordinal)
 ),
 job as (
     insert into jobs (id, task, lane, due_at, batch, wanted_at, cost)
@@ -100,7 +99,7 @@ job as (
 select id, is_stored, unknown_users, unknown_teams, user_ids, exists (select from pushed) as is_pushed,
        (select languages from spoken) as languages
 from outcome
-where has_unknown or not is_stored or is_few
+where has_unknown or not is_stored or has_content
 
 -- name: posted
 -- The callers, digests and skipped recipients of the events with these ids.

@@ -445,14 +445,7 @@ with candidate as materialized (
     ) p
     join events e on e.id = p.event_id
 ),
--- include: found
-recipient as materialized (
-    -- each user once: excluded (-1) takes precedence over named (0), and named over a team
-    select ordinal, user_id, min(team_id) as team_id
-    from found
-    group by ordinal, user_id
-    having min(team_id) >= 0
-),
+-- include: found(into=recipient)
 -- include: head
 speaker as (select locale from head),
 -- include: spoken(languages=$4)

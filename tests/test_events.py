@@ -302,7 +302,7 @@ async def test_two_cancellations_at_once_both_succeed(idle: Api, dba: Connection
     id_ = (await post(idle, custom(1))).json()["id"]
 
     async with dba.transaction():
-        assert await dba.fetchval(queries("events")["cancel"], UUID(id_), None)
+        assert await dba.fetchval(queries("cancellation")["cancel"], UUID(id_), None)
         second = asyncio.create_task(idle.as_service("DELETE", f"/events/{id_}"))
         await until(lambda: blocked(dba))
     assert (await second).status_code == 204

@@ -1,13 +1,13 @@
 """The status of events: their state, their recipients, and why a user was or was not notified."""
 
 import time
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from tocsin.db.pool import Database, Record, queries
 from tocsin.errors import NotFound
-from tocsin.events import Viewer
 from tocsin.notifications import time_of
 from tocsin.pubsub import PubSub, wait
 from tocsin.push import deliveries
@@ -20,6 +20,14 @@ WAITING = frozenset({"queued", "later", "held"})
 
 _POLL_INTERVAL = 0.25
 _SQL = queries("event_status")
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """A caller that reads events: only those of a service and of a company, or of all if None."""
+
+    service: str | None = None
+    company_id: int | None = None
 
 
 async def state(database: Database, pubsub: PubSub, id_: UUID, reader: Viewer, *, seconds: float = 0) -> dict[str, Any]:

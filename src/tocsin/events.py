@@ -1,4 +1,4 @@
-"""Events: accept, replace and cancel them.
+"""Events: accept and store them.
 
 One statement stores an event, its subjects and its job, in one transaction: the event is durable before it is accepted.
 """
@@ -20,11 +20,12 @@ from tocsin.at_once import MAX_EVENTS as MAX_EVENTS_AT_ONCE
 from tocsin.at_once import AtOnce
 from tocsin.audit import Actor
 from tocsin.batches import Batches
+from tocsin.cancellation import ANY_COMPANY, replace
 from tocsin.catalogue import Checked
 from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Connection, Database, Record, queries
 from tocsin.directory import UnknownRecipients, people
 from tocsin.disk_guard import DiskGuard
-from tocsin.errors import FieldError, IdReused, Invalid, Locked, NotFound, Overrun, Problem, TooLate, Unavailable
+from tocsin.errors import FieldError, IdReused, Invalid, Locked, Overrun, Problem, Unavailable
 from tocsin.ids import new_id
 from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
@@ -44,9 +45,6 @@ MAX_IDS_PER_BATCH = 20_000
 
 MAX_COUNTED_MEMBERS = 100_000
 """Maximum memberships that are read to count the recipients of an event."""
-
-ANY_COMPANY = 0
-"""The company in the keys of a service that is not bound to a company."""
 
 Users = Mapping[tuple[int | None, int], Mapping[str, Any]]
 """User objects of notifications, by the company of the caller and the user's id."""
@@ -136,14 +134,6 @@ class Entered:
     is_pushed: bool = False
     is_queued: bool = True
     took: Sequence[float] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Viewer:
-    """A caller that reads events: only those of a service and of a company, or of all if None."""
-
-    service: str | None = None
-    company_id: int | None = None
 
 
 class Intake:
@@ -280,37 +270,6 @@ async def count_of_recipients(database: Database, draft: Draft, most: int) -> in
     return count
 
 
-async def cancel(  # noqa: PLR0913, PLR0917 - what to cancel, and for whom
-    database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, actor: Actor, operator: str | None = None
-) -> None:
-    """Cancel an event. No further recipients are notified. Raises `NotFound`, and `TooLate` if it was delivered.
-
-    The status of the event names the `operator`, unless the operator posted it.
-    """
-    async with database.transaction() as connection:
-        event = await connection.fetchrow(_SQL["owned"], id_, owner.service, owner.company_id)
-        if event is None:
-            raise NotFound
-        await _cancel(connection, event, actor, None if event["service"] == operator else operator)
-    _publish_settled(pubsub)
-
-
-async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Viewer, actor: Actor) -> None:
-    """Cancel the event that a service's key names; raises like `cancel`."""
-    async with database.transaction() as connection:
-        id_ = await connection.fetchval(_SQL["key"], owner.service, owner.company_id or ANY_COMPANY, key)
-        event = id_ and await connection.fetchrow(_SQL["owned"], id_, None, None)
-        if event is None:
-            raise NotFound
-        await _cancel(connection, event, actor)
-    _publish_settled(pubsub)
-
-
-async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Cancel those of these events that are not completely delivered."""
-    await connection.execute(_SQL["replace"], ids, [None] * len(ids))
-
-
 async def _store(
     connection: Connection, drafts: Mapping[UUID, Draft], at_once: AtOnce | None, batch: UUID | None = None
 ) -> tuple[dict[UUID, Outcome], Entered]:
@@ -444,7 +403,7 @@ async def _name_keys(
     pairs = [(old, new) for old, new in replaced.items() if old != new]
     if pairs:
         await connection.execute(_SQL["name_keys"], *_owner(drafts), list(keys), list(keys.values()))
-        await connection.execute(_SQL["replace"], *map(list, zip(*pairs, strict=True)))
+        await replace(connection, pairs)
 
 
 def _owner(drafts: Mapping[UUID, Draft]) -> tuple[str | None, int]:
@@ -460,21 +419,6 @@ async def _record(connection: Connection, drafts: Mapping[UUID, Draft], stored: 
         if draft.actor:
             details = {"users": len(draft.users), "teams": len(draft.teams), "recipients": draft.recipients}
             await audit.record(connection, draft.actor, "custom_sent", f"event:{id_}", draft.company_id, **details)
-
-
-async def _cancel(connection: Connection, event: Record, actor: Actor, operator: str | None = None) -> None:
-    is_new = await connection.fetchval(_SQL["cancel"], event["id"], operator)
-    if is_new is None:  # a cancellation that ended while this one waited for it is visible to the next statement alone
-        is_new = await connection.fetchval(_SQL["cancel"], event["id"], operator)
-    if is_new is None:
-        raise TooLate
-    if is_new:
-        await audit.record(connection, actor, "event_cancelled", f"event:{event['id']}", event["company_id"])
-
-
-def _publish_settled(pubsub: PubSub) -> None:
-    for topic in ("settled", "direct"):
-        pubsub.publish(topic)
 
 
 def _data_of(draft: Draft, users: Users) -> Mapping[str, Any] | None:

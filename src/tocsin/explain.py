@@ -10,7 +10,7 @@ from tocsin import event_status
 from tocsin.catalogue.rendering import one_line
 from tocsin.db.pool import Database, Record, queries
 from tocsin.errors import NotFound, Refusal
-from tocsin.events import Viewer
+from tocsin.event_status import Viewer
 from tocsin.notifications import time_of
 
 MAX_EVENTS = 200

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from tocsin import audit, events, inbox, jobs
+from tocsin import audit, cancellation, inbox, jobs
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
@@ -90,7 +90,7 @@ async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Jo
 
 async def _hold_up(connection: Connection, resolution: Resolution, about: Sequence[Record]) -> None:
     if resolution.users is None:
-        await events.stop(connection, [event["id"] for event in about if event["addressed"]])
+        await cancellation.stop(connection, [event["id"] for event in about if event["addressed"]])
     else:
         await connection.execute(_SQL["except"], [event["id"] for event in about], resolution.users)
 

@@ -10,7 +10,7 @@ from fastapi import Path, Query
 from pydantic import BeforeValidator
 from starlette.requests import Request
 
-from tocsin import event_status, events
+from tocsin import cancellation, event_status
 from tocsin.api.answers import EventStatus, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
 from tocsin.api.auth import (
     DIRECTORY_WRITER,
@@ -31,7 +31,8 @@ from tocsin.api.state import AppState, State
 from tocsin.auth.claims import ServiceCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, IdReused, Invalid, NotFound, TooLate
-from tocsin.events import Accepted, Draft, Viewer
+from tocsin.event_status import Viewer
+from tocsin.events import Accepted, Draft
 from tocsin.resolutions import Resolution, resolve
 from tocsin.validation import Between, field_error, reported_count, up_to_limit
 
@@ -193,7 +194,7 @@ async def cancel_event_by_key(
     Like `DELETE /events/{event_id}`, with the key that the service gave the event.
     """
     viewer = Viewer(service.name, service.company_id)
-    await events.cancel_by_key(app_state.database, app_state.pubsub, key, viewer, actor)
+    await cancellation.cancel_by_key(app_state.database, app_state.pubsub, key, viewer, actor)
 
 
 @routes.delete("/events/{event_id}", status_code=204, responses=problems(NotFound, TooLate))
@@ -205,7 +206,7 @@ async def cancel_event(service: EventsCanceller, actor: Acting, app_state: State
     """
     operator = service.name if "operations" in service.scopes else None
     viewer = Viewer(None if operator else service.name, service.company_id)
-    await events.cancel(app_state.database, app_state.pubsub, event_id, viewer, actor, operator)
+    await cancellation.cancel(app_state.database, app_state.pubsub, event_id, viewer, actor, operator)
 
 
 async def _all_or_none(

@@ -37,7 +37,7 @@ from tocsin.api.requests import (
 from tocsin.api.routes import router
 from tocsin.api.state import AppState, State, Watched, WatchedState, watched_of
 from tocsin.errors import NotFound, Unavailable
-from tocsin.events import Viewer
+from tocsin.event_status import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.push import deliveries, probe

@@ -123,9 +123,10 @@ def cancel(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")],
 ) -> None:
     """Cancel an event of any service that is not delivered yet. An event that is being delivered stops."""
-    from tocsin import events
+    from tocsin import cancellation
     from tocsin.audit import actor_of_command
     from tocsin.errors import NotFound, TooLate
+    from tocsin.event_status import Viewer
 
     settings, id_ = load_settings(), parse_event_id(event)
 
@@ -133,7 +134,7 @@ def cancel(
         async with open_database(settings) as (database, pubsub):
             try:
                 actor = actor_of_command("tocsin cancel")
-                await events.cancel(database, pubsub, id_, events.Viewer(), actor, "tocsin cancel")
+                await cancellation.cancel(database, pubsub, id_, Viewer(), actor, "tocsin cancel")
             except NotFound:
                 raise Refusal(f"There is no event {id_}.") from None
             except TooLate:

@@ -16,7 +16,7 @@ from tocsin.demo.page import DemoPage
 from tocsin.devices import Device
 from tocsin.directory import Team
 from tocsin.errors import Refusal
-from tocsin.events import Viewer
+from tocsin.event_status import Viewer
 from tocsin.formats import User
 from tocsin.push.apps import web_push_key
 from tocsin.serve import Running, serve

@@ -1,4 +1,4 @@
--- Events: accepted, replaced and cancelled.
+-- Events: accepted and stored.
 
 -- name: accept
 -- Store events (`fragments/accepted.sql`), each with a job. Returns those that were left out or have unknown recipients.
@@ -122,49 +122,6 @@ update event_keys e
 set event_id = k.event_id
 from unnest($3::text[], $4::uuid[]) as k (key, event_id)
 where e.service = $1 and e.company_id = $2 and e.key = k.key
-
--- name: replace
--- Cancel those of these events that are not delivered, each in favour of the event that replaces it.
-with stopped as (
-    delete from jobs j
-    using unnest($1::uuid[], $2::uuid[]) as r (old, new)
-    where j.id = r.old and j.task = 'deliver'
-    returning j.id, r.new
-),
-dead as (
-    delete from dead_letters d
-    using unnest($1::uuid[], $2::uuid[]) as r (old, new)
-    where d.id = r.old and d.task = 'deliver'
-    returning d.id, r.new
-)
-insert into cancellations (event_id, replaced_by)
-select id, new from stopped
-union all
-select id, new from dead
-
--- name: owned
-select id, service, company_id from events
-where id = $1 and ($2::text is null or service = $2) and ($3::int is null or company_id = $3)
-
--- name: key
-select event_id from event_keys where service = $1 and company_id = $2 and key = $3 for update
-
--- name: cancel
--- Returns true if the event is cancelled, false if it was before, and null if it is delivered.
-with stopped as (
-    delete from jobs where id = $1 and task = 'deliver' returning id
-),
-dead as (
-    delete from dead_letters where id = $1 and task = 'deliver' returning id
-),
-noted as (
-    insert into cancellations (event_id, operator) select id, $2::text from stopped union select id, $2 from dead
-    on conflict do nothing
-)
-select case
-    when exists (select from stopped) or exists (select from dead) then true
-    when exists (select from cancellations where event_id = $1) then false
-end
 
 -- name: count_of_recipients
 -- The active users among $1 and the members of the teams $2 of a company, without the actor as a member, counted up to $5. At

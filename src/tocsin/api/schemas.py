@@ -123,7 +123,7 @@ def _of_kinds(catalogue: Catalogue, names: Mapping[str, str]) -> Iterator[tuple[
 def _event_of(kind: Kind, name: str) -> Schema:
     """Return the schema of the event of a kind, as one object: generators ignore properties next to `oneOf`."""
     envelope = tidied(NewEvent.model_json_schema(ref_template="#/components/schemas/{model}"))
-    required = kind.event.model_json_schema().get("required", [])
+    required = kind.event.json_schema().get("required", [])
     parts = {part: ref(f"{name}{part.capitalize()}") for part in ("data", "params")}
     found = _object(
         {

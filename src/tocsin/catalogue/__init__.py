@@ -15,7 +15,7 @@ from tocsin.catalogue.entries import ENGLISH, Findings, Raws, read
 from tocsin.catalogue.kinds import Kind, kinds_of
 from tocsin.catalogue.languages import Languages, fallbacks_of, languages_of
 from tocsin.catalogue.rendering import Words, readable
-from tocsin.catalogue.shapes import as_given, shapes_of
+from tocsin.catalogue.shapes import shapes_of
 from tocsin.errors import MAX_FIELD_ERRORS, UNREPORTED, FieldError, Invalid
 from tocsin.validation import field_error, field_errors_of
 
@@ -147,7 +147,7 @@ class Catalogue:
         """Return JSON Schemas (2020-12) without references, by the name of the kind, of its `data` and `params`."""
         found = {}
         for name, kind in self.kinds.items():
-            schema = kind.event.model_json_schema()
+            schema = kind.event.json_schema()
             found[name] = {part: _inlined(of_part, schema["$defs"]) for part, of_part in schema["properties"].items()}
         return found
 
@@ -227,7 +227,7 @@ def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
     given = {name: part for name, part in (("data", data), ("params", params)) if part is not None}
     given, left_out = _without_most_unknown(kind, given)
     try:
-        event = kind.event.model_validate(given)
+        event = kind.event.validator.validate_python(given)
     except ValidationError as error:
         field_errors = field_errors_of(error)
     else:
@@ -237,7 +237,7 @@ def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
     field_errors += [found for found in _miscounted(kind, given) if found.field not in known]
     if field_errors:
         raise Invalid(field_errors)
-    return {"data": {}, "params": {}, **as_given(event)}
+    return {"data": {}, "params": {}, **event}
 
 
 def _without_most_unknown(kind: Kind, given: dict[str, Any]) -> tuple[dict[str, Any], int]:

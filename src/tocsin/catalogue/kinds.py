@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, Discriminator, Tag
+from pydantic import Discriminator, Tag, TypeAdapter
 
 from tocsin.catalogue.entries import KindEntry, Raw, Raws, advice, parse
 from tocsin.catalogue.fields import SCALARS, VARIANT, FieldType, UserId, field_type
@@ -16,8 +16,6 @@ from tocsin.catalogue.shapes import Shape, check_names, check_subjects, model_of
 from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.validation import INTEGER_TAG, OBJECT_TAG
 
-_Model = type[BaseModel]
-
 _NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?")
 
 
@@ -26,7 +24,7 @@ class Kind:
     """One kind of notification.
 
     `name` is `type`, or `type/variant`, whose variant is an event's `data.event.type`; `title` is in English,
-    `wordings` by language; `thread` is the field of the data whose id groups notifications. `event` is the model of
+    `wordings` by language; `thread` is the field of the data whose id groups notifications. `event` validates
     `{"data", "params"}`; `directory` are the fields of the data that accept the id of a user; `subjects` are the paths
     of the ids that it is about, each with its word; `as_many` pairs lists of params and data that must have the same
     length; `vocabulary` has the fields, and which of them are personal.
@@ -42,7 +40,7 @@ class Kind:
     channel: str
     link: str
     thread: str
-    event: _Model
+    event: TypeAdapter[dict[str, Any]]
     directory: tuple[str, ...]
     subjects: tuple[tuple[tuple[str, ...], str], ...]
     as_many: tuple[tuple[str, str], ...]
@@ -173,17 +171,15 @@ class _Draft:
         for name, word in self.entry.subjects.items():
             yield ("params", name), word
 
-    def _event(self, variant: str) -> type[BaseModel]:
+    def _event(self, variant: str) -> TypeAdapter[dict[str, Any]]:
         data = [(name, self._annotation(of, variant), of.optional) for name, of in self.vocabulary.data.items()]
         params = [(name, of.annotation(SCALARS[of.base]), of.optional) for name, of in self.vocabulary.params.items()]
         name = self.raw.name.replace("/", ".")
-        return model_of(
-            name,
-            [
-                (part, model_of(f"{name}.{part}", fields), all(optional for *_, optional in fields))
-                for part, fields in (("data", data), ("params", params))
-            ],
-        )
+        parts = [
+            (part, model_of(f"{name}.{part}", fields), all(optional for *_, optional in fields))
+            for part, fields in (("data", data), ("params", params))
+        ]
+        return TypeAdapter(model_of(name, parts))
 
     def _annotation(self, of: FieldType, variant: str) -> Any:
         if of.base == VARIANT:
@@ -194,7 +190,7 @@ class _Draft:
         return of.annotation(_or_its_id(shape.model) if shape.directory else shape.model)
 
 
-def _or_its_id(model: type[BaseModel]) -> Any:
+def _or_its_id(model: Any) -> Any:
     an_object: Any = Annotated[model, Tag(OBJECT_TAG)]
     an_id: Any = Annotated[UserId, Tag(INTEGER_TAG)]
     return Annotated[an_object | an_id, Discriminator(_tag_of)]

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, cast
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from tocsin.catalogue.entries import Raw, ShapeEntry, advice, parse
 from tocsin.catalogue.fields import SCALARS, VARIANT, FieldType, field_type
@@ -16,7 +17,7 @@ Labels = Mapping[str, Mapping[str, str]]
 
 _NAME = re.compile(r"[A-Za-z]\w*")
 _SUBJECT = re.compile(r"[a-z][a-z0-9_]*")
-_STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+_STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Shape:
     subjects: Mapping[str, str]
     personal: Sequence[str]
     directory: bool
-    model: type[BaseModel]
+    model: Any
 
     def speaker(self, labels: Labels) -> Callable[[Mapping[str, Any]], Word]:
         """Return the function that renders an object of this shape, without white space around empty fields."""
@@ -76,25 +77,13 @@ def shapes_of(raws: Mapping[str, Raw]) -> dict[str, Shape | None]:
     return {name: _shape_of(name, raw) for name, raw in raws.items() if name not in {*SCALARS, VARIANT}}
 
 
-def model_of(name: str, fields: Iterable[tuple[str, Any, bool]]) -> type[BaseModel]:
-    """Return a strict model of fields, each with its name, its annotation, and whether it is optional.
+def model_of(name: str, fields: Iterable[tuple[str, Any, bool]]) -> Any:
+    """Return the annotation of an object of fields, each with its name, its annotation, and whether it is optional.
 
-    Its attributes end in `_`, so that none hides one of pydantic.
+    Validation returns a dict with the fields that are given, in this order.
     """
-    attributes: dict[str, Any] = {
-        f"{key}_": (annotation, Field(None if optional else ..., alias=key)) for key, annotation, optional in fields
-    }
-    return create_model(name, __config__=_STRICT, **attributes)
-
-
-def as_given(model: BaseModel) -> dict[str, Any]:
-    """Return the values of a model of `model_of`, in the order of its fields at every level."""
-    given = model.model_fields_set
-    return {
-        attribute[:-1]: as_given(value) if isinstance(value, BaseModel) else value
-        for attribute, value in model.__dict__.items()
-        if attribute in given
-    }
+    annotations = {key: NotRequired[of] if optional else of for key, of, optional in fields}
+    return with_config(_STRICT)(cast("Any", TypedDict)(name, annotations))
 
 
 def check_names(raw: Raw, key: str, names: Iterable[str]) -> None:

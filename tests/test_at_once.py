@@ -220,6 +220,23 @@ async def test_languages_of_inactive_users_are_not_rendered_in_advance(prompt: A
     assert list(at_once._recent) == ["en"]  # noqa: SLF001 - what is rendered
 
 
+async def test_language_that_becomes_recent_during_a_batch_is_not_rendered_in_it(
+    prompt: Api, catalogue: Catalogue
+) -> None:
+    class Learning(AtOnce):
+        def render(self, *event: Any) -> list[tuple[str, str]]:
+            self.learn(["da"])
+            return super().render(*event)
+
+    prompt.app_state.intake.at_once = Learning(catalogue)
+    await prompt.people(1, locale="da")
+    await prompt.people(2)
+    await prompt.as_service("POST", "/events/batch", json={"events": [custom(1), custom(2)]})
+    assert await queued(prompt) == 2
+    await work(prompt)
+    assert [len(await prompt.ids(user)) for user in (1, 2)] == [1, 1]
+
+
 def test_few_languages_are_rendered_in_advance(catalogue: Catalogue) -> None:
     at_once = AtOnce(catalogue)
     for number in range(20):
@@ -241,9 +258,9 @@ async def test_batch_is_delivered_at_once_as_a_whole_or_not_at_all(prompt: Api, 
         assert await queued(prompt) == 10
     await prompt.as_service("POST", "/events/batch", json={"events": [*events, message_event("x", 1, key="x")]})
     assert await queued(prompt) == 21
-    for size, added in ((200, 0), (201, 201)):
+    for size, users, added in ((1000, (2,), 0), (667, (1, 2), 667)):  # which cost 2,000 and 2,001 look-ups
         before = await queued(prompt)
-        large = [message_event(str(number), 2) for number in range(size)]
+        large = [message_event(str(number), *users) for number in range(size)]
         await prompt.as_service("POST", "/events/batch", json={"events": large})
         assert await queued(prompt) == before + added
 

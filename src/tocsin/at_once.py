@@ -5,7 +5,7 @@ recipient whose head is locked, or of one whose language was not used recently i
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +16,6 @@ from tocsin.notifications import body_with
 
 MAX_COST = 2_000
 """Maximum cost of the events that are delivered by one statement, so that no caller waits long for those of others."""
-
-MAX_EVENTS = 200
-"""Maximum events of a batch that is delivered at once: the statement joins lists of events without an index."""
 
 MAX_LANGUAGES = 4
 """Maximum languages in which an event is rendered before its recipients are known."""
@@ -60,11 +57,18 @@ class AtOnce:
         self._paused_until = self._clock() + PAUSE
         log.warning("events are queued instead of delivered at once", seconds=PAUSE, reason=type(error).__name__)
 
-    def render(self, id_: UUID, checked: Checked, data: Mapping[str, Any], data_json: str) -> list[tuple[str, str]]:
-        """Return the content of an event in each recent language: its language, and the JSON as of `body_of`."""
+    @property
+    def recent(self) -> Sequence[str]:
+        """The languages in which all events of a statement are rendered."""
+        return tuple(self._recent)
+
+    def render(
+        self, id_: UUID, checked: Checked, data: Mapping[str, Any], data_json: str, languages: Iterable[str]
+    ) -> list[tuple[str, str]]:
+        """Return the content of an event in these languages: its language, and the JSON as of `body_of`."""
         type_ = self._catalogue.kinds[checked.kind].type
         contents = []
-        for language in self._recent:
+        for language in languages:
             words = self._catalogue.render(checked.kind, language, data, checked.params)
             contents.append((language, body_with(str(id_), type_, data_json, words.message, words.message_formatted)))
         return contents

@@ -16,7 +16,6 @@ from uuid import UUID
 
 from tocsin import audit
 from tocsin.at_once import MAX_COST as MAX_COST_AT_ONCE
-from tocsin.at_once import MAX_EVENTS as MAX_EVENTS_AT_ONCE
 from tocsin.at_once import AtOnce
 from tocsin.audit import Actor
 from tocsin.batches import Batches
@@ -37,8 +36,8 @@ from tocsin.validation import reported_count, under, up_to_limit
 BATCH_SIZE = 200
 """Maximum events, posted one by one, per transaction."""
 
-ANSWERED_AT_ONCE = 16
-"""Events of a batch whose requests are answered per turn of the event loop, so that other requests get their turns."""
+EVENTS_PER_TURN = 16
+"""Events that are rendered or answered per turn of the event loop, so that other requests get their turns."""
 
 MAX_IDS_PER_BATCH = 20_000
 """Maximum ids that the events of such a transaction name together. An event that names more is stored by itself."""
@@ -151,7 +150,7 @@ class Intake:
         self._pubsub = pubsub
         self._batches = Batches(self._store_batch, _count_of_next)
         self._conflicts = LockConflicts()
-        self._pace = Pace(ANSWERED_AT_ONCE)
+        self._pace = Pace(EVENTS_PER_TURN)
 
     async def accept(self, draft: Draft) -> Accepted:
         """Store an event durably. Raises `Invalid` for unknown recipients, and `IdReused` if the id is in use.
@@ -280,13 +279,18 @@ async def _store(
     began = time.monotonic()
     users = await _users_of_data(connection, drafts.values())
     few = _few_of(drafts, batch) if at_once else frozenset[UUID]()
+    languages = at_once.recent if at_once else ()  # others may become recent while this loop pauses
     rows, contents = [], list[tuple[int, str, str]]()
     for position, (id_, draft) in enumerate(drafts.items(), 1):
+        if position % EVENTS_PER_TURN == 0:
+            await asyncio.sleep(0)
         data = _data_of(draft, users)
         as_json = None if data is None else to_json(data)
         rows.append(_row(id_, draft, as_json, batch, len(drafts) - position))
         if at_once and id_ in few and data is not None and as_json is not None:
-            contents += [(position, *content) for content in at_once.render(id_, draft.checked, data, as_json)]
+            contents += [
+                (position, *content) for content in at_once.render(id_, draft.checked, data, as_json, languages)
+            ]
     arguments = (*map(list, zip(*rows, strict=True)), len(rows))
     if at_once and contents:
         words = map(list, zip(*contents, strict=True))
@@ -313,8 +317,6 @@ def _few_of(drafts: Mapping[UUID, Draft], batch: UUID | None) -> frozenset[UUID]
     replaced by a later one.
     """
     few, left = set[UUID](), MAX_COST_AT_ONCE
-    if len(drafts) > MAX_EVENTS_AT_ONCE:
-        return frozenset()
     for id_, draft in drafts.items():
         if draft.deliver_at is None and draft.cost <= left and not (batch and draft.key):
             few.add(id_)

@@ -20,9 +20,9 @@ from outcome
 where has_unknown or not is_stored
 
 -- name: accept_at_once
--- The same, but those of the events with content ($20..$22) that reach at most $26 users, whose heads no other session has
--- locked, are delivered and get no job, if their content is given in all languages of their recipients; with $25, all of
--- the events or none. Waiting for a head would delay the events of other callers. Returns the events with content, too.
+-- The same, but those of the events with content ($20..$22; all in the same languages) that reach at most $26 users, whose
+-- heads no other session has locked, are delivered and get no job, if their content is given in all languages of their
+-- recipients; with $25, all of the events or none. Waiting for a head would delay the events of other callers. Returns the events with content, too.
 --
 -- Lists are not joined but looked up in a hash, as `in` does that is not a condition by itself: the planner expects every
 -- list to be short, and would compare each row of one list with each row of another.

@@ -386,7 +386,7 @@ class TestStopped:
         assert await results.state(await results.got(Delivered())) == ("delivered", "delivered")
 
     async def test_answers_of_one_batch_are_each_recorded(self, results: Results) -> None:
-        outcomes: tuple[Outcome, ...] = (Delivered(), Stopped("no"), Gone("gone"), Refused("bad"))
+        outcomes = (Delivered(), Stopped("no"), Gone("gone"), Refused("bad"), Stopped("no"), Delivered())
         keys = []
         for status, outcome in enumerate(outcomes, 401):
             leased = await results.leased(f"device {status}")
@@ -396,11 +396,16 @@ class TestStopped:
             results.lane.note(Answered(leased, push(phone("Web", f"device {status}")), answer(status)))
         await results.writer.settle(results.lane)
         found = [(await results.state(key))[0] for key in keys]
-        assert found == ["delivered", "queued", "gone", "refused"]
+        assert found == ["delivered", "queued", "gone", "refused", "queued", "delivered"]
         assert results.lane.under_way == set()
         assert await results.counted("tocsin_push_answers_total") == [
-            f'tocsin_push_answers_total{{lane="{LANE}",outcome="{name}",reason="{reason}"}} 1.0'
-            for name, reason in (("delivered", ""), ("stopped", "no"), ("gone", "gone"), ("refused", "bad"))
+            f'tocsin_push_answers_total{{lane="{LANE}",outcome="{name}",reason="{reason}"}} {count}.0'
+            for name, reason, count in (
+                ("delivered", "", 2),
+                ("stopped", "no", 2),
+                ("gone", "gone", 1),
+                ("refused", "bad", 1),
+            )
         ]
 
 
@@ -473,7 +478,9 @@ class TestSecondTry:
             results.writer._lanes = {LANE: results.lane}  # noqa: SLF001 - an app without a sandbox
         results.twin.stopped = "wrong key" if cause == "stopped" else ""
         results.channel.is_too_long = cause == "too long"
-        key = await self.tried(results, Refused("first"), Delivered())
+        with capture_logs() as logs:
+            key = await self.tried(results, Refused("first"), Delivered())
+        assert [each["event"] for each in logs] == ["push refused"]
         assert self.sent(results) == ([], [])
         assert await results.state(key) == ("refused", "refused: first")
 

@@ -312,10 +312,9 @@ class TestPushServices:
         await self.others(dba, delivered_at=now + HOUR)
         assert not await deliveries.service_has_delivered(database, LANE, ORIGIN, now - HOUR)
         await insert(dba, "push_services", lane=LANE, origin=ORIGIN, delivered_at=now)
-        found = [
-            await deliveries.service_has_delivered(database, LANE, ORIGIN, now + each) for each in (-SECOND, SECOND)
-        ]
-        assert found == [True, False]
+        for since, has_delivered in ((-SECOND, True), (timedelta(), False), (SECOND, False)):
+            found = await deliveries.service_has_delivered(database, LANE, ORIGIN, now + since)
+            assert found is has_delivered, since
         await dba.execute("update push_services set delivered_at = null where lane = $1 and origin = $2", LANE, ORIGIN)
         assert await deliveries.service_has_delivered(database, LANE, ORIGIN, now - HOUR) is False
 
@@ -352,6 +351,20 @@ class TestPushServices:
         await insert(dba, "push_services", lane=LANE, origin=ORIGIN, refused_at=refused and now - refused)
         await deliveries.service_delivers(database, LANE, ORIGIN)
         assert await states(dba, "due_at") == {key: (later,)}
+
+    async def test_at_most_20000_waiting_pushes_become_due_at_once(
+        self, database: Database, dba: Connection, now: datetime
+    ) -> None:
+        await dba.execute(
+            "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending, state, due_at)"
+            " select gen_random_uuid(), $1, 1, $2, false, 'Web', 'ending', 'later', $3 from generate_series(1, 20001)",
+            await device(dba, 1),
+            LANE,
+            now + HOUR,
+        )
+        await insert(dba, "push_services", lane=LANE, origin=ORIGIN, refused_at=now - HOUR)
+        await deliveries.service_delivers(database, LANE, ORIGIN)
+        assert await dba.fetchval("select count(*) from deliveries where due_at > $1", now + MINUTE) == 1
 
     async def test_end_of_a_refusal_is_reported_by_one_of_two_workers(
         self, database: Database, dba: Connection, now: datetime

@@ -239,7 +239,7 @@ due as (
 select refused_at from was
 
 -- name: service_has_delivered
-select coalesce(delivered_at > $3, false) from push_services where lane = $1 and origin = $2
+select delivered_at > $3 from push_services where lane = $1 and origin = $2
 
 -- name: refusing
 -- Services that refused within a day: pushes are not retried for longer.

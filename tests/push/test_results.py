@@ -386,7 +386,8 @@ class TestStopped:
         assert await results.state(await results.got(Delivered())) == ("delivered", "delivered")
 
     async def test_answers_of_one_batch_are_each_recorded(self, results: Results) -> None:
-        outcomes = (Delivered(), Stopped("no"), Gone("gone"), Refused("bad"), Stopped("no"), Delivered())
+        stopped = Stopped("no")
+        outcomes: list[Outcome] = [Delivered(), stopped, Gone("gone"), Refused("bad"), stopped, Delivered()]
         keys = []
         for status, outcome in enumerate(outcomes, 401):
             leased = await results.leased(f"device {status}")

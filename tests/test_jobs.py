@@ -221,7 +221,7 @@ async def test_failed_job_is_delayed_longer_each_time_and_then_a_dead_letter(dat
     await database.value("update jobs set due_at = now() - interval '1 s', progress = 5")
     [leased] = await jobs.claim(database, worker, "direct", 1)
     assert leased.attempts == len(jobs.RETRY_DELAYS) + 1
-    await jobs.move_to_dead_letters(database, new_id(), leased, "no lease")
+    await jobs.move_to_dead_letters(database, new_id(), leased.id, "no lease")
     assert await database.value("select count(*) from dead_letters") == 0
     assert await jobs.fail(database, worker, leased, "it failed")
     assert not await jobs.is_there(database, job)

@@ -165,7 +165,7 @@ async def test_worker_without_its_lease_cannot_commit(idle: Api, database: Datab
         await fanout.deliver(database, catalogue, first, [job])
     assert await inbox_of(database, 1) == ([], (0, 0, 0))
     await jobs.fail(database, first, job, "of no concern")
-    await jobs.move_to_dead_letters(database, first, job, "of no concern")
+    await jobs.move_to_dead_letters(database, first, job.id, "of no concern")
     await jobs.release(database, first, "direct")
     assert (await fanout.deliver(database, catalogue, second, [again])).events == [id_]
     with pytest.raises(Lost):

@@ -171,6 +171,30 @@ class Intake:
         self._disk.check()
         return await self._store_all(drafts, [f"events.{position}." for position in range(len(drafts))])
 
+    async def accept_with(
+        self, drafts: Mapping[UUID, Draft], settle: Callable[[Connection, Mapping[UUID, Outcome]], Awaitable[None]]
+    ) -> None:
+        """Store those of these events that are valid. `settle` records the outcome of each, in the same transaction.
+
+        An event with a key must come alone; its `Problem` is raised, which ends the transaction.
+        """
+
+        async def store(at_once: AtOnce | None) -> tuple[None, Entered]:
+            async with self._database.transaction() as connection:
+                named = await _hold_keys(connection, drafts)
+                outcomes, entered = await _store(connection, drafts, at_once)
+                if named:
+                    _raise_problems(list(outcomes.values()), [""])
+                stored = [
+                    id_ for id_, found in outcomes.items() if isinstance(found, Accepted) and not found.is_repeated
+                ]
+                await _name_keys(connection, drafts, stored, named)
+                await settle(connection, outcomes)
+            return None, entered
+
+        _, entered = await self._try_at_once(store)
+        self._announce(entered)
+
     async def _store_all(self, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
         ids = [draft.id or new_id() for draft in drafts]
         by_id: dict[UUID, Draft] = {}

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, fetch, queries
 
 Queue = Literal["direct", "bulk"]
 
@@ -113,17 +113,21 @@ async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
 
 
 async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:
-    """Delay a failed job, or move it to the dead letters after its last retry; return whether it was moved."""
+    """Delay a failed job, or move it to the dead letters after its last retry; return whether it was moved.
+
+    Posted events of one key keep their order: those after a delayed one are delayed too.
+    """
     if job.attempts > len(RETRY_DELAYS):
-        await move_to_dead_letters(database, worker, job, reason)
+        await move_to_dead_letters(database, worker, job.id, reason)
         return True
-    await database.value(_SQL["put_off"], worker, job.id, RETRY_DELAYS[job.attempts - 1])
+    name = "put_off_in_turn" if job.task == "post" and job.batch else "put_off"
+    await database.value(_SQL[name], worker, job.id, RETRY_DELAYS[job.attempts - 1])
     return False
 
 
-async def move_to_dead_letters(database: Database, worker: UUID, job: Job, reason: str) -> None:
-    """Move a job to the dead letters, with the reason."""
-    await database.value(_SQL["move_to_dead_letters"], worker, job.id, reason)
+async def move_to_dead_letters(store: Database | Connection, worker: UUID, job: UUID, reason: str) -> bool:
+    """Move a job to the dead letters, with the reason; return whether the worker had its lease."""
+    return bool(await fetch(store, _SQL["move_to_dead_letters"], worker, job, reason))
 
 
 async def release(database: Database, worker: UUID, queue: Queue) -> None:

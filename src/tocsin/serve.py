@@ -17,6 +17,7 @@ from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.server import ByPort, Server
 from tocsin.api.state import AppState, Watched
+from tocsin.at_once import AtOnce
 from tocsin.audit import actor_of_command
 from tocsin.auth import from_settings
 from tocsin.backoff import Backoff
@@ -32,7 +33,7 @@ from tocsin.settings import Settings
 from tocsin.siblings import Siblings
 from tocsin.signals import on_signals, reloading_keys, survive_signals
 from tocsin.sockets import bound, port_of, url_of
-from tocsin.startup import build_app_state, bulk_pool, dispatcher_of, guard_of, open_lanes, pubsub_for
+from tocsin.startup import build_app_state, bulk_pool, dispatcher_of, guard_of, open_lanes, posts_of, pubsub_for
 from tocsin.store import API_CONNECTIONS, API_STATEMENT_TIMEOUT, WORKER_CONNECTIONS, is_running, pool, store
 from tocsin.worker import Worker
 
@@ -99,6 +100,7 @@ async def serve(
         if with_worker:
             app_state.metrics.watch_pool("worker", own)
             worker = Worker(own, catalogue, pubsub, bulk, app_state.metrics)
+            worker.posts = posts_of(own, catalogue, pubsub, app_state.disk, app_state.intake.at_once)
             worker.dispatcher = dispatcher_of(
                 settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
@@ -142,6 +144,8 @@ async def work(settings: Settings) -> None:
         operator = Operator.load(catalogue, settings.preferences_file)
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
         disk = guard_of(settings)
+        at_once = AtOnce(catalogue, [lane.name for lane in lanes], metrics.inbox)
+        worker.posts = posts_of(database, catalogue, pubsub, disk, at_once)
         metrics.watch_disk(disk)
         watched = Watched(database, metrics, Readiness(database, disk, pubsub))
         await stack.enter_async_context(_watched(settings, watched, stopping))

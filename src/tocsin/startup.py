@@ -2,8 +2,10 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 
 from tocsin import preferences
+from tocsin.api.drafts import draft_of
 from tocsin.api.state import AppState
 from tocsin.at_once import AtOnce
 from tocsin.auth.from_settings import provider_of
@@ -15,6 +17,7 @@ from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
 from tocsin.metrics import Metrics
+from tocsin.posts import Posts
 from tocsin.preferences import Operator, Preferences
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
@@ -80,6 +83,15 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         provider_of(settings),
         lanes,
     )
+
+
+def posts_of(
+    database: Database, catalogue: Catalogue, pubsub: PubSub, disk: DiskGuard, at_once: AtOnce | None
+) -> Posts:
+    """Return what accepts the posted events of a worker."""
+    intake = Intake(database, pubsub, disk, at_once)
+    types = sorted({kind.type for kind in catalogue.kinds.values()})
+    return Posts(database, intake, partial(draft_of, catalogue=catalogue), types)
 
 
 def guard_of(settings: Settings) -> DiskGuard:

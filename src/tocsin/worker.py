@@ -24,6 +24,7 @@ from tocsin.ids import new_id
 from tocsin.isolation import LAST_LOCK_TIMEOUT, LOCKED_DELAY, LockConflicts, do_in_parts, lock_timeout
 from tocsin.jobs import Job, Lost, Queue
 from tocsin.metrics import Metrics
+from tocsin.posts import Posts
 from tocsin.pubsub import PubSub, wait
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.transfer import imports
@@ -34,6 +35,9 @@ BATCH: dict[Queue, int] = {"direct": 200, "bulk": 1}
 
 LATE_CHECK_INTERVAL = 60.0
 """Seconds between two checks for jobs that wait too long."""
+
+PERMIT_INTERVAL = 30.0
+"""Seconds between two counts of the events that may be posted."""
 
 SWEEP_INTERVAL = 15.0
 """Seconds between two releases of jobs that this worker leased and does not process."""
@@ -67,17 +71,20 @@ class Worker:
         self._catalogue = catalogue
         self._pubsub = pubsub
         self.dispatcher: Dispatcher | None = None
+        self.posts: Posts | None = None
         self._metrics = metrics or Metrics()
         self._stopping = asyncio.Event()
         self._backoffs: list[Backoff] = []
         self._witness = jobs.Witness()
         self._turns = Turns()
         self._checked_at = -LATE_CHECK_INTERVAL
+        self._permitted_at = -PERMIT_INTERVAL
         self._tasks: dict[str, Task] = {
             "deliver": self._deliver,
             "erase": self._erase,
             "resolve": self._resolve,
             "import": self._import,
+            "post": self._post,
         }
 
     async def run(self) -> None:
@@ -88,6 +95,7 @@ class Worker:
             "expired leases": self._reap,
             "late jobs": self._note_late,
             "planner statistics": self._correct_statistics,
+            "posted events": self._permit_posts,
         }
         pulse = [asyncio.create_task(self._send_heartbeats())]
         pulse += [asyncio.create_task(self._repeat(name, step)) for name, step in beside.items()]
@@ -207,6 +215,16 @@ class Worker:
             await imports.apply(self._databases[job.queue], self.id, job)
         self._pubsub.publish("settled")
 
+    async def _post(self, batch: Sequence[Job]) -> None:
+        if self.posts is None:
+            raise Undeliverable("this worker accepts no posted events")
+        await self.posts.accept(self.id, batch)
+
+    async def _permit_posts(self) -> None:
+        if self.posts and time.monotonic() - self._permitted_at > PERMIT_INTERVAL:
+            await self.posts.permit()
+            self._permitted_at = time.monotonic()
+
     async def _give_up(self, job: Job, error: Exception) -> None:
         reason = str(error).partition("\n")[0][:500]  # further lines of PostgreSQL contain values
         line = log.bind(
@@ -215,7 +233,7 @@ class Worker:
         if isinstance(error, Lost):
             await self._note_loss(job)
         elif isinstance(error, Undeliverable | imports.Inapplicable):
-            await jobs.move_to_dead_letters(self._database, self.id, job, reason)
+            await jobs.move_to_dead_letters(self._database, self.id, job.id, reason)
             self._metrics.job(job.task, "dead")
             line.error("job moved to dead letters")
         elif await jobs.fail(self._database, self.id, job, f"{type(error).__name__}: {reason}"):

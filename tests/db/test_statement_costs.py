@@ -43,6 +43,7 @@ BOUNDED = {
     ("jobs", "hand_back"): "at most 200 jobs are claimed",
     ("jobs", "reap"): "a row for each worker",
     ("jobs", "reap_deliveries"): "a row for each worker",
+    ("posts", "taken"): "at most 200 jobs are claimed",
     ("rate_limits", "take"): "at most 200 keys are asked for",
     ("retention", "imports"): "a row for each import under way",
     ("readiness", "lockers"): "the sessions that lock a whole table, and those before them",
@@ -86,6 +87,9 @@ insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token
            case when d.user_id % 2 = 1 then now() end
     from inbox i join devices d using (user_id);
 insert into cancellations (event_id) select id from dead_letters;
+insert into posted (id, event_id, role, service, key, body)
+    select gen_random_uuid(), gen_random_uuid(), 'crm', 'crm', i::text, '{{}}' from generate_series(1, 2000) i;
+insert into posted_people (user_id, id) select number, id from posted;
 insert into event_keys (service, company_id, key, event_id) select 'crm', 0, id::text, id from events;
 insert into idempotency_keys (caller, method, path, key, digest, status, body)
     select 'user ' || id, 'POST', '/notifications', '', '', 202, '' from users;
@@ -103,7 +107,7 @@ insert into import_lines (import_id, number, part, user_id, body, event_id, happ
 STATES = ("empty", "vacuumed", "full", "drained")
 """What the planner may know: nothing; that all tables were empty; that they are full; that the queues were empty."""
 
-QUEUES = ("jobs", "dead_letters", "deliveries", "changes", "clears", "imports", "import_lines", "event_keys")
+QUEUES = ("jobs", "dead_letters", "posted", "deliveries", "changes", "clears", "imports", "import_lines", "event_keys")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from tocsin.formats import User
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
 from tocsin.settings import Settings, read_settings
-from tocsin.startup import build_app_state, dispatcher_of
+from tocsin.startup import build_app_state, dispatcher_of, posts_of
 from tocsin.worker import Worker
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
@@ -190,6 +190,7 @@ async def serving(
                 settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
         if worker:
+            worker.posts = posts_of(own, catalogue, pubsub, app_state.disk, app_state.intake.at_once)
             pubsub.handle_locally("settled")
             working = asyncio.create_task(worker.run())
             stack.push_async_callback(lambda: working)

@@ -11,6 +11,7 @@ from tocsin.auth.claims import ServiceCaller
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import FieldError, Invalid
 from tocsin.events import Draft
+from tocsin.strict_json import parse_object
 from tocsin.validation import field_error, under
 
 
@@ -54,6 +55,15 @@ def posted(body: Any, service: ServiceCaller, catalogue: Catalogue, prefix: str 
         digest=_digest(body) if event.id else None,
     )
     return Posted(draft, [], *(() if skips else (to.users, to.teams)))
+
+
+def draft_of(body: str, service: str, company_id: int | None, catalogue: Catalogue) -> Draft:
+    """Return the draft of an event that an application posted by `tocsin.post`. Raises `Invalid` and `Malformed`."""
+    caller = ServiceCaller(service, frozenset({"events:write"}), company_id, expires=0)
+    found = posted(parse_object(body.encode()), caller, catalogue)
+    if found.draft is None:
+        raise Invalid(found.field_errors)
+    return found.draft
 
 
 def _checked(body: Mapping[str, Any], catalogue: Catalogue, field_errors: list[FieldError]) -> Checked | None:

@@ -119,6 +119,45 @@ def sign_out(
     run_command(run())
 
 
+def post_role(
+    role: Annotated[
+        str, typer.Argument(metavar="ROLE", help="A role of the database that your application logs in as.")
+    ],
+    company_id: Annotated[
+        int | None, typer.Option(min=1, max=MAX_ID, help="The company whose users it notifies.")
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="The service that it posts as. Default: the name of the role.")
+    ] = None,
+    *,
+    all_companies: Annotated[
+        bool, typer.Option("--all-companies", help="It may notify users of all companies.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the right to post from it.")] = False,
+) -> None:
+    """Let a database role post events in its own transactions, by `select tocsin.post(...)`."""
+    from tocsin import posters
+    from tocsin.auth.claims import is_service_name
+
+    name = service or role
+    if (company_id is not None) + all_companies + remove != 1:
+        raise Refusal("Use one of --company-id, --all-companies and --remove.")
+    if not is_service_name(name):
+        raise Refusal(f"{name!r} cannot be the name of a service: use --service.")
+    settings = load_settings()
+
+    async def run() -> None:
+        async with open_database(settings, 1) as (database, _):
+            if remove:
+                await posters.withdraw(database, role)
+            else:
+                await posters.permit(database, role, name, company_id)
+        whom = "all companies" if company_id is None else f"company {company_id}"
+        say(f"The role {role} may {'no longer post events' if remove else f'post events for {whom} as {name}'}.")
+
+    run_command(run())
+
+
 def cancel(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")],
 ) -> None:

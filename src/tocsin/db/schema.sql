@@ -14,6 +14,10 @@ CREATE FUNCTION tocsin.generation() RETURNS bigint
     LANGUAGE sql STABLE
     RETURN COALESCE((SELECT g.current FROM tocsin.generations g WHERE (g.id = 1)), (0)::bigint);
 
+CREATE FUNCTION tocsin.is_list_of_ids(given jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((given IS NULL) OR ((jsonb_typeof(given) = 'array'::text) AND (NOT jsonb_path_exists(given, 'strict $[*]?(((@.type() != "number" || @ < 1) || @ > 2147483647) || @.floor() != @)'::jsonpath))));
+
 CREATE FUNCTION tocsin.is_phone(type text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (type <> 'Web'::text);
@@ -33,6 +37,106 @@ $$;
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);
+
+CREATE FUNCTION tocsin.post(event jsonb) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'tocsin', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $_$
+declare
+    body constant text := event::text;
+    poster record;
+    n bigint;
+    turn uuid;
+    posted_id uuid;
+begin
+    select p.service, p.company_id, c.named, l.number as max_number,
+        case
+            when jsonb_typeof(event) is distinct from 'object' then 'The event must be a JSON object.'
+            when octet_length(body) > 1048576 then 'The event may have at most 1048576 bytes.'
+            when not exists (select from posted_types where type = event ->> 'type')
+                and exists (select from posted_types) then 'The type field is not a type of notification.'
+            when jsonb_typeof(event -> 'notify') is distinct from 'object' then 'The notify field must be an object.'
+            when not is_list_of_ids(event #> '{notify,users}') then 'The notify.users field must be an array of ids.'
+            when not is_list_of_ids(event #> '{notify,teams}') then 'The notify.teams field must be an array of ids.'
+            when not is_list_of_ids(event #> '{notify,except}') then 'The notify.except field must be an array of ids.'
+            when coalesce(event #> '{notify,users}', '[]') = '[]' and coalesce(event #> '{notify,teams}', '[]') = '[]'
+                then 'The notify.users or the notify.teams field is required.'
+            when c.named > 10000 then 'The notify field may have at most 10000 ids.'
+            when event #>> '{notify,unknown}' = 'skip' then null
+            else (
+                select format('The notify.%s field has unknown ids: %s.', field, string_agg(id::text, ', '))
+                from (
+                    select 'users' as field, id
+                    from (select jsonb_array_elements_text(event #> '{notify,users}')::int as id) named
+                    where not coalesce(
+                        (select p.company_id is null or u.company_id = p.company_id from users u where u.id = named.id),
+                        false
+                    )
+                    union all
+                    select 'teams', id
+                    from (select jsonb_array_elements_text(event #> '{notify,teams}')::int as id) named
+                    where not coalesce(
+                        (select p.company_id is null or t.company_id = p.company_id from teams t where t.id = named.id),
+                        false
+                    )
+                    limit 10
+                ) unknown
+                group by field
+                order by field desc
+                limit 1
+            )
+        end as problem
+    into poster
+    from posters p
+    left join posted_limit l on l.id = 1
+    cross join lateral (
+        select coalesce(sum(jsonb_array_length(list)), 0) as named
+        from (values (event #> '{notify,users}'), (event #> '{notify,teams}'), (event #> '{notify,except}')) f (list)
+        where jsonb_typeof(list) = 'array'
+    ) c
+    where p.role = session_user::text;
+
+    if poster.service is null then
+        raise insufficient_privilege using
+            message = format('The role %s may not post events.', session_user),
+            hint = format('As an operator of Tocsin, run: tocsin post-role %s --company-id ID', session_user);
+    elsif poster.problem is not null then
+        raise invalid_parameter_value using message = poster.problem;
+    end if;
+    if event ->> 'id' is not null then
+        if event ->> 'id' !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then
+            raise invalid_parameter_value using message = 'The id field must be a UUID.';
+        end if;
+        posted_id := event ->> 'id';
+    end if;
+    if jsonb_typeof(event -> 'key') = 'string' then
+        -- Events with the same key are accepted in the order of their commits: each waits here for the one before.
+        turn := md5(jsonb_build_array(poster.service, poster.company_id, event -> 'key')::text)::uuid;
+        perform pg_advisory_xact_lock(hashtextextended(turn::text, 0));
+    end if;
+
+    with job as (
+        insert into jobs (id, task, lane, due_at, wanted_at, batch, cost)
+        select gen_random_uuid(), 'post', 'direct', clock_timestamp(), clock_timestamp(), turn,
+               1 + poster.named + octet_length(body) / 100
+        returning id
+    )
+    insert into posted (id, event_id, role, service, company_id, key, body)
+    select id, coalesce(posted_id, gen_random_uuid()), session_user, poster.service, poster.company_id,
+           case when turn is not null then left(event ->> 'key', 255) end, body
+    from job
+    returning number, event_id into n, posted_id;
+    if n > poster.max_number then
+        raise configuration_limit_exceeded using
+            message = 'Too many posted events wait.', hint = 'Look whether a worker of Tocsin runs: tocsin doctor';
+    end if;
+    if pg_try_advisory_xact_lock(8390033978155757679) then
+        perform pg_notify('tocsin_work', 'direct');
+    end if;
+    return posted_id;
+end
+$_$;
 
 CREATE TABLE tocsin.teams (
     id integer NOT NULL,
@@ -379,6 +483,67 @@ CREATE TABLE tocsin.operator_rules (
     CONSTRAINT operator_rules_id_check CHECK ((id = 1))
 );
 
+CREATE TABLE tocsin.posted (
+    id uuid NOT NULL,
+    number bigint NOT NULL,
+    event_id uuid NOT NULL,
+    role text NOT NULL,
+    service text NOT NULL,
+    company_id integer,
+    key text,
+    body text NOT NULL,
+    posted_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    errors text
+);
+
+CREATE VIEW tocsin.own_posts WITH (security_barrier='true') AS
+ SELECT p.event_id AS id,
+    p.key,
+    p.posted_at,
+        CASE
+            WHEN (d.id IS NULL) THEN 'waiting'::text
+            ELSE 'refused'::text
+        END AS state,
+        CASE
+            WHEN (d.id IS NULL) THEN NULL::jsonb
+            ELSE (COALESCE(p.errors, '[{"message": "An internal error occurred.", "code": "error"}]'::text))::jsonb
+        END AS errors
+   FROM (tocsin.posted p
+     LEFT JOIN tocsin.dead_letters d ON ((d.id = p.id)))
+  WHERE (p.role = (SESSION_USER)::text);
+
+CREATE TABLE tocsin.posted_limit (
+    id integer NOT NULL,
+    number bigint NOT NULL,
+    CONSTRAINT posted_limit_id_check CHECK ((id = 1))
+);
+
+ALTER TABLE tocsin.posted ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME tocsin.posted_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE tocsin.posted_people (
+    user_id integer NOT NULL,
+    id uuid NOT NULL
+);
+
+CREATE TABLE tocsin.posted_types (
+    type text NOT NULL
+);
+
+CREATE TABLE tocsin.posters (
+    role text NOT NULL,
+    service text NOT NULL,
+    company_id integer,
+    added_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT posters_company_id_check CHECK ((company_id > 0))
+);
+
 CREATE TABLE tocsin.preference_locks (
     id integer NOT NULL,
     locked text[] NOT NULL,
@@ -538,6 +703,21 @@ ALTER TABLE ONLY tocsin.migrations
 ALTER TABLE ONLY tocsin.operator_rules
     ADD CONSTRAINT operator_rules_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY tocsin.posted_limit
+    ADD CONSTRAINT posted_limit_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.posted_people
+    ADD CONSTRAINT posted_people_pkey PRIMARY KEY (user_id, id);
+
+ALTER TABLE ONLY tocsin.posted
+    ADD CONSTRAINT posted_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.posted_types
+    ADD CONSTRAINT posted_types_pkey PRIMARY KEY (type);
+
+ALTER TABLE ONLY tocsin.posters
+    ADD CONSTRAINT posters_pkey PRIMARY KEY (role);
+
 ALTER TABLE ONLY tocsin.preference_locks
     ADD CONSTRAINT preference_locks_pkey PRIMARY KEY (id);
 
@@ -638,6 +818,12 @@ CREATE INDEX last_clears_by_time ON tocsin.last_clears USING btree (made_at);
 
 CREATE INDEX members_by_user ON tocsin.members USING btree (user_id);
 
+CREATE INDEX posted_by_event ON tocsin.posted USING btree (event_id);
+
+CREATE INDEX posted_by_key ON tocsin.posted USING btree (role, key) WHERE (key IS NOT NULL);
+
+CREATE INDEX posted_people_by_event ON tocsin.posted_people USING btree (id);
+
 CREATE INDEX rate_limits_by_end ON tocsin.rate_limits USING btree (ends_at);
 
 CREATE INDEX recipients_by_time ON tocsin.recipients USING btree (delivered_at);
@@ -675,3 +861,5 @@ ALTER TABLE ONLY tocsin.preferences
 
 ALTER TABLE ONLY tocsin.trials
     ADD CONSTRAINT trials_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;
+
+REVOKE ALL ON FUNCTION tocsin.post(event jsonb) FROM PUBLIC;

@@ -113,6 +113,21 @@ cleared as (
 asked as (
     delete from idempotency_keys where caller = 'user ' || $1::int
 ),
+refused as materialized (
+    select id from posted_people where user_id = $1
+),
+refused_people as (
+    delete from posted_people p using refused r where p.id = r.id
+),
+refused_letter as (
+    delete from dead_letters d using refused r where d.id = r.id
+),
+refused_job as (
+    delete from jobs j using refused r where j.id = r.id
+),
+refused_event as (
+    delete from posted p using refused r where p.id = r.id
+),
 person as (
     delete from users where id = $1
 ),

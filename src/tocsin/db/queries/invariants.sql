@@ -186,6 +186,8 @@ from (
     select 'erasure', id from erasures
     union all
     select 'import', id from imports where state = 'applying'
+    union all
+    select 'posted event', id from posted
 ) w
 where not exists (select from jobs j where j.id = w.id) and not exists (select from dead_letters d where d.id = w.id)
 limit $1
@@ -198,6 +200,7 @@ where not case j.task
     when 'resolve' then exists (select from resolutions r where r.id = j.id)
     when 'erase' then exists (select from erasures e where e.id = j.id)
     when 'import' then exists (select from imports i where i.id = j.id)
+    when 'post' then exists (select from posted p where p.id = j.id)
     else true
 end
 limit $1

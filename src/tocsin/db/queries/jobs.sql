@@ -157,6 +157,27 @@ update jobs
 set worker_id = null, due_at = clock_timestamp() + make_interval(secs => $3::double precision)
 where id = $2 and worker_id = $1
 
+-- name: put_off_in_turn
+-- The same, and the jobs after it in its batch are due after it, in their order.
+with failed as materialized (
+    select id, batch, due_at, clock_timestamp() + make_interval(secs => $3::double precision) - due_at as shift
+    from jobs
+    where id = $2 and worker_id = $1
+),
+moved as materialized (
+    select id, id as failed_id, shift from failed
+    union all
+    select follower.id, failed.id, failed.shift
+    from failed
+    cross join lateral (
+        select id from jobs where batch = failed.batch and (due_at, id) > (failed.due_at, failed.id) offset 0
+    ) follower
+)
+update jobs j
+set worker_id = case when j.id <> moved.failed_id then j.worker_id end, due_at = j.due_at + moved.shift
+from moved
+where j.id = moved.id
+
 -- name: move_to_dead_letters
 with dead as (
     delete from jobs where id = $2 and worker_id = $1 returning id, task, lane, attempts, progress, cost
@@ -165,10 +186,12 @@ insert into dead_letters (id, task, lane, attempts, progress, cost, reason)
 select id, task, lane, attempts, progress, cost, $3 from dead
 on conflict (id) do update
 set attempts = excluded.attempts, progress = excluded.progress, reason = excluded.reason, died_at = now()
+returning id
 
 -- name: dead_letters
 -- The latest dead letters before a time, with their tasks; of one company, those among the last 10,000.
-select 'job' as what, task, id as event_id, null::int as user_id, lane, attempts, reason, died_at as at
+select 'job' as what, task, coalesce((select p.event_id from posted p where p.id = d.id), id) as event_id,
+       null::int as user_id, lane, attempts, reason, died_at as at
 from (
     select *
     from dead_letters
@@ -176,22 +199,33 @@ from (
     order by died_at desc
     limit case when $3::int is null then $2::bigint else 10000 end
 ) d
-where $3::int is null or (select e.company_id = $3 from events e where e.id = d.id)
+where $3::int is null
+   or coalesce(
+       (select p.company_id from posted p where p.id = d.id), (select e.company_id from events e where e.id = d.id)
+   ) = $3
 order by died_at desc
 limit $2
 
 -- name: requeue
--- Requeue dead letters: of these ids, or all since a time; or only those of one company.
+-- Requeue dead letters: of these events, or all since a time; or only those of one company.
 with chosen as materialized (
     select id from unnest($1::uuid[]) as asked (id)
-    union all
+    union
+    select p.id from unnest($1::uuid[]) as asked (id) join posted p on p.event_id = asked.id
+    union
     select id from dead_letters where $1::uuid[] is null and died_at >= $2
 ),
 requeued as (
     delete from dead_letters d
     using chosen
     where d.id = chosen.id
-      and ($3::int is null or (select e.company_id = $3 from events e where e.id = d.id))
+      and (
+          $3::int is null
+          or coalesce(
+              (select p.company_id from posted p where p.id = d.id),
+              (select e.company_id from events e where e.id = d.id)
+          ) = $3
+      )
     returning d.id, d.task, d.lane, d.progress, d.cost
 )
 insert into jobs (id, task, lane, progress, cost, company_id, sender)

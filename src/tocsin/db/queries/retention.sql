@@ -75,6 +75,12 @@ with old as materialized (
 stopped as (
     insert into cancellations (event_id) select id from old where task = 'deliver' on conflict do nothing
 ),
+person as (
+    delete from posted_people p using old o where p.id = o.id
+),
+event as (
+    delete from posted p using old o where p.id = o.id and o.task = 'post'
+),
 gone as (
     delete from dead_letters d using old o where d.id = o.id
 )

@@ -1,6 +1,6 @@
 """Sends requests at a rate, whatever became of those before: `python -m bench.arrivals`, from and to JSON.
 
-It shares the processors with what it measures, so it has no event loop and no task for each request.
+It has no event loop and no task for each request, so that one processor can send more than another can answer.
 """
 
 import json

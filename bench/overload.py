@@ -2,6 +2,9 @@
 
 Requests arrive at a rate, whatever became of those before, from processes of their own. The peak is what the service
 answers when a few clients repeat the request without a pause. Meanwhile one user reads their page.
+
+The service with its PostgreSQL has one half of the processors and the clients have the other, always: otherwise the
+service has less of them the more is sent, and the peak is measured with more of them than the rest.
 """
 
 import argparse
@@ -82,8 +85,19 @@ async def _others(running: Service, flood: Flood, is_over: Callable[[], bool]) -
     return took, refused
 
 
+def _halves() -> tuple[set[int], set[int]]:
+    """Return the processors of the service and its PostgreSQL, and those of the clients."""
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        raise SystemExit("bench.overload needs two processors: one of them is for the clients alone.")
+    return set(usable[: len(usable) // 2]), set(usable[len(usable) // 2 :])
+
+
 async def _measure(name: str, seconds: float) -> Sequence[Claim]:
+    of_service, of_clients = _halves()
+    os.sched_setaffinity(0, of_service)  # what a process starts inherits its processors
     async with service() as running:
+        os.sched_setaffinity(0, of_clients)
         async with database(running) as connection:
             owners = await fill.users(connection, OWNERS)
             await fill.history(connection, owners, SIZE)
@@ -96,7 +110,9 @@ async def _measure(name: str, seconds: float) -> Sequence[Claim]:
             rate = await load(running, flood.requests, seconds, status=flood.status, accept=bool, count=count)
             peak = max(peak, rate)
         found = [
-            Claim(f"{name}: peak", peak, "/s"),
+            Claim(f"{name}: processors of the service with its PostgreSQL", len(of_service), ""),
+            Claim("  processors of the clients", len(of_clients), ""),
+            Claim("  peak", peak, "/s"),
             Claim("  others when idle, p99", idle99, "ms"),
         ]
         for factor in FACTORS:

@@ -59,12 +59,21 @@ class Member(asyncio.Protocol):
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send what is sent at first."""
+        """Begin in the next turn of the event loop: the loop starts to read after this call, even if it is paused."""
         self.transport, self.is_open = cast("asyncio.Transport", transport), True
+        asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Send what is sent at first."""
         if not self._crowd.reads:
             self.transport.pause_reading()
         if self._crowd.sent:
             self.transport.write(self._crowd.sent)
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002 - the name is the protocol's
+        """Make sure that the crowd does what its name says."""
+        if not self._crowd.reads:
+            raise RuntimeError("a connection that reads no answer has read one")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the name is the protocol's
         """Note that it is closed."""

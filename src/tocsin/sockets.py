@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 from tocsin.errors import Refusal
 
+MAX_UNSENT_BYTES = 2**17
+"""Bytes of responses that the kernel buffers for a connection beyond what its client receives. By default it buffers up
+to 4 MiB for a client that does not read, and copying them blocks the event loop."""
+
 
 @contextlib.contextmanager
 def bound(host: str, port: int, *, shared: bool = False) -> Iterator[socket.socket]:
@@ -19,6 +23,7 @@ def bound(host: str, port: int, *, shared: bool = False) -> Iterator[socket.sock
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)  # connections inherit it
         try:
             taken.bind((host, port))
         except OSError as error:

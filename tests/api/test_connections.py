@@ -29,6 +29,7 @@ from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.admission import KIND
 from tocsin.metrics import Metrics
+from tocsin.sockets import MAX_UNSENT_BYTES, bound
 
 SHORT = Patience(head=1, body=1, answer=1.5, idle=1.5, rest=0.5)
 ORIGIN = "https://crm.example.com"
@@ -614,3 +615,17 @@ class TestClients:
             finally:
                 tracemalloc.stop()
         assert peak < 20 * 2**20, "without a limit, 20 times 100 pages of more than 100 KB"
+
+
+def test_kernel_buffers_little_of_an_answer_that_is_not_read() -> None:
+    """Otherwise each such connection takes megabytes, and the event loop is blocked while they are copied."""
+    sent = 0
+    with bound("127.0.0.1", 0) as taken:
+        taken.listen()
+        with socket.create_connection(taken.getsockname()) as client, taken.accept()[0] as accepted:
+            accepted.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += accepted.send(bytes(2**22))
+            received = client.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    assert 0 < sent <= received + 2 * MAX_UNSENT_BYTES

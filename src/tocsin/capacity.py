@@ -19,13 +19,14 @@ from tocsin.pacing import Pace
 SLOTS = 24
 """Requests that are processed at the same time. More of them would only wait for the processor or for each other."""
 
-SLOTS_OF_KINDS = {"POST /events": 96}
-"""Kinds with slots of their own. Events that are posted at the same time are stored together, which costs less."""
+SLOTS_OF_KINDS = {"POST /events": 48}
+"""Kinds with slots of their own. Events that are posted at the same time are stored together, which costs less. With
+twice as many, under overload each event cost almost twice as much of the processor."""
 
 RELEASED_AT_ONCE = 8
 """Slots that are released per turn of the event loop, because the requests that get them are processed in one turn."""
 
-MAX_BURST = 0.5
+MAX_BURST = 0.1
 """Seconds for which the oldest request of a long queue may wait before further ones are refused. A queue is long with
 as many requests as there are slots; shorter ones keep the slots in use when they are released together."""
 

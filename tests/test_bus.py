@@ -75,7 +75,7 @@ async def test_bus_without_its_server_reports_that_messages_are_delayed(
     away = "messages of other processes are delayed: NATS cannot be reached"
     found = Readiness(database, DiskGuard(None), pubsub)
     try:
-        assert await found.problems_now() == [away]
+        assert await found.now() == (True, [away])
         async with nats(port, tmp_path) as server:
             await until(lambda: not pubsub.problem)
             server.send_signal(signal.SIGSTOP)

@@ -23,7 +23,7 @@ from prometheus_client import (
 from tocsin import __version__, archiving, jobs
 from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
-from tocsin.errors import Locked
+from tocsin.errors import Unavailable
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Outcome
@@ -144,6 +144,7 @@ class Metrics:
         )
         self._archive_failing = gauge("tocsin_archive_failing", "1 where the log cannot be archived")
         self._archive_waiting = gauge("tocsin_archive_waiting", "Segments of the log that are not archived")
+        self._ready = gauge("tocsin_ready", "1 where requests can be served, as in /readyz")
         self._problem = gauge("tocsin_problem", "1 for each reason why work waits or fails, as in /readyz", ["reason"])
         self._disk_low = gauge("tocsin_disk_low", "1 where new events are refused because the disk is almost full")
         self._disk_free = gauge("tocsin_disk_free_bytes", "Free bytes on the disk of the embedded PostgreSQL")
@@ -223,20 +224,23 @@ class Metrics:
             self._reasons.add(reason)
         self._answers.labels(lane, type(outcome).__name__.lower(), reason).inc()
 
-    async def text(self, database: Database, problems: Sequence[str] = ()) -> bytes:
+    async def text(self, database: Database, problems: Sequence[str] = (), *, is_ready: bool = True) -> bytes:
         """Return all metrics as text, with the stopped lanes and what waits, counted now or recently.
 
         Those of all processes that were started together are one.
 
-        While a table is locked, what it holds is not counted again. `problems` are those of the readiness check.
+        While a table is locked, what it holds is not counted again, and in an outage of the database nothing is.
+        `problems` are those of the readiness check, and `is_ready` its result.
         """
+        self._ready.set(is_ready)
         self._problem.clear()
         for reason in problems:
             self._problem.labels(reason).set(1)
-        with contextlib.suppress(Locked), lock_timeout(SHORT_LOCK_TIMEOUT):
-            for lane, has_stopped in (await deliveries.stopped(database)).items():
-                self._stopped.labels(lane).set(has_stopped)
-            await self.waiting(database)
+        if is_ready:
+            with contextlib.suppress(Unavailable), lock_timeout(SHORT_LOCK_TIMEOUT):
+                for lane, has_stopped in (await deliveries.stopped(database)).items():
+                    self._stopped.labels(lane).set(has_stopped)
+                await self.waiting(database)
         if self.siblings is None:
             return generate_latest(self._registry)
         return generate_latest(OfAll(self._registry, await self.siblings.others(self.samples())))

@@ -60,13 +60,12 @@ class Readiness:
             raise self._found.problem or Unavailable()
         return self._found.answer
 
-    async def problems_now(self) -> list[str]:
-        """Return the problems, or why requests cannot be served."""
+    async def now(self) -> tuple[bool, list[str]]:
+        """Return whether requests can be served, and the problems or why they cannot."""
         try:
-            found: list[str] = (await self.answer())["problems"]
+            return True, (await self.answer())["problems"]
         except Unavailable as error:
-            return [str(error)]
-        return found
+            return False, [str(error).partition(". ")[0].removesuffix(".")]
 
     async def _look(self) -> Found:
         answer, problem = None, None

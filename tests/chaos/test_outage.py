@@ -67,7 +67,6 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("GET", "/operations/history"): None,
     ("POST", "/operations/console"): None,
     ("POST", "/operations/replay"): {"lane": "apns/default"},
-    ("GET", "/metrics"): None,
     ("GET", "/notifications/web-push/key"): None,
     ("POST", "/notifications/web-push"): {},
     ("POST", "/notifications/devices/{token}/test"): None,
@@ -88,7 +87,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
 }
 """Every call that needs the database, with a body that it takes."""
 
-WITHOUT = {("GET", "/healthz")}
+WITHOUT = {("GET", "/healthz"), ("GET", "/metrics")}
 """Calls that do not need the database."""
 
 AT_ONCE = 6
@@ -155,6 +154,10 @@ async def assert_unavailable(api: Api, method: str, path: str, body: Any) -> Non
 async def assert_all_unavailable(api: Api) -> None:
     await asyncio.gather(*(assert_unavailable(api, method, path, body) for (method, path), body in CALLS.items()))
     assert (await api.call("GET", "/healthz")).json() == {"status": "ok"}
+    shown = (await api.as_service("GET", "/metrics", "operations")).text
+    assert {"tocsin_ready 0.0", 'tocsin_problem{reason="The database cannot be reached"} 1.0'} <= set(
+        shown.splitlines()
+    )
 
 
 async def assert_all_answered(api: Api) -> None:
@@ -186,6 +189,7 @@ async def test_every_call_reports_the_outage_and_works_after_it(shaky: Api, mort
     assert await count_of_events(mortal) == before
     await assert_all_answered(shaky)
     assert (await shaky.as_service("GET", "/readyz")).json()["status"] == "ready"
+    assert "\ntocsin_ready 1.0\n" in (await shaky.as_service("GET", "/metrics", "operations")).text
     assert await shaky.post(EVENT) in await shaky.ids(1)
 
 

@@ -36,7 +36,7 @@ from tocsin.api.requests import (
 )
 from tocsin.api.routes import router
 from tocsin.api.state import AppState, State, Watched, WatchedState, watched_of
-from tocsin.errors import NotFound, Unavailable
+from tocsin.errors import NotFound
 from tocsin.event_status import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED
 from tocsin.metrics import CONTENT_TYPE
@@ -87,11 +87,8 @@ async def open_metrics(request: Request) -> Response:
 
 
 async def _metrics_of(watched: AppState | Watched) -> Response:
-    problems_now = await watched.readiness.problems_now()
-    try:
-        found = await watched.metrics.text(watched.database, problems_now)
-    except Unavailable as error:
-        raise Unavailable(problems_now[0] if problems_now else None) from error
+    is_ready, problems_now = await watched.readiness.now()
+    found = await watched.metrics.text(watched.database, problems_now, is_ready=is_ready)
     return Response(found, media_type=CONTENT_TYPE)
 
 

@@ -89,6 +89,7 @@ class Results:
     lane: Lane
     twin: Lane
     channel: GivenChannel
+    twin_channel: GivenChannel
     writer: ResultWriter
     metrics: Metrics
     pubsub: PubSub
@@ -138,14 +139,15 @@ class Results:
 @pytest.fixture
 async def results(url: str, database: Database, dba: Connection) -> Results:
     await insert(dba, "users", id=1, company_id=1, first_name="", last_name="", time_zone="UTC")
-    channel, metrics, pubsub = GivenChannel(), Metrics(), PubSub(url, database)
+    channel, twin_channel, metrics, pubsub = GivenChannel(), GivenChannel(), Metrics(), PubSub(url, database)
     pubsub.handle_locally("settled", "push")
-    lane, twin = (Lane(name, "", channel, GivenTransport(200)) for name in (LANE, TWIN))
+    lane = Lane(LANE, "", channel, GivenTransport(200))
+    twin = Lane(TWIN, "", twin_channel, GivenTransport(200))
     for each in (lane, twin):
         await deliveries.enter_lane(database, each.name, "")
     writer = ResultWriter(database, WORKER, {each.name: each for each in (lane, twin)}, pubsub, metrics)
     now = await dba.fetchval("select clock_timestamp()")
-    return Results(dba, database, lane, twin, channel, writer, metrics, pubsub, now)
+    return Results(dba, database, lane, twin, channel, twin_channel, writer, metrics, pubsub, now)
 
 
 class TestDelivered:
@@ -415,8 +417,8 @@ class TestSecondTry:
 
     async def tried(self, results: Results, first: Outcome, second: Outcome, other: Address = ELSEWHERE) -> DeliveryKey:
         results.channel.other = other
-        results.channel.means[other.token, 200] = second
-        results.channel.means[other.token, 500] = second
+        by = results.twin_channel if other.environment == "sandbox" else results.channel
+        by.means |= {(other.token, status): second for status in (200, 500)}
         key = await results.got(first)
         await asyncio.sleep(0)  # the answer of the transport
         if results.lane.answered:
@@ -467,7 +469,7 @@ class TestSecondTry:
         await deliveries.lane_works(results.database, LANE)
         leased = await results.leased()
         removed = replace(leased, address=None)
-        results.channel.means["elsewhere", 500] = Refused("second", doubtful=True)
+        results.twin_channel.means["elsewhere", 500] = Refused("second", doubtful=True)
         await results.record(
             Answered(removed, push(ELSEWHERE), answer(500), retry_lane=results.twin, first=answer(400))
         )
@@ -478,7 +480,7 @@ class TestSecondTry:
         if cause == "no twin":
             results.writer._lanes = {LANE: results.lane}  # noqa: SLF001 - an app without a sandbox
         results.twin.stopped = "wrong key" if cause == "stopped" else ""
-        results.channel.is_too_long = cause == "too long"
+        results.twin_channel.is_too_long = cause == "too long"
         with capture_logs() as logs:
             key = await self.tried(results, Refused("first"), Delivered())
         assert [each["event"] for each in logs] == ["push refused"]

@@ -214,7 +214,7 @@ set refused_at = coalesce(s.refused_at, now()), last_refused_at = now(), reason 
 -- Deliveries to a service that refused the authentication for more than a minute are due. A recent refusal by a service
 -- that accepts other pushes may be about one subscription, which follows its schedule.
 with was as materialized (
-    select refused_at from push_services where lane = $1 and origin = $2 and refused_at is not null for update
+    select refused_at from push_services where lane = $1 and origin = $2 for update
 ),
 noted as (
     insert into push_services as s (lane, origin, delivered_at)

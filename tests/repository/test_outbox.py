@@ -1,7 +1,8 @@
-"""The outbox of docs/guides/outbox.md posts committed events once and no rolled back ones."""
+"""The outbox of docs/guides/outbox.md and `tocsin relay` post committed events once and no rolled back ones."""
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.support.commands import refusal
 from tests.support.database import url_for
 from tests.support.service import SECRET, Api
 from tests.support.waiting import reaches, until
@@ -19,12 +21,16 @@ from tocsin.auth.minting import mint_service
 from tocsin.postgres.supervisor import Embedded
 
 PAGE = (Path(__file__).parents[2] / "docs/guides/outbox.md").read_text("utf-8")
+TOCSIN = str(Path(sys.executable).with_name("tocsin"))
 
 pytestmark = pytest.mark.processes
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+WRITE = blocks("sql")[1].strip().removesuffix(";") + " returning id"
 
 
 @pytest.fixture
@@ -41,19 +47,19 @@ async def crm(server: Embedded) -> AsyncIterator[asyncpg.Connection]:
 
 
 @contextlib.asynccontextmanager
-async def relaying(api: Api, server: Embedded, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the relay of the page; it is killed in the end."""
-    (folder / "relay.py").write_text(blocks("python")[0])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        folder / "relay.py",
-        env={
-            "PATH": os.defpath,
-            "NOTIFY_URL": str(api.http.base_url),
-            "NOTIFY_TOKEN": mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)),
-            "OUTBOX_DATABASE_URL": url_for(server, "crm"),
-        },
-    )
+async def relaying(
+    api: Api, server: Embedded, folder: Path, url: str | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the relay; it is killed in the end."""
+    (folder / "token").write_text(mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)))
+    with (folder / "log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(TOCSIN, "relay", "--token-file", folder / "token", "--url", url or str(api.http.base_url)),
+            cwd=folder,
+            env={"PATH": os.defpath, "OUTBOX_DATABASE_URL": url_for(server, "crm"), "TOCSIN_LOG_FORMAT": "json"},
+            stdout=log,
+            stderr=log,
+        )
     try:
         yield process
     finally:
@@ -63,7 +69,9 @@ async def relaying(api: Api, server: Embedded, folder: Path) -> AsyncIterator[as
 
 
 async def waiting(crm: asyncpg.Connection) -> int:
-    return int(await crm.fetchval("select count(*) from notifications_outbox where refused is null"))
+    return int(
+        await crm.fetchval("select count(*) from notifications_outbox where sent_at is null and refused is null")
+    )
 
 
 async def until_empty(crm: asyncpg.Connection) -> None:
@@ -77,50 +85,148 @@ async def delivered_ids(api: Api, ids: list[str]) -> list[str]:
     return await api.ids(1)
 
 
+def logged(folder: Path, event: str) -> list[dict[str, object]]:
+    """Return the lines of the relay's log with an event."""
+    lines = [json.loads(line) for line in (folder / "log").read_text("utf-8").splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
 async def test_outbox_posts_committed_events_and_no_rolled_back_ones(
     api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await api.people(1)
-    write = blocks("sql")[1]
     async with relaying(api, server, tmp_path):
         with contextlib.suppress(ZeroDivisionError):
             async with crm.transaction():
-                await crm.execute(write)
+                await crm.fetchval(WRITE)
                 raise ZeroDivisionError
         async with crm.transaction():
-            kept = str(await crm.fetchval(f"{write.strip().removesuffix(';')} returning id"))
+            kept = str(await crm.fetchval(WRITE))
         await until_empty(crm)
         assert await delivered_ids(api, [kept]) == [kept]
 
 
-async def test_killed_outbox_relay_posts_each_event_once(
+async def test_killed_relay_posts_each_event_once(
     api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await api.people(1)
-    write = blocks("sql")[1].strip().removesuffix(";")
-    ids = [str(await crm.fetchval(f"{write} returning id")) for _ in range(60)]
+    for _ in range(60):
+        await crm.fetchval(WRITE)
     for _ in range(3):
         async with relaying(api, server, tmp_path):
             await until(lambda: api.ids(1))  # killed as soon as a part has arrived, at an arbitrary step
-        await crm.execute(f"{write.replace('The contract', 'Another contract')}")
-    ids += [str(row["id"]) for row in await crm.fetch("select id from notifications_outbox order by number")]
+        await crm.execute("update notifications_outbox set sent_at = null where number % 7 = 0")  # as if killed before
+        await crm.fetchval(WRITE.replace("The contract", "Another contract"))
+    ids = [str(row["id"]) for row in await crm.fetch("select id from notifications_outbox order by number")]
     async with relaying(api, server, tmp_path):
         await until_empty(crm)
-    found = await delivered_ids(api, sorted(set(ids)))
-    assert len(found) == len(set(found))
-    assert set(ids) <= set(found)
-    assert (await api.inbox(1))["pagination"]["total"] == len(found) == 63
+    found = await delivered_ids(api, ids)
+    assert sorted(found) == sorted(ids)
+    assert (await api.inbox(1))["pagination"]["total"] == 63
 
 
-async def test_outbox_keeps_rejected_event_with_reason_and_continues(
+async def test_relay_posts_in_the_order_of_the_rows(
     api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await api.people(1)
-    write = blocks("sql")[1].strip().removesuffix(";")
-    await crm.execute("""insert into notifications_outbox (event) values ('{"type": "nonsense"}')""")
-    good = str(await crm.fetchval(f"{write} returning id"))
+    ids = [str(await crm.fetchval(WRITE)) for _ in range(250)]
+    async with relaying(api, server, tmp_path):
+        await until_empty(crm)
+    await delivered_ids(api, ids[-1:])
+    assert await api.ids(1) == ids[:-101:-1]
+
+
+async def test_outbox_keeps_rejected_event_with_its_errors_and_continues(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await api.people(1)
+    for wrong in ('{"type": "nonsense"}', "[1]", json.dumps({"type": "x" * 2**20})):
+        await crm.execute("insert into notifications_outbox (event) values ($1)", wrong)
+    good = str(await crm.fetchval(WRITE))
     async with relaying(api, server, tmp_path):
         await until_empty(crm)
     assert await delivered_ids(api, [good]) == [good]
-    assert await crm.fetchval("select refused from notifications_outbox") != ""
-    assert await crm.fetchval("select count(*) from notifications_outbox") == 1
+    first, second, third = (
+        row["refused"] for row in await crm.fetch("select refused from notifications_outbox order by number limit 3")
+    )
+    assert json.loads(first)["errors"][0]["code"] == "validation.in"
+    assert second == "The event is not a JSON object."
+    assert json.loads(third)["errors"][0]["code"] == "too_large"
+    assert len(logged(tmp_path, "event refused")) == 3
+
+
+async def test_relay_waits_for_the_service_and_for_a_valid_token(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path, port: int
+) -> None:
+    await api.people(1)
+    id_ = str(await crm.fetchval(WRITE))
+    async with relaying(api, server, tmp_path, f"http://127.0.0.1:{port}"):
+        await until(lambda: logged(tmp_path, "work failed; it will be retried"))
+        assert await waiting(crm) == 1
+    (tmp_path / "log").unlink()
+    async with relaying(api, server, tmp_path):
+        await until(lambda: logged(tmp_path, "relay started"))
+        (tmp_path / "token").write_text("expired")
+        other = str(await crm.fetchval(WRITE))
+        await until(lambda: logged(tmp_path, "work failed; it will be retried"))
+        assert await waiting(crm) == 1
+        (tmp_path / "token").write_text(mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)))
+        await until_empty(crm)
+    assert await delivered_ids(api, [id_, other]) == [other, id_]
+
+
+async def test_spare_relay_takes_over_when_the_first_is_killed(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await api.people(1)
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    async with relaying(api, server, tmp_path) as first:
+        await until(lambda: logged(tmp_path, "relay started"))
+        async with relaying(api, server, spare):
+            id_ = str(await crm.fetchval(WRITE))
+            await until_empty(crm)
+            assert logged(spare, "relay started") == []
+            first.kill()
+            await until(lambda: logged(spare, "relay started"))
+            other = str(await crm.fetchval(WRITE))
+            await until_empty(crm)
+    assert await delivered_ids(api, [id_, other]) == [other, id_]
+
+
+async def test_relay_connects_again_when_its_session_ends(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await api.people(1)
+    async with relaying(api, server, tmp_path):
+        await until(lambda: logged(tmp_path, "relay started"))
+        await crm.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = 'crm' and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        )
+        id_ = str(await crm.fetchval(WRITE))
+        await until_empty(crm)
+    assert await delivered_ids(api, [id_]) == [id_]
+
+
+async def test_relay_ends_at_a_signal_and_deletes_old_rows(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    for days in (6, 8):
+        await crm.execute(
+            "insert into notifications_outbox (event, sent_at) values ('{}', now() - make_interval(days => $1))", days
+        )
+    async with relaying(api, server, tmp_path) as process:
+        await reaches(lambda: crm.fetchval("select count(*) from notifications_outbox"), 1)
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def test_relay_refuses_a_table_that_is_not_an_outbox(
+    server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    assert crm
+    where = {"OUTBOX_DATABASE_URL": url_for(server, "crm"), "TOCSIN_JWT_SECRET": SECRET}
+    for table in ("public.nothing", "pg_catalog.pg_class"):
+        said = await asyncio.to_thread(refusal, "relay", "--table", table, cwd=tmp_path, **where)
+        assert f"The outbox {table} cannot be read" in said

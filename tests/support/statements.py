@@ -1,4 +1,4 @@
-"""Every SQL statement of the package."""
+"""Every SQL statement about tables of the service."""
 
 from importlib.resources import files
 
@@ -7,5 +7,6 @@ from tocsin.db.pool import queries
 STATEMENTS = [
     (path.name.removesuffix(".sql"), name)
     for path in sorted((files("tocsin.db") / "queries").iterdir(), key=str)
+    if path.name != "relay.sql"
     for name in queries(path.name.removesuffix(".sql"))
 ]

@@ -1,6 +1,7 @@
 """Commands that work on the database, whether or not a service runs: import, export, explain, replay, cancel."""
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -154,6 +155,33 @@ def post_role(
                 await posters.permit(database, role, name, company_id)
         whom = "all companies" if company_id is None else f"company {company_id}"
         say(f"The role {role} may {'no longer post events' if remove else f'post events for {whom} as {name}'}.")
+
+    run_command(run())
+
+
+def relay(
+    database: Annotated[
+        str, typer.Option(envvar="OUTBOX_DATABASE_URL", help="The url of the PostgreSQL database with the outbox.")
+    ],
+    table: Annotated[str, typer.Option(help="The table, with its schema.")] = "public.notifications_outbox",
+    service: Annotated[str, typer.Option(help="The service as which it posts.")] = "relay",
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with a service token, read for each request. Default: one is made.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="The url of the service. Default: from the settings.")] = None,
+) -> None:
+    """Post the events of an outbox, a table of your own database, until a signal ends it."""
+    from tocsin.cli.send import tokens, url_of
+    from tocsin.relay import Relay
+    from tocsin.signals import on_signals
+
+    settings = load_settings()
+    token = (lambda: token_file.read_text("utf-8").strip()) if token_file else tokens(settings, service)
+    relaying = Relay(database, table, (url or url_of(settings)).rstrip("/"), token)
+
+    async def run() -> None:
+        on_signals(relaying.stopping.set)
+        await relaying.run()
 
     run_command(run())
 

@@ -3,13 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from tocsin.auth.from_settings import signer_of
 from tocsin.auth.minting import Signer, mint_service
 from tocsin.errors import Malformed, Refusal
 from tocsin.http_client.fetch import FetchError, fetch
@@ -91,6 +92,12 @@ class EventSender:
             ) from None
         except Malformed:
             raise Refusal(f"The server at {self.url} is not Tocsin: give --url.") from None
+
+
+def tokens(settings: Settings, service: str) -> Callable[[], str]:
+    """Return a function that makes a token of a service that may post events. Raises `Refusal` without a key."""
+    signer = signer_of(settings, "services")
+    return lambda: mint_service(signer, service, ["events:write"], _LIFETIME)
 
 
 def url_of(settings: Settings) -> str:

@@ -1,0 +1,205 @@
+"""The relay: posts the events of an outbox, a table that an application writes in transactions of its own.
+
+Each row is posted at least once, under its own id, so that the service delivers it once. Rows are posted in their
+order, by one relay at a time; further ones wait as spares.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import structlog
+
+from tocsin.backoff import Backoff
+from tocsin.db.errors import first_line, is_hopeless, is_outage, sentence_on
+from tocsin.db.pool import Connection, Record, connect, queries
+from tocsin.errors import Refusal, Unavailable
+from tocsin.http_client.fetch import FetchError, fetch
+
+BATCH_SIZE = 200
+"""Maximum rows per request."""
+
+MAX_BATCH_BYTES = 4 * 2**20
+"""Maximum bytes of the events of a request; a larger event is posted alone."""
+
+INTERVAL = 0.5
+"""Seconds between two looks at an empty outbox."""
+
+KEPT_DAYS = 7
+"""Days for which rows are kept after they were sent."""
+
+MAX_PAUSE = 300.0
+"""Maximum seconds that the relay waits because the service asks for it."""
+
+_REFUSED = frozenset({400, 404, 409, 413, 422})
+"""The statuses of answers to a wrong event, which stay the same. Others may change: the token, or the load."""
+
+_FORGET_EVERY = 1_000
+_REQUEST_TIMEOUT = 30.0
+_STATEMENT_TIMEOUT = 20.0
+_MAX_ANSWER_BYTES = 2**20
+_SQL = queries("relay")
+_TABLE = "notifications_outbox"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Relay:
+    """Posts the rows of `table` in the database at `database_url` to the service at `url`, until `stopping` is set.
+
+    `token` returns a token of the service for each request.
+    """
+
+    database_url: str
+    table: str
+    url: str
+    token: Callable[[], str]
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Post rows until `stopping` is set. Failures are logged and retried; `Refusal` if there is no such table."""
+        while not self.stopping.is_set():
+            try:
+                async with self._session() as (connection, statements):
+                    await self._work(connection, statements)
+            except Refusal:
+                raise
+            except Exception as error:
+                if is_hopeless(error):
+                    raise Refusal(sentence_on(error)) from error
+                if not self.stopping.is_set():
+                    await self._backoff.pause(error)
+
+    @cached_property
+    def _backoff(self) -> Backoff:
+        return Backoff("relay", self.stopping)
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[tuple[Connection, dict[str, str]]]:
+        """Connect, and yield the connection and the statements for the table."""
+        connection = await connect(self.database_url, _STATEMENT_TIMEOUT)
+        try:
+            yield connection, await _statements(connection, self.table)
+        finally:
+            connection.terminate()
+
+    async def _work(self, connection: Connection, sql: dict[str, str]) -> None:
+        turns, is_working = 0, False
+        while not self.stopping.is_set():
+            if not is_working:
+                is_working = await connection.fetchval(sql["turn"], self.table)
+                if is_working:
+                    log.info("relay started", table=self.table, url=self.url)
+            rows = await connection.fetch(sql["waiting"], BATCH_SIZE) if is_working else []
+            if rows:
+                await self._post(connection, sql, rows)
+            self._backoff.succeeded()
+            if is_working and turns % _FORGET_EVERY == 0:
+                await connection.execute(sql["forget"], KEPT_DAYS)
+            turns += 1
+            if not rows:
+                await self._pause(INTERVAL)
+
+    async def _post(self, connection: Connection, sql: dict[str, str], rows: Sequence[Record]) -> None:
+        """Post the first rows together. If that is refused, post them one by one."""
+        rows = _first(rows)
+        events = {row["number"]: _event_of(row) for row in rows}
+        if len(rows) == 1 or not all(events.values()):
+            await self._one_by_one(connection, sql, events)
+            return
+        try:
+            await self._call("/events/batch", {"events": list(events.values())})
+        except FetchError:
+            await self._one_by_one(connection, sql, events)
+        else:
+            await connection.execute(sql["sent"], list(events))
+            log.info("events relayed", count=len(rows))
+
+    async def _one_by_one(
+        self, connection: Connection, sql: dict[str, str], events: dict[int, dict[str, Any] | None]
+    ) -> None:
+        """Post each event by itself. One that is refused keeps the errors, and the others continue."""
+        for number, event in events.items():
+            refused = await self._refusal_of(event)
+            if refused:
+                await connection.execute(sql["refuse"], number, refused)
+                log.error("event refused", number=number, errors=refused[:500])
+            else:
+                await connection.execute(sql["sent"], [number])
+                log.info("events relayed", count=1)
+
+    async def _refusal_of(self, event: dict[str, Any] | None) -> str | None:
+        """Post an event; return the answer of the service if it is refused."""
+        if event is None:
+            return "The event is not a JSON object."
+        try:
+            await self._call("/events", event)
+        except FetchError as error:
+            return error.body.decode(errors="replace") or str(error)
+        return None
+
+    async def _call(self, path: str, body: dict[str, Any]) -> None:
+        """Post until the service answers, and return if it accepts. Raises `FetchError` if it refuses the body.
+
+        While this waits, the session keeps the lock of the table. Raises `Unavailable` if the relay has to stop.
+        """
+        content = json.dumps(body).encode()
+        while not self.stopping.is_set():
+            headers = (f"Authorization: Bearer {self.token()}", "Content-Type: application/json")
+            try:
+                await fetch(
+                    self.url + path, body=content, headers=headers, seconds=_REQUEST_TIMEOUT, limit=_MAX_ANSWER_BYTES
+                )
+            except FetchError as error:
+                if error.status in _REFUSED:
+                    raise
+                await self._backoff.pause(error)
+                await self._pause(min(error.retry_after, MAX_PAUSE))
+            else:
+                self._backoff.succeeded()
+                return
+        raise Unavailable("The relay stops.")
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+
+
+async def _statements(connection: Connection, table: str) -> dict[str, str]:
+    """Return the statements for a table. Raises `Refusal` if there is none, or it is not an outbox."""
+    try:
+        name = await connection.fetchval(_SQL["table"], table)
+        found = {key: text.replace(_TABLE, name) for key, text in _SQL.items()}
+        for key in ("waiting", "sent", "refuse", "forget"):
+            await connection.prepare(found[key])
+    except Exception as error:
+        if is_outage(error):
+            raise
+        raise Refusal(f"The outbox {table} cannot be read: {first_line(error)}.") from error
+    return found
+
+
+def _first(rows: Sequence[Record]) -> list[Record]:
+    """Return the first rows, as many as fit into a request."""
+    size, count = 0, 0
+    for row in rows:
+        size += len(row["event"].encode())
+        if count and size > MAX_BATCH_BYTES:
+            break
+        count += 1
+    return list(rows[:count])
+
+
+def _event_of(row: Record) -> dict[str, Any] | None:
+    """Return the event of a row, with its id; None if it is not an object."""
+    try:
+        event = json.loads(row["event"])
+    except (ValueError, RecursionError):
+        return None
+    return {**event, "id": row["id"]} if isinstance(event, dict) else None

@@ -91,6 +91,7 @@ lock: $(UV) ## update the lock files to the newest versions that pyproject.toml 
 	$(COMPILE) bench/peers/requirements.in --output-file bench/peers/requirements.lock
 	$(COMPILE) docs/requirements.in --output-file docs/requirements.lock
 	$(COMPILE) tests/repository/django/requirements.in --output-file tests/repository/django/requirements.lock
+	$(COMPILE) tests/repository/transactions/requirements.in --output-file tests/repository/transactions/requirements.lock
 
 # The virtual environment has exactly the packages of the lock file.
 .venv/ready: requirements.lock pyproject.toml packages/client/pyproject.toml packages/phones/pyproject.toml $(UV)

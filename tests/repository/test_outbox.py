@@ -165,7 +165,7 @@ async def test_relay_waits_for_the_service_and_for_a_valid_token(
         assert await waiting(crm) == 1
     (tmp_path / "log").unlink()
     async with relaying(api, server, tmp_path):
-        await until(lambda: logged(tmp_path, "relay started"))
+        await until_empty(crm)
         (tmp_path / "token").write_text("expired")
         other = str(await crm.fetchval(WRITE))
         await until(lambda: logged(tmp_path, "work failed; it will be retried"))

@@ -39,6 +39,9 @@ BATCH_SIZE = 200
 EVENTS_PER_TURN = 16
 """Events that are rendered or answered per turn of the event loop, so that other requests get their turns."""
 
+GATHERING_TURNS = 3
+"""Turns of the event loop for which events that are posted one by one are gathered before they are stored together."""
+
 MAX_IDS_PER_BATCH = 20_000
 """Maximum ids that the events of such a transaction name together. An event that names more is stored by itself."""
 
@@ -148,7 +151,7 @@ class Intake:
         self._database = database
         self._disk = disk
         self._pubsub = pubsub
-        self._batches = Batches(self._store_batch, _count_of_next)
+        self._batches = Batches(self._store_batch, _count_of_next, GATHERING_TURNS)
         self._conflicts = LockConflicts()
         self._pace = Pace(EVENTS_PER_TURN)
 

@@ -45,7 +45,8 @@ def weight(item: pytest.Item) -> int:
 class ByModule(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
     """Gives tests that share a fixture of their module, or the syntax trees of all sources, to one worker.
 
-    Otherwise each worker would make what they share. xdist has groups for this, which do not work with the node ids of pytest 9.2.
+    Otherwise each worker would make what they share. xdist has groups for this, which do not work with the node ids of
+    pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:

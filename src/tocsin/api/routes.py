@@ -31,6 +31,7 @@ from tocsin.errors import (
     Invalid,
     KeyReused,
     Malformed,
+    NotFound,
     RateLimited,
     Timeout,
     TooLarge,
@@ -145,16 +146,23 @@ class Call:
             arguments[self._state] = app_state
         for name, find in self._others:
             arguments[name] = find(request)
-        self._check_parameters(request, arguments, field_errors)
+        try:
+            self._check_parameters(request, arguments, field_errors)
+        except NotFound:  # an id that is none
+            await self._confirm(request, caller)
+            raise
         if self.model is not None:
             given = await body_of(request, self.max_bytes, self.media_types)
             check = self.model.checked if self._checks_body else _unchecked
             arguments[self._body] = check(given, field_errors, app_state)
         if field_errors:
-            if self.authentication:
-                await self.authentication.confirm(request, caller)
+            await self._confirm(request, caller)
             raise Invalid(field_errors)
         return _answer(await self._endpoint(**arguments), self._status)
+
+    async def _confirm(self, request: Request, caller: Any) -> None:
+        if self.authentication:
+            await self.authentication.confirm(request, caller)
 
     def _check_parameters(self, request: Request, arguments: Arguments, field_errors: list[FieldError]) -> None:
         if self._path:

@@ -35,8 +35,8 @@ KEPT_DAYS = 7
 MAX_PAUSE = 300.0
 """Maximum seconds that the relay waits because the service asks for it."""
 
-_REFUSED = frozenset({400, 404, 409, 413, 422})
-"""The statuses of answers to a wrong event, which stay the same. Others may change: the token, or the load."""
+_REFUSED = frozenset({400, 409, 413, 422})
+"""The statuses of answers to a wrong event, which stay the same. Others may change: the url, the token, or the load."""
 
 _FORGET_EVERY = 1_000
 _REQUEST_TIMEOUT = 30.0

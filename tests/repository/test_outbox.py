@@ -155,15 +155,16 @@ async def test_outbox_keeps_rejected_event_with_its_errors_and_continues(
     assert len(logged(tmp_path, "event refused")) == 3
 
 
-async def test_relay_waits_for_the_service_and_for_a_valid_token(
+async def test_relay_waits_for_the_service_for_its_url_and_for_a_valid_token(
     api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path, port: int
 ) -> None:
     await api.people(1)
     id_ = str(await crm.fetchval(WRITE))
-    async with relaying(api, server, tmp_path, f"http://127.0.0.1:{port}"):
-        await until(lambda: logged(tmp_path, "work failed; it will be retried"))
-        assert await waiting(crm) == 1
-    (tmp_path / "log").unlink()
+    for wrong in (f"http://127.0.0.1:{port}", f"{api.http.base_url}/elsewhere"):
+        async with relaying(api, server, tmp_path, wrong):
+            await until(lambda: logged(tmp_path, "work failed; it will be retried"))
+            assert await waiting(crm) == 1
+        (tmp_path / "log").unlink()
     async with relaying(api, server, tmp_path):
         await until_empty(crm)
         (tmp_path / "token").write_text("expired")

@@ -137,11 +137,19 @@ async def medians(rounds: int, one_round: Callable[[], Awaitable[Mapping[str, fl
 
 def cpu_of(pid: int, *, descendants: bool = True) -> float:
     """Return the CPU-seconds of a process and its descendants, ended ones included."""
-    spent = 0.0
-    for each in _family(pid) if descendants else [pid]:
-        fields = Path(f"/proc/{each}/stat").read_text("ascii").rpartition(")")[2].split()
-        spent += sum(int(field) for field in fields[11 : 15 if descendants else 13]) / _TICK
-    return spent
+    while True:
+        try:
+            return sum(
+                _cpu_of_one(each, 15 if descendants else 13) for each in (_family(pid) if descendants else [pid])
+            )
+        except (FileNotFoundError, ProcessLookupError):  # one has just ended: its time is with its parent now
+            if not Path(f"/proc/{pid}").exists():
+                raise
+
+
+def _cpu_of_one(pid: int, end: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:end]) / _TICK
 
 
 def _family(pid: int) -> list[int]:

@@ -83,6 +83,7 @@ async ([rows, step]) => {
     box.scrollBy(0, step);
     if (box.scrollTop !== top) still = 0;
     else if (count() === rows) break;
+    else root.querySelector("[part=more]:not([hidden])")?.click();
   }
   await new Promise((resolve) => setTimeout(resolve, 200));
   return { rows: count(), task: Math.max(0, ...tasks), frame };
@@ -118,7 +119,7 @@ async def main() -> None:
         Claim("from the list's answer to the list on screen", found["first"], "ms", at_most=50),
         Claim(f"longest task over 50 ms while {ROWS:,} rows are scrolled", found["task"], "ms", at_most=50),
         Claim("the same of a bare list, made in one go", found["bare task"], "ms"),
-        Claim("longest frame meanwhile", found["frame"], "ms"),
+        Claim("longest frame while they are scrolled", found["frame"], "ms"),
         Claim("the same of the bare list", found["bare frame"], "ms"),
     )
 

@@ -32,7 +32,7 @@ NAMES = (
         "transport",
         "push",
         "handed_over",
-        "everybody",
+        "announcement",
         "fanout_devices",
         "inbox_page",
         "mark_one",

@@ -22,6 +22,7 @@ LONGEST = 10.0
 """Seconds after which an event counts as lost."""
 
 BACK_ENDS = 16
+OPENED_AT_ONCE = 20
 BEGINNING = b'data: {"id":"'
 """The start of the line of a notification, before its id."""
 
@@ -57,10 +58,11 @@ async def main() -> None:
         async with database(running) as connection:
             people = await fill.users(connection, STREAMS)
         base = resident(running.process.pid)
-        streams = [Stream() for _ in people]
-        reading = [
-            asyncio.create_task(stream.follow(running, user)) for stream, user in zip(streams, people, strict=True)
-        ]
+        streams, reading = [Stream() for _ in people], []
+        for stream, user in zip(streams, people, strict=True):
+            reading.append(asyncio.create_task(stream.follow(running, user)))
+            if len(reading) % OPENED_AT_ONCE == 0:  # more at the same time would be refused
+                await asyncio.wait_for(stream.ready.wait(), 60)
         for stream in streams:
             await asyncio.wait_for(stream.ready.wait(), 60)
         await asyncio.sleep(2)

@@ -34,7 +34,7 @@ async def main() -> None:
         found = await medians(rounds, one_round)
     show(
         Claim(f"an event to {MEMBERS:,}", found["delivered"], "rows/s", found["inserted"], at_least=0.25),
-        Claim("another's page meanwhile, p99", found["busy p99"], "ms", found["idle p99"], at_most=2),
+        Claim("another's page at the same time, p99", found["busy p99"], "ms", found["idle p99"], at_most=2),
     )
 
 

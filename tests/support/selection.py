@@ -43,23 +43,19 @@ def weight(item: pytest.Item) -> int:
 
 
 class ByModule(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
-    """Gives tests that share a fixture of their module, or the syntax trees of all sources, to one worker.
+    """Gives the tests of a module that share a fixture to one worker; otherwise each worker would make what they share.
 
-    Otherwise each worker would make what they share. xdist has groups for this, which do not work with the node ids of
-    pytest 9.2.
+    xdist has groups for this, which do not work with the node ids of pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return _shared(nodeid.partition("::")[0]) or nodeid
+        module = nodeid.partition("::")[0]
+        return module if _has_shared_fixture(module) else nodeid
 
 
 @cache
-def _shared(module: str) -> str:
-    """Return the name of what the tests of a module share, or an empty string."""
-    text = (ROOT / module).read_text("utf-8")
-    if "from tests.support.sources import" in text:
-        return "sources"
-    return module if 'scope="module"' in text else ""
+def _has_shared_fixture(module: str) -> bool:
+    return 'scope="module"' in (ROOT / module).read_text("utf-8")
 
 
 def is_allowed(reason: str) -> bool:

@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
@@ -145,7 +145,7 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
     made, position = position_in(since)
     found = (await changes_since(database, {user.id: position}, limit)).get(user.id)
     if found is None or not found.admits(user.issued):
-        raise _refusal(user, active=await database.value(_SQL["standing"], user.id))
+        raise await _refusal(database.value, user)
     if made != found.made or not found.forgotten <= position <= found.at:
         return Changes("", found.unread, found.cursor, more=False, resync=True)
     upto = found.entries[-1].position if found.more else found.at
@@ -331,14 +331,14 @@ async def _change(database: Database, statement: str, user: UserCaller, id_: UUI
     """Change one notification by one statement, which locks the head of its inbox if the token is for it."""
     [row] = await database.rows(_SQL[statement], user.id, user.issued, id_)
     if not row["is_admitted"]:
-        raise _refusal(user, active=await database.value(_SQL["standing"], user.id))
+        raise await _refusal(database.value, user)
     return row
 
 
 async def _lock(connection: Connection, user: UserCaller) -> int:
     row = await connection.fetchrow(_SQL["lock_own"], user.id, user.issued)
     if row is None:
-        raise _refusal(user, active=await connection.fetchval(_SQL["standing"], user.id))
+        raise await _refusal(connection.fetchval, user)
     began: int = row["began"]
     return began
 
@@ -346,7 +346,7 @@ async def _lock(connection: Connection, user: UserCaller) -> int:
 async def _admitted(database: Database, user: UserCaller, row: Record | None) -> Record:
     """Return the row of the caller's head if the token is for this inbox. Raises like `owner`."""
     if row is None or not _admits(user.issued, row["made_at"], row["tokens_from"]):
-        raise _refusal(user, active=await database.value(_SQL["standing"], user.id))
+        raise await _refusal(database.value, user)
     return row
 
 
@@ -357,8 +357,9 @@ def _admits(issued: float | None, made_at: datetime, tokens_from: datetime | Non
     return issued is None or issued >= since or since > time.time()  # the clock was put back since then
 
 
-def _refusal(user: UserCaller, *, active: bool | None) -> Unauthenticated:
+async def _refusal(look: Callable[..., Awaitable[Any]], user: UserCaller) -> Unauthenticated:
     """Return why the caller's inbox is refused: its user does not exist, is inactive, or is another one of this id."""
+    active: bool | None = await look(_SQL["standing"], user.id)
     if active is None:
         return Unauthenticated.unknown(user.id)
     if not active:

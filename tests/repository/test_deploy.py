@@ -30,6 +30,7 @@ from starlette.routing import Route
 from tests.support.answers import assert_page_headers
 from tests.support.events import custom
 from tests.support.processes import TOCSIN, Program, data_folder, kill_postgres
+from tests.support.servers import free_port
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import until
 from tocsin.api.connections import Patience
@@ -270,8 +271,7 @@ class Front:
     def __init__(self, folder: Path, upstream: int) -> None:
         self.folder = folder
         self.upstream = upstream
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         certify(folder)
 
     @property
@@ -428,9 +428,7 @@ class TestProxies:
         assert headers["Authorization"].split()[1] not in front.logged
 
     async def test_proxy_logs_no_device_token_while_the_service_is_down(self, proxy: Proxy, tmp_path: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            nobody = int(free.getsockname()[1])
-        front = Front(tmp_path, nobody)
+        front = Front(tmp_path, upstream=free_port())
         async with proxy(front) as http:
             for path in ("/notifications/devices", "/directory/users/1/devices"):
                 answer = await http.delete(f"{path}/{TOKEN}", headers=as_user(1), extensions=self.SNI)

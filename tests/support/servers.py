@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import os
 import pwd
 import random
@@ -10,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ from tocsin.postgres.process import end, memory, spawn
 
 LONGEST_START = 90.0
 PASSWORD = "geheim"
+
+PORTS = 1000
+"""Ports of each worker of a run."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +146,21 @@ async def pgbouncer(server: OwnServer, pool_mode: str) -> AsyncIterator[int]:
                 process.wait()
 
 
+@functools.cache
+def _ports() -> Iterator[int]:
+    """The ports of this worker, in an order of its own, again and again."""
+    worker = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))))
+    ports = range(20_000 + PORTS * (worker % 12), 20_000 + PORTS * (worker % 12 + 1))
+    return itertools.cycle(random.SystemRandom().sample(ports, PORTS))
+
+
 def free_port() -> int:
     """Return a port of the loopback that is free.
 
     It is below the ephemeral ports of the kernel, and each worker of a run has a range of its own, so that no other
-    program takes it before its server starts.
+    program takes it before its server starts. A thousand calls return different ports.
     """
-    worker = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))))
-    ports = range(20_000 + 1000 * (worker % 12), 21_000 + 1000 * (worker % 12))
-    for port in random.SystemRandom().sample(ports, len(ports)):
+    for port in itertools.islice(_ports(), PORTS):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise AssertionError("no port is free")

@@ -267,7 +267,7 @@ async def phones_of_two(pushing: Api) -> Api:
 async def is_put_aside(api: Api) -> bool:
     assert api.worker
     assert api.worker.dispatcher
-    return any(lane.behind_locks for lane in api.worker.dispatcher._lanes.values())  # noqa: SLF001 - in memory only
+    return any(lane.kept for lane in api.worker.dispatcher._lanes.values())  # noqa: SLF001 - in memory only
 
 
 @pytest.mark.parametrize("result", ["delivered", "gone"])

@@ -52,7 +52,9 @@ async def test_a_rolling_upgrade_loses_nothing(run: ChaosRun, tmp_path: Path) ->
                     following = await started(*arguments)
                     if number < len(open_ones):
                         open_ones[number] = following
-                    await programs[number].stop()
+                        await programs[number].stop()
+                    else:
+                        await run.stop_worker(programs[number])
 
 
 def previous_release(folder: Path) -> Path:

@@ -50,19 +50,6 @@ async def _is_full(dba: Connection) -> bool:
     return bool(await dba.fetchval("select count(*) >= 6 from deliveries where worker_id is not null"))
 
 
-async def test_a_worker_that_stops_waits_for_the_answers_of_pushes_under_way(
-    pushing: Api, phones: Phones, dba: Connection
-) -> None:
-    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
-    phones.answer("apns", after_ms=1000)
-    await accepted(pushing, 1)
-    await until(lambda: phones.pushes("apns"))
-    assert pushing.worker
-    pushing.worker.stop()
-    ended = "select state from deliveries where worker_id is null and state <> 'queued'"
-    assert await until(lambda: dba.fetchval(ended)) == "delivered"
-
-
 async def test_results_that_are_recorded_during_a_claim_wake_the_lane(
     pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,3 +94,15 @@ async def test_a_lane_waits_no_longer_when_the_clock_is_set_back(pushing: Api, m
         lane.wait(30, "the provider asked for it")
     assert lane.problem == ""  # 30 s are none; an hour would be
     assert 0 < lane.remaining <= 30
+
+
+async def test_a_lane_that_fails_is_reported_when_the_clock_is_set_back(
+    pushing: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default")
+    with monkeypatch.context() as patched:
+        patched.setattr(lanes, "datetime", _Ahead)
+        lane.fail(timedelta(seconds=5), "503")
+    assert lane.problem == ""  # for less than ten seconds
+    monkeypatch.setattr(lanes, "MIN_FAILING", 0.0)
+    assert lane.problem.startswith("pushes of apns/default fail since")

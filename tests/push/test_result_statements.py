@@ -11,7 +11,7 @@ import pytest
 from tests.support.database import blocked
 from tests.support.deliveries import LANE, ORIGIN, WORKER, delivery, device, insert, states
 from tests.support.waiting import until
-from tocsin.db.pool import Connection, Database
+from tocsin.db.pool import Connection, Database, connect
 from tocsin.push import deliveries
 from tocsin.push.channels import Address
 from tocsin.push.deliveries import Settled, State
@@ -99,6 +99,20 @@ class TestDeliveries:
         assert await states(dba, "worker_id", "attempts", "state", "due_at") == dict(
             zip(keys, (back, stays, stays, back), strict=True)
         )
+
+    async def test_leases_of_a_worker_that_leaves_are_released_except_locked_ones(
+        self, url: str, database: Database, dba: Connection, now: datetime
+    ) -> None:
+        locked, free, other = [
+            await delivery(dba, event, await device(dba, event), worker_id=worker, attempts=1, due_at=now)
+            for event, worker in ((1, WORKER), (2, WORKER), (3, OTHER))
+        ]
+        locking = await connect(url)
+        async with locking.transaction():
+            await locking.execute("select from deliveries where event_id = $1 for update", locked.event_id)
+            await deliveries.release(database, WORKER)
+        await locking.close()
+        assert await states(dba, "worker_id", "attempts") == {locked: (WORKER, 1), free: (None, 0), other: (OTHER, 1)}
 
 
 class TestDevices:

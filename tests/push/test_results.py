@@ -10,9 +10,11 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.database import blocked
 from tests.support.deliveries import LANE, ORIGIN, WORKER, delivery, device, insert, states
 from tests.support.push_services import answer, phone, push
-from tocsin.db.pool import Connection, Database
+from tests.support.waiting import until
+from tocsin.db.pool import Connection, Database, connect
 from tocsin.http_client.messages import Answer, Request
 from tocsin.metrics import Metrics
 from tocsin.pubsub import PubSub
@@ -409,6 +411,93 @@ class TestStopped:
                 ("gone", "gone", 1),
                 ("refused", "bad", 1),
             )
+        ]
+
+
+class TestKept:
+    """Results that cannot be recorded now."""
+
+    async def answered(self, results: Results) -> Delivery:
+        leased = await results.leased()
+        assert leased.address
+        results.channel.means[leased.address.token, 200] = Delivered()
+        results.lane.under_way.add(leased.key)
+        results.lane.note(Answered(leased, push(leased.address), answer(200)))
+        return leased
+
+    async def test_result_is_kept_after_any_error_so_that_its_push_is_not_sent_again(self, results: Results) -> None:
+        leased = await self.answered(results)
+        await results.dba.execute("alter table devices rename to unknown")
+        try:
+            await results.writer.settle(results.lane)
+        finally:
+            await results.dba.execute("alter table unknown rename to devices")
+        assert results.writer.backoffs[LANE].reason == "an error: UndefinedTableError"
+        assert results.lane.under_way == {leased.key}
+        assert await deliveries.release_others(results.database, WORKER, LANE, results.lane.under_way) == 0
+        await results.writer.finish(results.lane)
+        assert await results.state(leased.key) == ("delivered", "delivered")
+        assert results.lane.under_way == set()
+
+    async def test_reason_is_reported_until_the_result_is_recorded(self, results: Results) -> None:
+        leased = await self.answered(results)
+        await results.dba.execute("alter table devices rename to unknown")
+        running = asyncio.create_task(results.writer.run(results.lane))
+        try:
+            await until(lambda: results.lane.kept)
+            async with results.writer._writing[LANE]:  # noqa: SLF001 - the batch has ended
+                assert results.writer.backoffs[LANE].reason == "an error: UndefinedTableError"
+            await results.dba.execute("alter table unknown rename to devices")
+            results.lane.retry_set_aside()
+            await until(lambda: not results.lane.under_way)
+            await until(lambda: not results.writer.backoffs[LANE].reason)
+        finally:
+            running.cancel()
+        assert await results.state(leased.key) == ("delivered", "delivered")
+
+    async def test_no_lease_of_a_batch_ends_while_its_removals_of_devices_wait(
+        self, url: str, results: Results
+    ) -> None:
+        later, gone = await results.leased("later"), await results.leased("gone")
+        for status, outcome, leased in ((503, Later("busy"), later), (410, Gone("gone"), gone)):
+            assert leased.address
+            results.channel.means[leased.address.token, status] = outcome
+            results.lane.under_way.add(leased.key)
+            results.lane.note(Answered(leased, push(leased.address), answer(status)))
+        locking = await connect(url)
+        async with asyncio.TaskGroup() as group, locking.transaction():
+            await locking.execute("select from devices where token = 'gone' for update")
+            group.create_task(results.writer.settle(results.lane))
+            await until(lambda: blocked(results.dba))
+            assert set((await states(results.dba, "worker_id")).values()) == {(WORKER,)}
+        await locking.close()
+        assert (await results.state(gone.key))[0] == "gone"
+        assert (await results.state(later.key))[0] == "later"
+
+    async def test_last_result_is_recorded_after_an_outage(self, results: Results) -> None:
+        leased = await self.answered(results)
+        name = await results.dba.fetchval("select current_database()")
+        await results.database.close()  # so that it opens new sessions
+        await results.database.open()
+        await results.dba.execute(f"alter database {name} set default_transaction_read_only = on")
+        finishing = asyncio.create_task(results.writer.finish(results.lane))
+        try:
+            await until(lambda: results.writer.backoffs[LANE].reason == "the database is read-only")
+        finally:
+            await results.dba.execute(f"alter database {name} reset default_transaction_read_only")
+        await finishing
+        assert await results.state(leased.key) == ("delivered", "delivered")
+
+    async def test_results_that_were_not_recorded_in_time_are_counted_in_the_log(
+        self, results: Results, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tocsin.push.results.LAST_TIMEOUT", 0.1)
+        await self.answered(results)
+        async with results.writer._writing[LANE]:  # noqa: SLF001 - as if a batch hung
+            with capture_logs() as logs:
+                await results.writer.finish(results.lane)
+        assert [(line["event"], line["count"]) for line in logs] == [
+            ("pushes will be sent again: no result was recorded", 1)
         ]
 
 

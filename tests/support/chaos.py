@@ -43,6 +43,19 @@ PEOPLE = 2_000
 
 Address = tuple[str, int]
 
+_NOTING = """
+create table given_back (event_id uuid, device_id uuid);
+create function note_given_back() returns trigger language plpgsql as $$
+begin
+    insert into given_back values (old.event_id, old.device_id);
+    return null;
+end $$;
+create trigger note_given_back after update on deliveries for each row
+    when (old.worker_id = '{worker}' and new.worker_id is null and new.state in ('queued', 'later'))
+    execute function note_given_back()
+"""
+"""Notes the pushes that a worker gives back without a result."""
+
 
 def scenario(name: str, title: str, *, long: bool = False, nothing_waits: str = "") -> pytest.MarkDecorator:
     """Mark a test as the scenario of a failure; `title` is its line in the table. `make test` leaves long ones out.
@@ -80,7 +93,7 @@ class ChaosRun:
     ledger: Ledger = field(default_factory=Ledger)
     nothing_waits: str = ""
     in_flight: int = 0
-    """How many pushes may be sent twice: those under way when a process died."""
+    """How many pushes may be sent twice: those under way when a process died, or given up by one that was stopped."""
 
     shown: set[str] = field(default_factory=set)
     """The reasons that operators were shown during failures."""
@@ -155,6 +168,18 @@ class ChaosRun:
         await worker.kill()
         self.in_flight += await leased_pushes(self._url, worker)
 
+    async def stop_worker(self, worker: Program) -> None:
+        """Stop a worker of an earlier release, and note the pushes that it gave back because it knew no result.
+
+        That release waits for no answers, and the next one sends these pushes again.
+        """
+        connection = await connect(self._url)
+        await connection.execute(_NOTING.format(worker=worker.greeting["worker"]))
+        await worker.stop()
+        self.in_flight += await connection.fetchval("select count(*) from given_back")
+        await connection.execute("drop table given_back; drop function note_given_back cascade")
+        await connection.close()
+
     async def _converges(self, ids: set[str], within: float = CONVERGENCE) -> None:
         """Wait until these events and their pushes wait no more."""
         began, waiting = time.monotonic(), {"not": "looked at yet"}
@@ -183,7 +208,7 @@ class ChaosRun:
         await compare(ledger, population, self._url)
         await compare_pages(ledger, population, self._url, address)
         assert outcome.lost_pushes == 0, await _unsent(self._url, due, sent)
-        assert outcome.doubled_pushes <= self.in_flight, f"{self.in_flight} pushes were under way at a death"
+        assert outcome.doubled_pushes <= self.in_flight, f"{self.in_flight} pushes were under way at an end"
         for push in self.phones.pushes("apns"):
             assert not _shows(push) or push["headers"]["apns-collapse-id"] == push["id"]
         assert [follower.resyncs for follower in followers if follower.resyncs] == []

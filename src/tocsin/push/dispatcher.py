@@ -27,7 +27,7 @@ from tocsin.push.channels import Later, Push, Refused, Stopped
 from tocsin.push.clears import ClearSender
 from tocsin.push.content import Composer
 from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, retried
-from tocsin.push.lanes import Answered, Lane
+from tocsin.push.lanes import ANSWER_TIMEOUT, Answered, Lane
 from tocsin.push.results import ResultWriter
 
 MAX_SEPARATE_PUSHES = 3
@@ -38,9 +38,6 @@ RELEASE_BATCH_SIZE = 1_000
 
 RELEASE_INTERVAL = 0.05
 """Seconds between two such statements, so that most of the database's time is left to other work."""
-
-ANSWER_TIMEOUT = 3.0
-"""Seconds that a stopping dispatcher waits for answers of pushes under way; those without one are repeated."""
 
 SWEEP_INTERVAL = 15.0
 """Seconds between two searches of a lane for deliveries that this worker leased and does not send."""
@@ -93,7 +90,7 @@ class Dispatcher:
         return list(self._lanes)
 
     async def run(self) -> None:
-        """Send until `stop`, then wait briefly for the answers of pushes under way."""
+        """Send until `stop`, then wait for the answers of pushes under way, and record them."""
         if not self._lanes:
             await self._stopping.wait()
             return
@@ -110,10 +107,7 @@ class Dispatcher:
 
     async def _leave(self, settling: Sequence[asyncio.Task[None]]) -> None:
         """Record the last answers, and release all leases. Another worker repeats pushes without a recorded result."""
-        with contextlib.suppress(Exception):
-            for lane in self._lanes.values():
-                lane.retry_set_aside()
-                await self._results.settle(lane)
+        await asyncio.gather(*(self._results.finish(lane) for lane in self._lanes.values()))
         for task in settling:
             task.cancel()
         await asyncio.gather(*settling, return_exceptions=True)

@@ -13,8 +13,8 @@ from tocsin.http_client.messages import Answer, Request
 from tocsin.push.channels import Channel, Environment, Push, Refused
 from tocsin.push.deliveries import Delivery, DeliveryKey
 
-ENDING = 10.0
-"""Seconds to wait for the answers of pushes with the previous keys."""
+ANSWER_TIMEOUT = 10.0
+"""Seconds to wait for the answers of pushes under way before their connections are closed: no push waits for longer."""
 
 MIN_PROBLEM_WAIT = 60.0
 """A lane that waits for more seconds than these has a problem to report."""
@@ -52,14 +52,14 @@ class Lane:
     transport: PushTransport
     under_way: set[DeliveryKey] = field(default_factory=set)
     answered: "list[Answered]" = field(default_factory=list)
-    behind_locks: "list[Answered]" = field(default_factory=list)
+    kept: "list[Answered]" = field(default_factory=list)  # could not be recorded, and is tried again
     arrivals: asyncio.Event = field(default_factory=asyncio.Event)  # there are answers to be recorded
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # fewer pushes are under way
-    waits_until: float | None = None  # of the monotonic clock: the time of day can be set back
+    waits_until: float | None = None  # as all of these, of the monotonic clock: the time of day can be set back
     waits_because: str = ""
     waits_since: float | None = None  # until a push succeeds; until then it tries one at a time
-    fails_since: datetime | None = None  # the first failed push since one succeeded
-    fails_until: datetime | None = None  # by then each of them has been tried again
+    fails_since: float | None = None  # the first failed push since one succeeded
+    fails_until: float = -math.inf  # by then each of them has been tried again
     fails_because: str = ""
     stopped: str = ""
     lacks: str = ""
@@ -94,7 +94,7 @@ class Lane:
 
         Pushes under way end on the previous connections.
         """
-        closing = asyncio.create_task(self.transport.close(ENDING))
+        closing = asyncio.create_task(self.transport.close(ANSWER_TIMEOUT))
         self.closing.add(closing)
         closing.add_done_callback(self.closing.discard)
         self.channel, self.configuration, self.transport = channel, configuration, transport
@@ -118,9 +118,9 @@ class Lane:
 
     def fail(self, retried_in: timedelta, reason: str) -> None:
         """Record that a push failed for a reason that may end by itself."""
-        now = datetime.now(UTC)
+        now = time.monotonic()
         self.fails_since = self.fails_since or now
-        self.fails_until = max(self.fails_until or now, now + retried_in + timedelta(seconds=MIN_FAILING))
+        self.fails_until = max(self.fails_until, now + retried_in.total_seconds() + MIN_FAILING)
         self.fails_because = reason
 
     @property
@@ -136,16 +136,17 @@ class Lane:
     @property
     def problem(self) -> str:
         """Why the lane delivers nothing for a long time; empty if it does. `stopped` has its own reason."""
-        now = datetime.now(UTC)
-        waited = time.monotonic() - self.waits_since if self.waits_since else 0.0
+        now, clock = datetime.now(UTC), time.monotonic()
+        waited = clock - self.waits_since if self.waits_since else 0.0
+        failing = clock - self.fails_since if self.fails_since else 0.0
         if self.lacks:
             return self.lacks
         if self.remaining and max(self.remaining, waited) >= MIN_PROBLEM_WAIT:
             until = now + timedelta(seconds=self.remaining)
             return f"it waits until {until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"
-        least = now - timedelta(seconds=MIN_FAILING)
-        if self.fails_since and self.fails_until and self.fails_since < least and now < self.fails_until:
-            return f"pushes of {self.name} fail since {self.fails_since:%Y-%m-%d %H:%M} UTC: {self.fails_because}"
+        if failing > MIN_FAILING and clock < self.fails_until:
+            since = now - timedelta(seconds=failing)
+            return f"pushes of {self.name} fail since {since:%Y-%m-%d %H:%M} UTC: {self.fails_because}"
         return ""
 
     def try_now(self) -> None:
@@ -160,15 +161,15 @@ class Lane:
         self.arrivals.set()
 
     def set_aside(self, answered: "Answered", seconds: float) -> None:
-        """Keep an answer that waits for a lock, to be recorded within `seconds`. Its push stays under way."""
-        if not self.behind_locks:
+        """Keep an answer that cannot be recorded now, to be recorded within `seconds`. Its push stays under way."""
+        if not self.kept:
             asyncio.get_running_loop().call_later(seconds, self.retry_set_aside)
-        self.behind_locks.append(answered)
+        self.kept.append(answered)
 
     def retry_set_aside(self) -> None:
         """Add the answers that were set aside to those to be recorded."""
-        self.answered += self.behind_locks
-        self.behind_locks = []
+        self.answered += self.kept
+        self.kept = []
         self.arrivals.set()
 
 

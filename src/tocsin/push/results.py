@@ -1,6 +1,7 @@
 """Results: records what the answers of providers mean for deliveries, devices and lanes, in batches."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,10 @@ from uuid import UUID
 
 import structlog
 
-from tocsin.backoff import Backoff
+from tocsin.backoff import FIRST, Backoff
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Database
-from tocsin.errors import Locked, Unavailable
+from tocsin.db.pool import STATEMENT_TIMEOUT, Database
+from tocsin.errors import Unavailable
 from tocsin.isolation import LOCKED_DELAY, LockConflicts, do_in_parts
 from tocsin.metrics import Metrics
 from tocsin.pubsub import PubSub
@@ -26,6 +27,9 @@ from tocsin.push.services import PushServices
 
 GATHER_TIME = 0.01
 """Seconds to wait for more answers before a batch is recorded."""
+
+LAST_TIMEOUT = STATEMENT_TIMEOUT
+"""Seconds for which a process that stops tries to record the last answers: as long as a statement may take."""
 
 PROBE_INTERVAL = 30.0
 """Seconds after which a stopped lane tries one push."""
@@ -73,7 +77,8 @@ class ResultWriter:
             await asyncio.sleep(GATHER_TIME)
             try:
                 await self.settle(lane)
-                backoff.succeeded(self._conflicts[lane.name].reason if lane.behind_locks else "")
+                if not lane.kept:
+                    backoff.succeeded()
             except Exception as error:  # noqa: BLE001 - no error may end the loop
                 await backoff.pause(error)
 
@@ -81,6 +86,25 @@ class ResultWriter:
         """Record all answers until now in one batch; if that fails, in halves. A batch under way ends first."""
         async with self._writing[lane.name]:
             await self._settle(lane)
+
+    async def finish(self, lane: Lane) -> None:
+        """Record the last answers of a lane; behind a lock and in an outage, try again for `LAST_TIMEOUT` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_TIMEOUT):
+                await self._settle_all(lane)
+        if lane.under_way:
+            log.warning("pushes will be sent again: no result was recorded", lane=lane.name, count=len(lane.under_way))
+
+    async def _settle_all(self, lane: Lane) -> None:
+        while True:
+            lane.retry_set_aside()
+            try:
+                await self.settle(lane)
+            except Exception as error:  # noqa: BLE001 - it is tried again
+                self.backoffs[lane.name].note(error)
+            if not lane.answered and not lane.kept:
+                return
+            await asyncio.sleep(FIRST)
 
     async def _settle(self, lane: Lane) -> None:
         answered, lane.answered = lane.answered, []
@@ -98,17 +122,12 @@ class ResultWriter:
             raise
 
     async def _give_up(self, lane: Lane, each: Answered, error: Exception) -> None:
-        """Drop an answer that cannot be recorded: the lane later releases the delivery, and it is sent again.
+        """Keep an answer that cannot be recorded now: its push was sent, and must not be sent again.
 
-        An answer that waits for a lock is kept as under way, so that their number is limited by the window.
+        It stays under way, so that the number of such answers is limited by the window.
         """
-        if isinstance(error, Locked):
-            self.backoffs[lane.name].note(error)
-            lane.set_aside(each, LOCKED_DELAY)
-            return
-        log.error("failed to record the result of a push", lane=lane.name, exc_info=error)
-        lane.under_way.difference_update(delivery.key for delivery in (each.delivery, *each.bundle))
-        lane.progress.set()
+        self.backoffs[lane.name].note(error)
+        lane.set_aside(each, LOCKED_DELAY)
 
     async def _write_back(self, lane: Lane, answered: Sequence[Answered]) -> None:
         settled: list[Settled] = []
@@ -123,12 +142,13 @@ class ResultWriter:
                 back += keys
             else:
                 settled += [result._replace(key=key) for key in keys]
-        if settled:
-            await deliveries.settle(self._database, self._worker, settled)
-        if back:
-            await deliveries.put_back(self._database, self._worker, back)
+        # Results last: after them, the same deliveries may be claimed again, and nothing may be repeated then.
         if gone:
             await deliveries.drop(self._database, gone)
+        if back:
+            await deliveries.put_back(self._database, self._worker, back)
+        if settled:
+            await deliveries.settle(self._database, self._worker, settled)
         for outcome in outcomes:
             self._metrics.answer(lane.name, outcome)
         lane.under_way.difference_update(done.key for done in settled)

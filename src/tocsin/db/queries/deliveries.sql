@@ -90,7 +90,12 @@ where token = any(array(
 ))
 
 -- name: release
-update deliveries set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1
+-- Locked rows are skipped, so that they do not keep the others leased; they are released when the worker is missed.
+update deliveries
+set worker_id = null, attempts = greatest(attempts - 1, 0)
+where (event_id, device_id) in (
+    select event_id, device_id from deliveries where worker_id = $1 for update skip locked
+)
 
 -- name: release_others
 -- Release what a worker leased in a lane and does not send, because an error followed the claim.

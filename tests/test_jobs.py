@@ -1,5 +1,8 @@
 """The job queues: claims, leases, retries, and when a worker's leases expire."""
 
+import os
+import socket
+import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -324,6 +327,27 @@ async def test_forgotten_workers_have_no_leases(database: Database) -> None:
     assert await jobs.beat(database, worker) is None
 
 
+async def test_workers_that_run_are_not_forgotten(database: Database) -> None:
+    machine, ended = socket.gethostname(), subprocess.Popen(["true"])
+    ended.wait()
+    names = {
+        f"{machine}:{os.getppid()}": True,
+        f"{machine}:1": True,  # of another user
+        f"{machine}:{ended.pid}": False,
+        f"{machine}:{os.getpid()}": False,  # an earlier process, such as that of a container before it was restarted
+        f"elsewhere:{os.getppid()}": False,
+    }
+    workers = {new_id(): name for name in names}
+    for worker, name in workers.items():
+        await jobs.enrol(database, worker, name)
+    leased = {worker: await queued(database, worker=worker) for worker in workers}
+    await jobs.forget_workers(database)
+    for worker, name in workers.items():
+        kept = (await found(database, leased[worker]))["worker_id"] == worker
+        assert kept is names[name], name
+        await jobs.leave(database, worker)
+
+
 async def test_depth_counts_due_jobs_of_each_queue_and_their_longest_wait(database: Database) -> None:
     assert await jobs.depth(database) == {"direct": (0, 0.0), "bulk": (0, 0.0)}
     await queued(database, due_in=3600)
@@ -380,3 +404,4 @@ async def test_heartbeat_returns_database_time_for_registered_workers_only(datab
     seen_at = await jobs.beat(database, worker)
     assert seen_at is not None
     assert seen_at >= enrolled
+    await jobs.leave(database, worker)

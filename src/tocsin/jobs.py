@@ -4,9 +4,12 @@ A worker writes a heartbeat every few seconds; without heartbeats, its leases ex
 worker that must still hold the lease, so that a worker that lost its lease cannot do the work twice.
 """
 
+import os
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
@@ -24,7 +27,8 @@ RETRY_DELAYS = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 """Seconds before each retry of a failed job. After the last retry, the job becomes a dead letter."""
 
 LATE: dict[Queue, float] = {"direct": 60.0, "bulk": 1800.0}
-"""Seconds for which a due job may wait in a queue that makes progress."""
+"""Seconds for which a due job may wait in a queue that makes progress. Large events take turns in the bulk queue, and
+wait there for each other while nothing is wrong."""
 
 DIRECT_MAX_RECIPIENTS = 100
 """Maximum recipients of an event in the direct queue. Larger events go to the bulk queue, and delay no others."""
@@ -190,14 +194,30 @@ async def leave(database: Database, worker: UUID) -> None:
 
 
 async def forget_workers(database: Database) -> None:
-    """Unregister all workers. Call it only if none of them runs."""
-    await database.value(_SQL["forget_workers"])
+    """Unregister all workers that do not run on this machine, and release their leases.
+
+    Only a database that no other machine uses may be given. Those that run keep the leases of what they do, such as
+    pushes under way, which would be sent again.
+    """
+    gone = [row["id"] for row in await database.rows(_SQL["workers"]) if not _runs(row["name"])]
+    await database.value(_SQL["forget_workers"], gone)
     await reap(database, None)
 
 
 async def depth(database: Database, most: int | None = None) -> dict[Queue, tuple[int, float]]:
     """Return, per queue, the number of due jobs (counted up to `most`) and the longest wait in seconds."""
     return {row["queue"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"], most)}
+
+
+def process_name() -> str:
+    """Return the name of a worker in this process: its machine and its process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _runs(name: str) -> bool:
+    """Return whether another process of this machine, with the name of a worker, runs."""
+    machine, _, process = name.rpartition(":")
+    return machine == socket.gethostname() and name != process_name() and Path("/proc", process).exists()
 
 
 def _all_of(jobs: Sequence[UUID], status: str) -> None:

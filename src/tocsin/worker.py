@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -253,7 +251,7 @@ class Worker:
             self._metrics.job(job.task, "cancelled")
 
     async def _enrol(self) -> None:
-        self._witness.beat(await jobs.enrol(self._database, self.id, f"{socket.gethostname()}:{os.getpid()}"))
+        self._witness.beat(await jobs.enrol(self._database, self.id, jobs.process_name()))
 
     async def _send_heartbeats(self) -> None:
         """Send heartbeats. Nothing else is done here, because it could delay the next heartbeat."""

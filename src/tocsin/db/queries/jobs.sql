@@ -283,8 +283,11 @@ with me as (
 )
 update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1
 
+-- name: workers
+select id, name from workers
+
 -- name: forget_workers
-delete from workers
+delete from workers where id = any($1::uuid[])
 
 -- name: depth
 -- The due jobs of each queue, counted up to $1 if given, and the longest wait. Held jobs do not count.

@@ -120,9 +120,12 @@ class Waiting:
             self.outcome.set_result(outcome)
 
     def fail(self, error: Exception) -> None:
-        """Raise an error in the caller, unless the event has an outcome."""
+        """Raise an error in the caller, unless the event has an outcome.
+
+        Frames in the traceback of the error hold this object, which holds the error: only what is unexpected keeps it.
+        """
         if not self.outcome.done():
-            self.outcome.set_exception(error)
+            self.outcome.set_exception(error.with_traceback(None) if isinstance(error, Problem) else error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,10 @@ class Intake:
             return (await self._store_all([draft], [""]))[0]
         waiting = Waiting(draft.id or new_id(), draft, asyncio.get_running_loop().create_future())
         self._batches.add([waiting])
-        return _accepted(await waiting.outcome)
+        try:
+            return _accepted(await waiting.outcome)
+        finally:
+            del waiting  # or this frame would hold an error, and that this frame by its traceback
 
     async def accept_batch(self, drafts: Sequence[Draft]) -> list[Accepted]:
         """Store all events durably, or none. They are delivered in their order. Raises like `accept`."""
@@ -390,9 +396,12 @@ def _outcome_of_repeat(row: Record, draft: Draft) -> Outcome:
 
 
 def _accepted(outcome: Outcome) -> Accepted:
-    if isinstance(outcome, Problem):
-        raise outcome
-    return outcome
+    try:
+        if isinstance(outcome, Problem):
+            raise outcome
+        return outcome
+    finally:
+        del outcome  # as above
 
 
 def _raise_problems(outcomes: Sequence[Outcome], prefixes: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ from tests.support.answers import exchanged
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api
 from tocsin.auth.minting import mint_service, mint_user
+from tocsin.db.pool import Connection
+from tocsin.ids import new_id
 
 REQUESTS = 20
 TRIES = 3
@@ -17,6 +19,12 @@ LAST = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 BODY = json.dumps(custom(1))
 HEAD = f"HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n"
+MEET_A_LOCK = """
+create function meet_a_lock() returns trigger language plpgsql as $$ begin raise sqlstate '55P03'; end $$;
+create trigger meet_a_lock before insert on events for each row execute function meet_a_lock()
+"""
+"""Has each event fail as if another session had locked what it needs."""
+
 SERVICE = mint_service(SECRET, "crm", ["events:write"], HOUR)
 
 
@@ -44,6 +52,31 @@ async def test_requests_over_a_limit_leave_nothing_to_the_garbage_collector(idle
     await left_by(idle, request, limit.rate.quota)
     of_one = await least_left_by(idle, request, 1)
     assert await least_left_by(idle, request, 1 + REQUESTS) < of_one + REQUESTS
+
+
+async def test_events_that_are_refused_leave_nothing_to_the_garbage_collector(idle: Api) -> None:
+    await idle.people(1)
+    id_ = str(new_id())
+    assert (await idle.as_service("POST", "/events", json={**custom(1), "id": id_})).status_code == 202
+    await leave_nothing(idle, json.dumps({**custom(2), "id": id_}))
+
+
+async def test_events_behind_a_lock_leave_nothing_to_the_garbage_collector(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    await dba.execute(MEET_A_LOCK)
+    try:
+        await leave_nothing(idle, BODY)
+    finally:
+        await dba.execute("drop function meet_a_lock cascade")
+
+
+async def leave_nothing(api: Api, body: str) -> None:
+    """Compare what many requests leave with what one leaves."""
+    head = f"HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    request = f"POST /events {head}Authorization: Bearer {SERVICE}\r\n\r\n{body}"
+    await left_by(api, request, 1)
+    of_one = await least_left_by(api, request, 1)
+    assert await least_left_by(api, request, 1 + REQUESTS) < of_one + REQUESTS
 
 
 async def least_left_by(api: Api, request: str, times: int) -> int:

@@ -17,7 +17,7 @@ import structlog
 from tocsin.db.admission import KIND, Admission, Slot
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
 from tocsin.db.url import target_of
-from tocsin.errors import Unavailable
+from tocsin.errors import Overrun, Unavailable
 
 SCHEMA = "tocsin"
 """The schema of all tables, so that the database can be shared with the host application."""
@@ -226,10 +226,18 @@ class Database:
             self._away_since = None
 
     def _raise(self, error: Exception) -> NoReturn:
-        """Raise the translated error. Each reason is logged once per `LOG_INTERVAL`."""
+        """Raise the translated error."""
         problem = problem_of(error)
-        if problem is None:
-            raise error
+        try:
+            if problem is None:
+                raise error
+            self._log(problem, error)
+            raise problem from error
+        finally:
+            del error, problem  # or this frame would hold them, and they this frame by their tracebacks
+
+    def _log(self, problem: Unavailable | Overrun, error: Exception) -> None:
+        """Log the reason once per `LOG_INTERVAL`."""
         now = time.monotonic()
         if now - self._logged_at.get(problem.reason, -LOG_INTERVAL) >= LOG_INTERVAL:
             self._logged_at[problem.reason] = now
@@ -238,7 +246,6 @@ class Database:
             log.warning(event, reason=problem.reason, error=first_line(error), work=KIND.get())
             if is_away:
                 self._away_since = self._away_since or now
-        raise problem from error
 
 
 class Borrowed(Database):

@@ -297,15 +297,23 @@ async def test_doctor_reports_clock_skew(monkeypatch: pytest.MonkeyPatch, outsid
     assert "+3" in words
 
 
-async def test_doctor_reports_dead_letters_and_stalled_queue(outside: str, database: Database) -> None:
+@pytest.mark.parametrize(("queue", "seconds"), [("direct", 60), ("bulk", 1800)])
+async def test_doctor_reports_dead_letters_and_stalled_queue(
+    outside: str, database: Database, queue: str, seconds: int
+) -> None:
     assert outside
     await database.value(
         "insert into dead_letters (id, task, lane, attempts, progress, reason)"
         " values (gen_random_uuid(), 'x', 'direct', 8, 0, 'x')"
     )
     await database.value(
-        "insert into jobs (id, task, lane, due_at) values (gen_random_uuid(), 'x', 'bulk', now() - interval '2 min')"
+        "insert into jobs (id, task, lane, due_at)"
+        " values (gen_random_uuid(), 'x', $1, now() - make_interval(secs => $2 / 2))",
+        *(queue, seconds),
     )
+    assert await levels() == {"dead letters": "warn", "workers": "warn"}
+    await database.value("update jobs set due_at = due_at - make_interval(secs => $1)", seconds)
+    assert f"the oldest {queue} job has waited" in (await found())["queue"][1]
     assert await levels() == {"dead letters": "warn", "queue": "FAIL", "workers": "warn"}
     await database.value("insert into workers (id, name) values (gen_random_uuid(), 'one')")
     assert await levels() == {"dead letters": "warn", "queue": "warn"}

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 
-from tocsin import archiving, readiness
+from tocsin import archiving, jobs, readiness
 from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on
@@ -16,9 +16,6 @@ from tocsin.settings import PREFIX, Settings
 
 MAX_CLOCK_SKEW = 2.0
 """Maximum difference in seconds between the clocks of the database and of this machine."""
-
-MAX_QUEUE_WAIT = 60.0
-"""Seconds that a due job may wait in a healthy service."""
 
 LOCK_TIMEOUT = 1.0
 """Seconds that a check waits for a lock, which a healthy service holds for milliseconds."""
@@ -174,16 +171,16 @@ async def _schema(connection: Connection) -> AsyncIterator[Finding]:
 async def _queue(connection: Connection) -> AsyncIterator[Finding]:
     if not await migrate.is_current(connection):
         return
-    queue = await connection.fetchrow(_SQL["queue"])
-    assert queue is not None  # noqa: S101 - the statement returns one row
-    if dead := queue["dead_letters"]:
+    if dead := await connection.fetchval(_SQL["dead_letters"]):
         remedy = "their reasons are in the table tocsin.dead_letters"
         yield Finding("warn", "dead letters", f"{dead}{' or more' if dead == 1000 else ''} failed", remedy)  # noqa: PLR2004 - the statement's limit
     else:
         yield Finding("ok", "dead letters", "none")
-    waiting = queue["waiting"] or 0.0
-    said = f"the oldest job has waited {waiting:.0f} s"
-    if waiting <= MAX_QUEUE_WAIT:
+    waited = {row["queue"]: row["waited"] for row in await connection.fetch(_SQL["queues"])}
+    late = {queue: seconds for queue, seconds in waited.items() if seconds > jobs.LATE[queue]}
+    shown = late or waited
+    said = ", ".join(f"the oldest {queue} job has waited {seconds:.0f} s" for queue, seconds in shown.items())
+    if not late:
         yield Finding("ok", "queue", said)
     elif await readiness.running(connection):
         yield Finding("warn", "queue", said, "run more `tocsin worker` processes")

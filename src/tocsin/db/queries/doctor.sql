@@ -12,14 +12,15 @@ select current_setting('server_version_num')::int / 10000 as version,
 -- name: wait_for_locks
 select set_config('lock_timeout', $1, false)
 
--- name: queue
--- Dead letters are counted up to a limit.
-select (select count(*) from (select from dead_letters limit 1000) dead) as dead_letters,
-    (
-        select extract(epoch from now() - min(oldest.due_at))::double precision
-        from unnest(array['direct', 'bulk']) as lanes (lane)
-        cross join lateral (
-            select due_at from jobs where lane = lanes.lane and worker_id is null order by due_at, id limit 1
-        ) oldest
-        where oldest.due_at <= now()
-    ) as waiting
+-- name: dead_letters
+-- They are counted up to a limit.
+select count(*) from (select from dead_letters limit 1000) dead
+
+-- name: queues
+-- How long the oldest due job of each queue has waited.
+select lanes.lane as queue, extract(epoch from now() - least(oldest.due_at, now()))::double precision as waited
+from unnest(array['direct', 'bulk']) as lanes (lane)
+left join lateral (
+    select due_at from jobs where lane = lanes.lane and worker_id is null order by due_at, id limit 1
+) oldest on true
+order by waited desc, queue

@@ -156,7 +156,7 @@ async def data_folder() -> AsyncIterator[Path]:
             yield place / "data"
         finally:
             for served in (place / "data", place / "data" / "demo"):
-                await kill_postgres(served)
+                await end_postgres(served)
 
 
 def postgres_of(data: Path) -> list[int]:
@@ -167,6 +167,16 @@ def postgres_of(data: Path) -> list[int]:
             if (process / "cwd").readlink() == data / "postgres":
                 found.append(int(process.name))
     return sorted(found)
+
+
+async def end_postgres(data: Path) -> None:
+    """End the server at once, but let it remove its shared memory: nothing starts again in a folder that is deleted."""
+    with contextlib.suppress(OSError, TimeoutError):
+        postmaster = int((data / "postgres/postmaster.pid").read_text("ascii").split()[0])
+        if postmaster in postgres_of(data):
+            send(signal.SIGQUIT, {postmaster})
+            await until(lambda: not postgres_of(data), 10)
+    await kill_postgres(data)
 
 
 async def kill_postgres(data: Path) -> None:

@@ -206,7 +206,10 @@ def url_of(data_dir: Path, port: int = PORT) -> str:
 async def launch(
     programs: Path, folder: Path, database: Path, user: pwd.struct_passwd, *options: str, port: int = PORT
 ) -> Launched:
-    """Start the server of a database in a data folder; it may not answer yet."""
+    """Start the server of a database in a data folder; it may not answer yet.
+
+    It removes by itself what a killed server of this folder left in shared memory.
+    """
     began = time.time()
     await end_leftovers(database)
     remove_stale_files(folder, database, port)

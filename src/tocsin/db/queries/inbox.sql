@@ -319,9 +319,12 @@ select position from inbox where user_id = $1 and event_id = $2
 
 -- name: changes
 -- The notifications and changes of each of these inboxes since a position, in the order of positions, at most $3. Imported
--- history, at position 0 and below, is left out. An inbox without changes is one row without an event.
+-- history, at position 0 and below, is left out. An inbox without changes is one row without an event. The limit of the list
+-- is its length. It shows the planner that they are few, so that it keeps its plan.
 select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data
-from unnest($1::int[], $2::bigint[]) as a (user_id, since)
+from (
+    select * from unnest($1::int[], $2::bigint[]) as given (user_id, since) limit cardinality($1::int[])
+) a
 join heads h on h.user_id = a.user_id and h.active
 left join lateral (
     select position, event, data

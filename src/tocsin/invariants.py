@@ -27,11 +27,12 @@ SETTLING_TIME = LEASE_TIMEOUT
 class Ranges:
     """Ranges of a key, and the invariants that are checked in each: the name of a statement, and what it finds.
 
-    `start` is below all keys. `size` bounds a range: how many users, events or pages, and rows of a table.
+    `start` is below all keys, which are numbers or lists of texts. `size` bounds a range: how many users, events or
+    pages, and rows of a table.
     """
 
     of: str
-    start: int | UUID
+    start: int | UUID | list[str]
     size: tuple[int, ...]
     invariants: Mapping[str, str]
 
@@ -64,7 +65,9 @@ RANGES = (
             "leftover_recipients": "recipients of events that no longer exist",
         },
     ),
-    Ranges("subjects", 0, (200,), {"leftover_subjects": "subjects of events that no longer exist"}),
+    Ranges(
+        "subjects", ["", str(UUID(int=0))], (20_000,), {"leftover_subjects": "subjects of events that no longer exist"}
+    ),
     Ranges("keys", 0, (200,), {"leftover_keys": "keys of events that no longer exist"}),
 )
 """What is checked range by range, because the tables may be large: no statement takes longer than seconds."""
@@ -167,14 +170,16 @@ async def _parts(connection: Connection, ranges: Ranges, progress: Progress) -> 
             first = after if ranges.start == 0 else row["next"]
         if time.monotonic() - reported_at >= PROGRESS_INTERVAL:
             reported_at = time.monotonic()
-            progress(f"rows of {ranges.of}, {_percent(int(first), int(after), int(row['last']))} %")
+            progress(f"rows of {ranges.of}" + _percent(first, after, row["last"]))
         yield after, row["next"]
         after = row["next"]
 
 
-def _percent(first: int, now: int, last: int) -> int:
-    """Return how much is done, as far as keys are evenly spread."""
-    return max(0, 100 * (now - first) // max(1, last - first))
+def _percent(first: Any, now: Any, last: Any) -> str:
+    """Return how much is done, as far as keys are numbers and evenly spread."""
+    if isinstance(now, list):
+        return ""
+    return f", {max(0, 100 * (int(now) - int(first)) // max(1, int(last) - int(first)))} %"
 
 
 async def _found(connection: Connection, name: str, *keys: Any) -> list[str]:

@@ -400,7 +400,10 @@ async def test_heartbeat_continues_while_any_other_table_is_locked(
     url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
-    tables = await dba.fetch("select tablename as name from pg_tables where schemaname = 'tocsin' order by 1")
+    tables = await dba.fetch(
+        "select relname as name from pg_class where relnamespace = 'tocsin'::regnamespace and relkind in ('r', 'p')"
+        " and not relispartition order by 1"
+    )
     async with impatient(url, catalogue, 30) as worker:
         await until(lambda: dba.fetchval("select true from workers where id = $1", worker.id))
         for name in {row["name"] for row in tables} - {"workers"}:

@@ -23,8 +23,9 @@ async def make_database(server: Embedded, name: str) -> str:
 
 _WIPE = """
 do $$ declare name text; holds boolean; begin
-    for name in select tablename from pg_tables where schemaname = 'tocsin'
-        and tablename not in ('migrations', 'workers') order by tablename in ('users', 'teams')
+    for name in select relname from pg_class where relnamespace = 'tocsin'::regnamespace
+        and relkind in ('r', 'p') and not relispartition
+        and relname not in ('migrations', 'workers') order by relname in ('users', 'teams')
     loop
         execute format('select exists (select from %I)', name) into holds;
         if name = 'audit_entries' then  -- a trigger keeps its entries
@@ -130,9 +131,9 @@ async def locked(dba: Connection, table: str) -> AsyncIterator[None]:
 async def everything(api: Api) -> dict[str, str]:
     """Return the contents of the database as text by table, except heartbeats of workers and uses of rate limits."""
     tables = await api.app_state.database.rows(
-        "select tablename from pg_tables where schemaname = 'tocsin' and tablename not in ('workers', 'rate_limits')"
+        "select relname as name from pg_class where relnamespace = 'tocsin'::regnamespace and relkind in ('r', 'p')"
+        " and not relispartition and relname not in ('workers', 'rate_limits')"
     )
     return {
-        row["tablename"]: str(await api.app_state.database.rows(f"select t::text from {row['tablename']} t"))
-        for row in tables
+        row["name"]: str(await api.app_state.database.rows(f"select t::text from {row['name']} t")) for row in tables
     }

@@ -4,6 +4,53 @@ CREATE FUNCTION tocsin.device_key(token text) RETURNS text
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN CASE WHEN (octet_length(token) <= 2048) THEN token ELSE (('~'::text || encode(sha256(convert_to(token, 'UTF8'::name)), 'hex'::text)) || "right"(token, 6)) END;
 
+CREATE FUNCTION tocsin.drop_month(month text, days integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'tocsin', 'pg_temp'
+    AS $$
+declare
+    low constant uuid := first_id(to_date(month, 'YYYY_MM')::timestamp at time zone 'UTC');
+    high constant uuid := first_id((to_date(month, 'YYYY_MM') + interval '1 month') at time zone 'UTC');
+    old constant timestamptz := now() - make_interval(days => greatest(days, 1));
+    partitions constant regclass[] := array[
+        to_regclass('events_' || month), to_regclass('contents_' || month), to_regclass('recipients_' || month),
+        to_regclass('subjects_' || month)
+    ];
+    began timestamptz := clock_timestamp();
+    partition regclass;
+begin
+    if not has_table_privilege(session_user, 'events', 'delete') then
+        raise insufficient_privilege using message = format('The role %s may not delete events.', session_user);
+    end if;
+    if high > first_id(old) or array_position(partitions, null) is not null then
+        return false;
+    end if;
+    for look in 1..2 loop
+        if exists (select from recipients where event_id >= low and event_id < high)
+            or exists (select from jobs where id >= low and id < high)
+            or exists (select from dead_letters where id >= low and id < high)
+            or (
+                select accepted_at >= old from events where id >= low and id < high order by accepted_at desc limit 1
+            )
+            or clock_timestamp() > began + interval '0.2 seconds' then
+            return false;
+        end if;
+        if look = 1 then
+            lock table only events, contents, recipients, subjects in access exclusive mode;
+            began := clock_timestamp();
+        end if;
+    end loop;
+    foreach partition in array partitions loop
+        execute format('drop table %s', partition);
+    end loop;
+    return true;
+end
+$$;
+
+CREATE FUNCTION tocsin.first_id(moment timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN ((lpad(to_hex(((EXTRACT(epoch FROM moment) * (1000)::numeric))::bigint), 12, '0'::text) || repeat('0'::text, 20)))::uuid;
+
 CREATE TABLE tocsin.generations (
     id integer NOT NULL,
     current bigint NOT NULL,
@@ -13,6 +60,19 @@ CREATE TABLE tocsin.generations (
 CREATE FUNCTION tocsin.generation() RETURNS bigint
     LANGUAGE sql STABLE
     RETURN COALESCE((SELECT g.current FROM tocsin.generations g WHERE (g.id = 1)), (0)::bigint);
+
+CREATE FUNCTION tocsin.grants_on(table_name text) RETURNS SETOF text
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT ((('grant '::text || a.privilege_type) || ' on %I to '::text) ||
+         CASE a.grantee
+             WHEN 0 THEN 'public'::text
+             ELSE replace(quote_ident((pg_get_userbyid(a.grantee))::text), '%'::text, '%%'::text)
+         END)
+    FROM (pg_class c
+      CROSS JOIN LATERAL aclexplode(c.relacl) a(grantor, grantee, privilege_type, is_grantable))
+   WHERE ((c.oid = (to_regclass(grants_on.table_name))::oid) AND (a.grantee <> c.relowner));
+END;
 
 CREATE FUNCTION tocsin.is_list_of_ids(given jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -33,6 +93,63 @@ begin
     raise insufficient_privilege using message = 'The audit log is append-only.';
 end
 $$;
+
+CREATE FUNCTION tocsin.make_partition(max_bytes bigint) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'tocsin', 'pg_temp'
+    AS $_$
+declare
+    missing record;
+    statement text;
+begin
+    if not has_table_privilege(session_user, 'events', 'delete') then
+        raise insufficient_privilege using message = format('The role %s may not delete events.', session_user);
+    end if;
+    select p.relname::text as parent, p.relname || '_rest' as rest, p.relname || m.ending as name, m.low, m.high
+    into missing
+    from pg_class p
+    cross join lateral (
+        select '_past' as ending, null::uuid as low, first_id(date_trunc('month', now(), 'UTC')) as high
+        union all
+        select to_char(month, '_YYYY_MM'), first_id(month at time zone 'UTC'),
+               first_id((month + interval '1 month') at time zone 'UTC')
+        from (
+            select date_trunc('month', now() at time zone 'UTC') + make_interval(months => n) as month
+            from generate_series(0, 1) n
+        ) next
+    ) m
+    where p.oid = any(array['events', 'contents', 'recipients', 'subjects']::regclass[]) and p.relkind = 'p'
+      and to_regclass(p.relname || m.ending) is null and pg_relation_size(p.relname || '_rest') <= max_bytes
+    order by m.low nulls first, p.relname
+    limit 1;
+    if missing.name is null then
+        return null;
+    end if;
+
+    execute format('lock table %I in access exclusive mode', missing.rest);
+    execute format(
+        'create table %I (like %I including constraints including defaults including storage)',
+        missing.name, missing.parent
+    );
+    execute format(
+        'with moved as (delete from %1$I where %2$I >= %3$L and %2$I < %4$L returning *) insert into %5$I select * from moved',
+        missing.rest, case missing.parent when 'events' then 'id' else 'event_id' end,
+        coalesce(missing.low, '00000000-0000-0000-0000-000000000000'), missing.high, missing.name
+    );
+    execute format(
+        'alter table %I attach partition %I for values from (%s) to (%L)',
+        missing.parent, missing.name, coalesce(quote_literal(missing.low), 'minvalue'), missing.high
+    );
+    for statement in select grants_on(missing.parent) loop
+        execute format(statement, missing.name);
+    end loop;
+    return missing.name;
+end
+$_$;
+
+CREATE FUNCTION tocsin.new_event_id() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send(((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid;
 
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -123,7 +240,7 @@ begin
         returning id
     )
     insert into posted (id, event_id, role, service, company_id, key, body)
-    select id, coalesce(posted_id, gen_random_uuid()), session_user, poster.service, poster.company_id,
+    select id, coalesce(posted_id, new_event_id()), session_user, poster.service, poster.company_id,
            case when turn is not null then left(event ->> 'key', 255) end, body
     from job
     returning number, event_id into n, posted_id;
@@ -224,7 +341,8 @@ CREATE TABLE tocsin.changes (
     up_to bigint,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT changes_change_check CHECK ((change = ANY (ARRAY['read'::text, 'all_read'::text, 'unread'::text, 'deleted'::text, 'rewritten'::text])))
-);
+)
+PARTITION BY HASH (user_id);
 
 CREATE TABLE tocsin.clears (
     user_id integer NOT NULL,
@@ -249,7 +367,8 @@ CREATE TABLE tocsin.contents (
     event_id uuid NOT NULL,
     language text NOT NULL,
     body text NOT NULL
-);
+)
+PARTITION BY RANGE (event_id);
 
 CREATE TABLE tocsin.dead_letters (
     id uuid NOT NULL,
@@ -305,6 +424,13 @@ END)) STORED NOT NULL,
     CONSTRAINT devices_type_check CHECK ((type = ANY (ARRAY['iOS'::text, 'Android'::text, 'Web'::text])))
 );
 
+CREATE TABLE tocsin.ending_events (
+    id integer NOT NULL,
+    low uuid NOT NULL,
+    high uuid NOT NULL,
+    CONSTRAINT ending_events_id_check CHECK ((id = 1))
+);
+
 CREATE TABLE tocsin.erased_ids (
     digest bytea NOT NULL,
     erased_at timestamp with time zone NOT NULL
@@ -343,7 +469,8 @@ CREATE TABLE tocsin.events (
     skipped_teams integer[],
     erased boolean DEFAULT false NOT NULL,
     generation bigint DEFAULT tocsin.generation()
-);
+)
+PARTITION BY RANGE (id);
 
 CREATE TABLE tocsin.heads (
     user_id integer NOT NULL,
@@ -407,7 +534,8 @@ CREATE TABLE tocsin.inbox (
     event_id uuid NOT NULL,
     user_id integer NOT NULL,
     language text NOT NULL
-);
+)
+PARTITION BY HASH (user_id);
 
 CREATE TABLE tocsin.jobs (
     id uuid NOT NULL,
@@ -580,7 +708,8 @@ CREATE TABLE tocsin.recipients (
     reached integer NOT NULL,
     dropped integer NOT NULL,
     delivered_at timestamp with time zone DEFAULT now() NOT NULL
-);
+)
+PARTITION BY RANGE (event_id);
 ALTER TABLE ONLY tocsin.recipients ALTER COLUMN user_ids SET STORAGE EXTERNAL;
 
 CREATE TABLE tocsin.resolutions (
@@ -609,7 +738,8 @@ CREATE UNLOGGED TABLE tocsin.streams (
 CREATE TABLE tocsin.subjects (
     subject text NOT NULL,
     event_id uuid NOT NULL
-);
+)
+PARTITION BY RANGE (event_id);
 
 CREATE TABLE tocsin.trials (
     user_id integer NOT NULL,
@@ -651,6 +781,9 @@ ALTER TABLE ONLY tocsin.deliveries
 
 ALTER TABLE ONLY tocsin.devices
     ADD CONSTRAINT devices_pkey PRIMARY KEY (token);
+
+ALTER TABLE ONLY tocsin.ending_events
+    ADD CONSTRAINT ending_events_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY tocsin.erased_ids
     ADD CONSTRAINT erased_ids_pkey PRIMARY KEY (digest);
@@ -758,7 +891,7 @@ CREATE INDEX audit_entries_by_company ON tocsin.audit_entries USING btree (compa
 
 CREATE INDEX audit_entries_by_time ON tocsin.audit_entries USING btree (happened_at, id);
 
-CREATE INDEX changes_by_time ON tocsin.changes USING btree (changed_at);
+CREATE INDEX changes_by_time ON ONLY tocsin.changes USING btree (changed_at);
 
 CREATE INDEX clears_due ON tocsin.clears USING btree (due_at);
 
@@ -788,21 +921,21 @@ CREATE INDEX devices_by_use ON tocsin.devices USING btree (GREATEST(registered_a
 
 CREATE INDEX devices_by_user ON tocsin.devices USING btree (user_id, registered_at);
 
-CREATE INDEX events_by_time ON tocsin.events USING btree (accepted_at);
+CREATE INDEX events_by_time ON ONLY tocsin.events USING btree (accepted_at);
 
-CREATE INDEX events_custom ON tocsin.events USING btree (accepted_at) WHERE (kind = 'custom'::text);
+CREATE INDEX events_custom ON ONLY tocsin.events USING btree (accepted_at) WHERE (kind = 'custom'::text);
 
-CREATE INDEX events_custom_by_company ON tocsin.events USING btree (company_id, accepted_at) WHERE (kind = 'custom'::text);
+CREATE INDEX events_custom_by_company ON ONLY tocsin.events USING btree (company_id, accepted_at) WHERE (kind = 'custom'::text);
 
 CREATE INDEX idempotency_keys_by_time ON tocsin.idempotency_keys USING btree (kept_at);
 
 CREATE INDEX import_lines_by_part ON tocsin.import_lines USING btree (import_id, part, user_id, happened_at DESC, number DESC);
 
-CREATE INDEX inbox_deleted ON tocsin.inbox USING btree (user_id, "position") WHERE (deleted_at IS NOT NULL);
+CREATE INDEX inbox_deleted ON ONLY tocsin.inbox USING btree (user_id, "position") WHERE (deleted_at IS NOT NULL);
 
-CREATE INDEX inbox_read ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NOT NULL) AND (deleted_at IS NULL));
+CREATE INDEX inbox_read ON ONLY tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NOT NULL) AND (deleted_at IS NULL));
 
-CREATE INDEX inbox_unread ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NULL) AND (deleted_at IS NULL));
+CREATE INDEX inbox_unread ON ONLY tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NULL) AND (deleted_at IS NULL));
 
 CREATE INDEX jobs_by_sender ON tocsin.jobs USING btree (company_id, sender, due_at, id) WHERE ((lane = 'bulk'::text) AND (worker_id IS NULL));
 
@@ -826,7 +959,7 @@ CREATE INDEX posted_people_by_event ON tocsin.posted_people USING btree (id);
 
 CREATE INDEX rate_limits_by_end ON tocsin.rate_limits USING btree (ends_at);
 
-CREATE INDEX recipients_by_time ON tocsin.recipients USING btree (delivered_at);
+CREATE INDEX recipients_by_time ON ONLY tocsin.recipients USING btree (delivered_at);
 
 CREATE INDEX streams_by_end ON tocsin.streams USING btree (ends_at);
 

@@ -20,6 +20,7 @@ import logging
 import os
 import random
 import re
+import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from types import TracebackType
 from typing import Any, ClassVar, Literal, NotRequired, Required, Self, TypedDict, Unpack
 from urllib.parse import quote, urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 __all__ = [
     "Client",
@@ -488,7 +489,14 @@ _OF_STATES = [column.name for column in fields(State)]
 
 def _named(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the events, each with an id."""
-    return [{**event, "id": str(event.get("id") or uuid4())} for event in events]
+    return [{**event, "id": str(event.get("id") or _new_id())} for event in events]
+
+
+def _new_id() -> UUID:
+    """Return a UUID of version 7: the service stores those of a month together."""
+    return UUID(
+        int=time.time_ns() // 1_000_000 << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
+    )
 
 
 def _posted(id_: str, skipped: Mapping[str, Sequence[int]]) -> Posted:

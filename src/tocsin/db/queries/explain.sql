@@ -132,7 +132,7 @@ with person as (
 select p.user_id, u.first_name, u.last_name, i.read_at, coalesce(push.states, '{}') as pushes
 from person p
 left join users u on u.id = p.user_id and ($4::int is null or u.company_id = $4)
-left join inbox i on i.user_id = p.user_id and i.event_id = $1
+left join lateral (select read_at from inbox where user_id = p.user_id and event_id = $1 offset 0) i on true
 left join lateral (
     select array_agg(distinct d.state order by d.state) as states
     from deliveries d

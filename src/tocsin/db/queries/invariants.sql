@@ -42,11 +42,30 @@ select last,
 from ends
 
 -- name: next_subjects
--- Subjects and keys are read in the order of the disk, page by page: no index leads from their events to them.
-select last, case when last > $1::bigint then least(last, $1 + $2::int) end as next
-from (select pg_relation_size('subjects') / current_setting('block_size')::int as last) pages
+-- The same of subjects: as many rows, by subject and event.
+with ends as (
+    select array[subject, event_id::text] as last
+    from subjects
+    where (subject, event_id) > (($1::text[])[1], ($1::text[])[2]::uuid)
+    order by subject desc, event_id desc
+    limit 1
+)
+select last,
+    coalesce(
+        (
+            select array[subject, event_id::text]
+            from subjects
+            where (subject, event_id) > (($1::text[])[1], ($1::text[])[2]::uuid)
+            order by subject, event_id
+            offset $2::int - 1
+            limit 1
+        ),
+        last
+    ) as next
+from (select (select last from ends) as last) until
 
 -- name: next_keys
+-- Keys are read in the order of the disk, page by page: no index leads from their events to them.
 select last, case when last > $1::bigint then least(last, $1 + $2::int) end as next
 from (select pg_relation_size('event_keys') / current_setting('block_size')::int as last) pages
 
@@ -121,10 +140,11 @@ where c.user_id > $2::int and c.user_id <= $3::int and (select true from heads h
 limit $1
 
 -- name: lost_events
--- An accepted event is queued, delivered, a dead letter, or cancelled.
+-- An accepted event is queued, delivered, a dead letter, cancelled, or about to be dropped with its month.
 select e.id::text as found
 from events e
 where e.id > $2::uuid and e.id <= $3::uuid
+  and (select e.id >= ending.low and e.id < ending.high from ending_events ending where ending.id = 1) is not true
   and (select true from jobs j where j.id = e.id) is null
   and (select true from recipients r where r.event_id = e.id limit 1) is null
   and (select true from dead_letters d where d.id = e.id) is null
@@ -166,7 +186,8 @@ limit $1
 -- name: leftover_subjects
 select format('subject %s of event %s', s.subject, s.event_id) as found
 from subjects s
-where s.ctid >= format('(%s,0)', $2::bigint)::tid and s.ctid < format('(%s,0)', $3::bigint)::tid
+where (s.subject, s.event_id) > (($2::text[])[1], ($2::text[])[2]::uuid)
+  and (s.subject, s.event_id) <= (($3::text[])[1], ($3::text[])[2]::uuid)
   and (select true from events e where e.id = s.event_id) is null
 limit $1
 
@@ -233,7 +254,7 @@ select i.indexrelid::regclass::text as name, c.relname as short_name, i.indrelid
 from pg_index i
 join pg_class c on c.oid = i.indexrelid
 join pg_am m on m.oid = c.relam and m.amname = 'btree'
-where c.relnamespace = 'tocsin'::regnamespace and i.indisvalid
+where c.relnamespace = 'tocsin'::regnamespace and c.relkind = 'i' and i.indisvalid
 order by name
 
 -- name: amcheck

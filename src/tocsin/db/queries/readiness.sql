@@ -40,24 +40,30 @@ select exists (
 -- name: lockers
 -- The sessions that lock a whole table, or wait to, for which writes on it or all statements wait. `waits_for` are the
 -- sessions that one of them waits for.
-select c.relname as "table", a.pid, a.application_name as application, (
+select distinct coalesce(whole.relname, c.relname) as "table", a.pid, a.application_name as application, l.granted, (
            select string_agg(format('process %s, %s', b.pid, b.application_name), '; ' order by b.pid)
            from pg_stat_activity b
            where b.pid = any(case when l.granted then '{}' else pg_blocking_pids(l.pid) end)
        ) as waits_for
 from pg_locks l
-join pg_class c on c.oid = l.relation and c.relnamespace = current_schema()::regnamespace and c.relkind = 'r'
+join pg_class c on c.oid = l.relation and c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p')
+left join pg_inherits i on i.inhrelid = c.oid
+left join pg_class whole on whole.oid = i.inhparent
 join pg_stat_activity a on a.pid = l.pid
 where l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
   and l.pid <> pg_backend_pid() and l.database = (select oid from pg_database where datname = current_database())
-order by c.relname, l.granted desc, a.pid
+order by "table", l.granted desc, a.pid
 limit 10
 
 -- name: row_lockers
 -- The sessions that changed or locked rows in a transaction that began more than $1 seconds ago, and do nothing now.
-select a.pid, a.application_name as application, string_agg(distinct c.relname, ', ' order by c.relname) as tables
+select a.pid, a.application_name as application, (
+           string_agg(distinct coalesce(whole.relname, c.relname), ', ' order by coalesce(whole.relname, c.relname))
+       ) as tables
 from pg_locks l
-join pg_class c on c.oid = l.relation and c.relnamespace = current_schema()::regnamespace and c.relkind = 'r'
+join pg_class c on c.oid = l.relation and c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p')
+left join pg_inherits i on i.inhrelid = c.oid
+left join pg_class whole on whole.oid = i.inhparent
 join pg_stat_activity a on a.pid = l.pid
 where l.granted and l.mode in ('RowShareLock', 'RowExclusiveLock') and a.state like 'idle in transaction%'
   and a.xact_start < clock_timestamp() - make_interval(secs => $1::double precision)

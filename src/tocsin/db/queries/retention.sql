@@ -132,6 +132,86 @@ ended as (
 )
 select count(*) from line
 
+-- name: make_partition
+-- Make the next partition that is missing, unless the partition for the rest is larger than $1; return its name, or null.
+select make_partition($1)
+
+-- name: months
+-- The months of which all tables of events have partitions: their names, and their first ids with those of the next ones.
+select month, first_id(start at time zone 'UTC') as low, first_id((start + interval '1 month') at time zone 'UTC') as high
+from (
+    select right(c.relname, 7) as month, to_date(right(c.relname, 7), 'YYYY_MM')::timestamp as start
+    from unnest('{events,contents,recipients,subjects}'::text[]) as parent
+    join pg_inherits i on i.inhparent = to_regclass(parent)
+    join pg_class c on c.oid = i.inhrelid and c.relname ~ '_[0-9]{4}_[0-9]{2}$'
+    group by 1
+    having count(*) = 4
+) found
+order by month
+
+-- name: is_needed
+-- Whether something of a month is needed, as in `drop_month`, or its end, an event or a delivery is younger than $3 days.
+select high > first_id(old)
+    or exists (select from jobs where id >= low and id < high)
+    or exists (select from dead_letters where id >= low and id < high)
+    or coalesce(
+        (
+            select accepted_at >= old from events
+            where id >= low and id < high
+            order by accepted_at desc limit 1
+        ) or (
+            select delivered_at >= old from recipients
+            where event_id >= low and event_id < high
+            order by delivered_at desc limit 1
+        ),
+        false
+    )
+from (
+    select $1::uuid as low, $2::uuid as high, now() - make_interval(days => $3) as old
+) month
+
+-- name: end_events
+-- Events in this range of ids are about to be dropped: they may have no recipients, and are not deleted row by row.
+insert into ending_events (id, low, high) values (1, $1, $2)
+on conflict (id) do update set low = excluded.low, high = excluded.high
+
+-- name: keep_events
+delete from ending_events where id = 1
+
+-- name: recipients_of_month
+-- Records of recipients of a month, those after one: several with few users each, or one with many.
+with next as materialized (
+    select event_id, after_user, user_ids,
+           sum(cardinality(user_ids)) over (order by event_id, after_user) - cardinality(user_ids) as before
+    from (
+        select event_id, after_user, user_ids
+        from recipients
+        where (event_id, after_user) > ($1, $2) and event_id < $3
+        order by event_id, after_user
+        limit $4
+    ) first
+)
+select event_id, after_user, user_ids from next where before < $4
+
+-- name: event_after
+-- The event that is $3 events after one in a month; without one, the end of the month.
+select coalesce((select id from events where id >= $1 and id < $2 order by id offset $3::int limit 1), $2)
+
+-- name: forget_related
+-- What belongs to the events in a range of ids, and is not in partitions.
+with cancellation as (
+    delete from cancellations where event_id >= $1 and event_id < $2
+),
+push as (
+    delete from deliveries where event_id >= $1 and event_id < $2
+)
+delete from event_keys k using events e
+where e.id >= $1 and e.id < $2 and e.key is not null and k.service = e.service
+  and k.company_id = coalesce(e.company_id, 0) and k.key = e.key and k.event_id = e.id
+
+-- name: drop_month
+select drop_month($1, $2)
+
 -- name: old_recipients
 -- The oldest records of recipients: several with few users each, or one with many.
 with old as materialized (
@@ -183,6 +263,7 @@ delete from events e using old where e.id = old.id
 select e.id
 from events e
 where e.accepted_at < now() - make_interval(days => $2)
+  and (select e.id >= ending.low and e.id < ending.high from ending_events ending where ending.id = 1) is not true
   and not exists (select from recipients r where r.event_id = e.id)
   and not exists (select from jobs j where j.id = e.id)
   and not exists (select from dead_letters d where d.id = e.id)

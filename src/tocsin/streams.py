@@ -49,7 +49,7 @@ class Stream:
         "_lines",
         "_sent_unread",
         "_size",
-        "_woken",
+        "_waking",
         "ends_at",
         "id",
         "is_over",
@@ -67,15 +67,15 @@ class Stream:
         if mark is not None:
             self.made, self.position = position_in(mark)
         self.is_over = False
-        self._lines: deque[bytes] = deque()
+        self._lines: list[bytes] = []
         self._size = 0
         self._sent_unread: int | None = None
-        self._woken = asyncio.Event()
+        self._waking: asyncio.Future[None] | None = None  # an event and a timeout would take ten times the memory
 
     def close(self) -> None:
         """End the stream after the backlog was sent."""
         self.is_over = True
-        self._woken.set()
+        _wake(self._waking)
 
     def disconnect(self) -> None:
         """End the stream at once, because the client disconnected."""
@@ -115,13 +115,21 @@ class Stream:
             if left <= 0:
                 return
             if not self._lines:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(KEEPALIVE_INTERVAL, left)):
-                        await self._woken.wait()
-            self._woken.clear()
-            lines, self._lines, self._size = self._lines, deque(), 0
+                await self._wait(min(KEEPALIVE_INTERVAL, left))
+            lines, self._lines, self._size = self._lines, [], 0
             if lines or not self.is_over:
                 await send(b"".join(lines) or COMMENT)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until there is something to send, or the stream ends, at most so long."""
+        loop = asyncio.get_running_loop()
+        self._waking = loop.create_future()
+        timer = loop.call_later(seconds, _wake, self._waking)
+        try:
+            await self._waking
+        finally:
+            timer.cancel()
+            self._waking = None
 
     def _resync(self, found: InboxChanges) -> None:
         self._lines.clear()
@@ -139,7 +147,7 @@ class Stream:
         line = f"{named}event: {event}\ndata: {data}\n\n".encode()
         self._lines.append(line)
         self._size += len(line)
-        self._woken.set()
+        _wake(self._waking)
 
 
 class Streams:
@@ -250,6 +258,11 @@ class Streams:
                     self._asked.add([id_])  # it joined during the look-up, or its changes are not among these
                 else:
                     stream.take(changes)
+
+
+def _wake(waking: "asyncio.Future[None] | None") -> None:
+    if waking and not waking.done():
+        waking.set_result(None)
 
 
 def _earliest(streams: Sequence[Stream]) -> int:

@@ -70,6 +70,29 @@ class Protocol(HttpToolsProtocol):
     It has one timer, which is only replaced by an earlier one, so that most requests do not change it.
     """
 
+    __slots__ = (  # with these in its dictionary, which the base has, each connection would take 1.5 KiB more
+        "_connections",
+        "_deadline",
+        "_framing",
+        "_hosts",
+        "_in_head",
+        "_is_resumed",
+        "_is_skipping",
+        "_kept",
+        "_origins",
+        "_patience",
+        "_prefix",
+        "_received",
+        "_refusal",
+        "_refusing",
+        "_rest",
+        "_timer",
+        "_timer_due",
+        "_unsent",
+        "_unsent_due",
+        "part_at",
+    )
+
     def __init__(
         self,
         *arguments: Any,

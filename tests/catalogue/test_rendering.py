@@ -279,6 +279,7 @@ def test_closed_and_nested_p_strong_em_and_br_are_allowed(html: str) -> None:
         *("</p>", "x</em>", "<p>x</p></p>", "</p><p>"),
         *("<p>x</em>", "<p><em>x</p></em>", "<p><strong>x</p></strong>"),
         *("<P>x</P>", "<p >x</p>", "<p class='x'>x</p>", "<br/>", "</br>", "<b>x</b>", "<p><script>x</script></p>"),
+        *("<<p>br></p>", "<<br>br>"),
     ],
 )
 def test_other_open_or_crossing_tags_are_not_allowed(html: str) -> None:

@@ -36,6 +36,7 @@ from tocsin.push import deliveries, dispatcher
 from tocsin.push.channels import apns, fcm, payloads
 from tocsin.setting_types import Rate
 from tocsin.settings import Settings
+from tocsin.transfer.imports import MAX_LINE_BYTES
 
 MIB = 1_048_576
 SCHEMA = Path(tocsin.__file__).parent / "db/schema.sql"
@@ -68,6 +69,7 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "a body": (body.MAX_BODY_BYTES, MIB),
     "the body of a batch": (requests.MAX_BATCH_BODY_BYTES, 8 * MIB),
     "the body of an import": (imports.MAX_IMPORT_BYTES, 256 * MIB),
+    "a line of an import": (MAX_LINE_BYTES, 12 * MIB),
     "unfinished bodies of a process": (arriving.MAX_ARRIVING_BYTES, 256 * MIB),
     "complete bodies of a process": (arriving.MAX_COMPLETE_BYTES, 64 * MIB),
     "the head of a request": (protocol.MAX_HEAD_BYTES, 65_536),

@@ -31,7 +31,9 @@ from tocsin import jobs
 from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
-from tocsin.ids import new_id
+from tocsin.db.pool import Borrowed
+from tocsin.formats import MAX_TEAM_MEMBERS
+from tocsin.ids import MAX_ID, new_id
 from tocsin.transfer import imports
 from tocsin.transfer.exports import export
 from tocsin.worker import Worker
@@ -178,6 +180,40 @@ async def test_import_may_give_one_id_different_texts_per_user(api: Api) -> None
     assert again.json()["errors"][0]["code"] == "conflict.id_reused"
 
 
+async def test_event_of_several_users_is_completed_by_later_steps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 1)
+    id_ = str(uuid4())
+    texts = {1: "Hello", 2: "Hello", 3: "Hej"}
+    lines = [notification(user_id, id=id_, message=text) for user_id, text in texts.items()]
+    await import_lines(api, *map(user, texts), *lines)
+    await import_lines(api, user(4), notification(4, id=id_, message="Hello"), *lines)
+    for user_id, text in {**texts, 4: "Hello"}.items():
+        assert [entry["message"] for entry in await entries(api, user_id)] == [text]
+        about = (await api.as_service("GET", f"/events/{id_}/recipients/{user_id}", "operations")).json()
+        assert about["delivered_at"] == "2015-03-01 10:25:50"
+    await resolve(api, f"case:{CONTACT}", "gone")
+    await settled(api)
+    assert [await entries(api, user_id) for user_id in (1, 2, 3, 4)] == [[]] * 4
+
+
+SPECIAL_TEXTS = (
+    *("\\", "\\N", "\\.", "a\\tb", "a\tb", "a\nb", "a\r\nb", "\x01\x1f\x7f", "\u2028"),
+    *('"', '{"a",b}', "{}", "NULL", "", " ", "'", "$1", "æ😀"),
+)
+"""Texts that the formats of COPY or of arrays write in another way."""
+
+
+@pytest.mark.parametrize("text", SPECIAL_TEXTS)
+async def test_import_preserves_every_character(api: Api, text: str) -> None:
+    data = {"case": {"id": text, text: text}}
+    await import_lines(api, user(1, profile_picture=text), notification(1, data=data, message=text))
+    [found] = await entries(api, 1)
+    assert (found["data"], found["message"]) == (data, text)
+    assert (await api.as_service("GET", "/directory/users/1")).json()["profile_picture"] == text
+    [event] = await api.app_state.database.rows("select subjects, data from events")
+    assert (event["subjects"], json.loads(event["data"])) == ([f"case:{text.lower()}"], data)
+
+
 async def test_import_requires_resync_of_existing_clients(api: Api) -> None:
     await api.people(1)
     cursor = (await api.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
@@ -280,6 +316,59 @@ async def test_import_reports_a_limited_number_of_errors(api: Api) -> None:
     assert len(field_errors(answer)) == imports.MAX_FIELD_ERRORS
 
 
+async def test_unknown_users_of_all_parts_of_a_large_import_are_reported(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "CHECK_BATCH_SIZE", 3)
+    lines = [device(9), user(1), notification(1), team(7, 1, 8), notification(7), user(2), device(2), device(6)]
+    faults = ["1.device.user_id", "4.team.users.1", "5.notification.user_id", "8.device.user_id"]
+    assert field_errors(await send(api, lines)) == [(f"lines.{fault}", "unknown") for fault in faults]
+    assert await api.app_state.database.rows("select id from imports") == []
+    assert await api.app_state.database.rows("select number from import_lines") == []
+    monkeypatch.setattr(imports, "MAX_FIELD_ERRORS", 3)
+    assert field_errors(await send(api, lines)) == [(f"lines.{fault}", "unknown") for fault in faults[:3]]
+
+
+async def test_user_of_an_import_is_known_to_lines_far_before(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "CHECK_BATCH_SIZE", 1)
+    await import_lines(api, team(7, 1, 2), notification(2), device(1), user(1), user(2))
+    assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [1, 2]
+
+
+async def test_line_that_is_too_long_is_reported_by_number(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "MAX_LINE_BYTES", 10_000)
+
+    async def parts() -> AsyncIterator[bytes]:
+        line = text_of([user(1, profile_picture="x" * 30_000)])
+        yield text_of([user(1)]) + b"\n"
+        for start in range(0, len(line), 4_000):
+            yield line[start : start + 4_000]
+        yield b"\n" + text_of([team(7, 99)])
+
+    answer = await api.as_service("POST", "/directory/import", content=parts(), headers=NDJSON)
+    assert field_errors(answer)[0] == ("lines.2", "string_between")
+    assert await api.app_state.database.value("select count(*) from import_lines") == 0
+
+
+def test_largest_team_fits_into_a_line() -> None:
+    members = [MAX_ID] * MAX_TEAM_MEMBERS
+    assert len(json.dumps(team(MAX_ID, *members, company_id=MAX_ID)["team"])) + 10_000 < imports.MAX_LINE_BYTES
+
+
+async def test_long_lines_do_not_gather_in_memory(
+    api: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "STAGE_BATCH_BYTES", 30_000)
+    database = api.app_state.database
+    incoming = imports.Import(database, api.app_state.pubsub, catalogue, Actor("test"))
+    await incoming.open()
+    for id_ in range(1, 10):
+        await incoming.feed(text_of([notification(id_, message="x" * 10_000)]) + b"\n")
+    await until(lambda: database.value("select count(*) = 9 from import_lines"))
+    await incoming.discard()
+    assert await database.value("select count(*) from import_lines") == 0
+
+
 async def test_company_bound_service_imports_into_its_company_only(api: Api) -> None:
     await api.people(1)
     await api.team(7, 1)
@@ -319,6 +408,8 @@ async def test_import_resumes_after_its_worker_dies(idle: Api, monkeypatch: pyte
     monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
     lines = [
         *(user(id_) for id_ in range(1, 11)),
+        *(team(id_, id_, id_ + 1) for id_ in (9, 7, 5)),
+        *(device(id_, f"{id_:02x}" * 32) for id_ in range(1, 11)),
         *(notification(id_, day) for id_ in range(1, 11) for day in (1, 2)),
     ]
     sending = asyncio.create_task(import_lines(idle, *lines))
@@ -336,6 +427,32 @@ async def test_import_resumes_after_its_worker_dies(idle: Api, monkeypatch: pyte
     assert steps > 10
     assert (await sending)["notifications"] == 20
     assert [(await idle.inbox(id_))["pagination"]["unread"] for id_ in range(1, 11)] == [2] * 10
+    teams = "select array_agg((team_id, user_id)::text order by team_id, user_id) from members"
+    assert await database.value(teams) == ["(5,5)", "(5,6)", "(7,7)", "(7,8)", "(9,9)", "(9,10)"]
+    assert await database.value("select count(distinct user_id) from devices") == 10
+
+
+async def test_steps_of_an_import_do_not_read_the_lines_of_the_steps_before(
+    idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Deleted lines stay in the index while a transaction is open that could see them, such as that of a backup.
+    monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 10)
+    database = idle.app_state.database
+    incoming = imports.Import(database, idle.app_state.pubsub, catalogue, Actor("test"))
+    await incoming.open()
+    await incoming.feed(text_of([line for id_ in range(1, 201) for line in (user(id_), notification(id_))]))
+    await incoming.close()
+    worker, reads = new_id(), []
+    read = "select pg_stat_get_xact_tuples_returned('import_lines_by_part'::regclass)"
+    async with database.connection() as backup, backup.transaction(isolation="repeatable_read"):
+        await backup.fetch("select count(*) from import_lines")
+        while leased := await jobs.claim(database, worker, "bulk", 1):
+            async with database.transaction() as connection:
+                before = await connection.fetchval(read)
+                await imports.apply(Borrowed(connection), worker, leased[0])
+                reads.append(await connection.fetchval(read) - before)
+    assert len(reads) == 42
+    assert max(reads[:-1]) < 100, reads
 
 
 SPOILED = {
@@ -438,7 +555,8 @@ async def test_export_and_import_round_trip(api: Api) -> None:
         await api.as_service("DELETE", f"/directory/users/{id_}")
     await api.as_service("DELETE", "/directory/teams/7")
     await reaches(lambda: api.app_state.database.value("select count(*) from jobs"), 0)
-    await api.app_state.database.value("delete from events")
+    for table in ("subjects", "contents", "recipients", "events"):
+        await api.app_state.database.value(f"delete from {table}")
     await import_lines(api, *lines)
     assert [await entries(api, user_id) for user_id in (1, 2)] == inboxes
     again = await exported(api)

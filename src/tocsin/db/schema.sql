@@ -516,6 +516,18 @@ CREATE TABLE tocsin.import_lines (
     subjects text[],
     CONSTRAINT import_lines_part_check CHECK ((part = ANY (ARRAY['user'::text, 'team'::text, 'device'::text, 'notification'::text])))
 );
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN import_id SET STATISTICS 10;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN number SET STATISTICS 10;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN part SET STATISTICS 10;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN user_id SET STATISTICS 10;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN body SET STATISTICS 0;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN happened_at SET STATISTICS 10;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN read_at SET STATISTICS 0;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN event_id SET STATISTICS 0;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN kind SET STATISTICS 0;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN data SET STATISTICS 0;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN language SET STATISTICS 0;
+ALTER TABLE ONLY tocsin.import_lines ALTER COLUMN subjects SET STATISTICS 0;
 
 CREATE TABLE tocsin.imports (
     id uuid NOT NULL,
@@ -523,6 +535,8 @@ CREATE TABLE tocsin.imports (
     company_id integer,
     applied bigint DEFAULT 0 NOT NULL,
     touched_at timestamp with time zone DEFAULT now() NOT NULL,
+    step integer DEFAULT 0 NOT NULL,
+    reached bigint DEFAULT 0 NOT NULL,
     CONSTRAINT imports_state_check CHECK ((state = ANY (ARRAY['checking'::text, 'applying'::text])))
 );
 

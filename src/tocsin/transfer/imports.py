@@ -7,6 +7,8 @@ removes its lines: after a crash, the next worker continues with the remaining l
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from io import BytesIO
+from typing import NamedTuple
 from uuid import UUID
 
 from tocsin import audit, devices, directory, inbox, jobs
@@ -19,17 +21,23 @@ from tocsin.errors import FieldError, InternalError, Invalid
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 from tocsin.pubsub import PubSub, wait
-from tocsin.transfer.lines import PARTS, Line, LineParser
+from tocsin.transfer.lines import PARTS, Line, LineParser, copied
 from tocsin.validation import field_error
 
-MAX_LINE_BYTES = 8 * 2**20
-"""Maximum bytes of a line."""
+MAX_LINE_BYTES = 12 * 2**20
+"""Maximum bytes of a line: the largest team with the longest ids fits."""
+
+MAX_INLINE_LINE_BYTES = 2**20
+"""Maximum bytes of a line that is parsed in the event loop; longer ones would delay other work."""
 
 MAX_FIELD_ERRORS = 100
 """Maximum errors that an import reports."""
 
-STAGE_BATCH_SIZE = 2_000
-"""Lines per statement that stages them."""
+STAGE_BATCH_SIZE, STAGE_BATCH_BYTES = 2_000, 2**21
+"""Lines per statement that stages them, fewer if they have more bytes."""
+
+CHECK_BATCH_SIZE = 100_000
+"""Lines per statement that looks up what they name, or removes them, so that it ends long before its timeout."""
 
 APPLY_BATCH_SIZE = 2_500
 """Lines per transaction that applies them."""
@@ -48,16 +56,22 @@ class Import:
 
     def __init__(self, database: Database, pubsub: PubSub, catalogue: Catalogue, actor: Actor) -> None:
         self.id = new_id()
-        self.lines = 0
         self._database = database
         self._pubsub = pubsub
         self._parser = LineParser(catalogue, actor.company_id)
         self._actor = actor
         self._rest = bytearray()
         self._staged: list[Line] = []
+        self._staged_bytes = 0
         self._field_errors: list[FieldError] = []
         self._number = 0
+        self._counts = dict.fromkeys(PARTS, 0)
         self._storing: asyncio.Task[None] | None = None
+
+    @property
+    def lines(self) -> int:
+        """The number of valid lines until now."""
+        return sum(self._counts.values())
 
     async def open(self) -> None:
         """Create the import in the database."""
@@ -68,7 +82,10 @@ class Import:
         *whole, rest = (self._rest + data).split(b"\n")
         self._rest = bytearray(rest)
         for text in whole:
-            self._read(text)
+            if len(text) > MAX_INLINE_LINE_BYTES:
+                await asyncio.to_thread(self._read, text)
+            else:
+                self._read(text)
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest.clear()
             self._rest += b"-"  # an invalid line, like the rest of it that follows
@@ -79,7 +96,7 @@ class Import:
                     )
                 ]
             )
-        if len(self._staged) >= STAGE_BATCH_SIZE:
+        if len(self._staged) >= STAGE_BATCH_SIZE or self._staged_bytes >= STAGE_BATCH_BYTES:
             await self._stage()
 
     async def end(self) -> None:
@@ -98,17 +115,10 @@ class Import:
         """
         if self._field_errors:
             raise Invalid(self._field_errors)
-        unknown = await connection.fetch(_SQL["unknown"], self.id, self._parser.company_id, MAX_FIELD_ERRORS)
-        if unknown:
-            raise Invalid(
-                [
-                    field_error(f"lines.{row['number']}{row['path']}", "unknown", _unknown(row["path"]))
-                    for row in unknown
-                ]
-            )
-        found = {row["part"]: row["count"] for row in await connection.fetch(_SQL["count"], self.id)}
+        if field_errors := await self._unknown(connection):
+            raise Invalid(field_errors)
         await connection.execute(_SQL["accept"], self.id)
-        counts = {f"{part}s": found.get(part, 0) for part in PARTS}
+        counts = {f"{part}s": self._counts[part] for part in PARTS}
         await audit.record(connection, self._actor, "imported", f"import:{self.id}", **counts)
         return counts
 
@@ -124,7 +134,20 @@ class Import:
         """Remove an import that was not accepted."""
         if self._storing is not None:
             await asyncio.gather(self._storing, return_exceptions=True)
-        await self._database.value(_SQL["abandon"], self.id)
+        while await self._database.value(_SQL["abandon"], self.id, CHECK_BATCH_SIZE) == CHECK_BATCH_SIZE:
+            pass
+
+    async def _unknown(self, connection: Connection) -> list[FieldError]:
+        """Return the errors of lines that name unknown users, or events of another company."""
+        found: list[FieldError] = []
+        for start in range(1, self._number + 1, CHECK_BATCH_SIZE):
+            numbers = (start, start + CHECK_BATCH_SIZE - 1)
+            limit = MAX_FIELD_ERRORS - len(found)
+            rows = await connection.fetch(_SQL["unknown"], self.id, self._parser.company_id, limit, *numbers)
+            found += [_unknown(row["number"], row["path"]) for row in rows]
+            if len(found) == MAX_FIELD_ERRORS:
+                break
+        return found
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1
@@ -133,7 +156,8 @@ class Import:
         found = self._parser.read(self._number, bytes(text))
         if isinstance(found, Line):
             self._staged.append(found)
-            self.lines += 1
+            self._staged_bytes += len(text)
+            self._counts[found.part] += 1
         else:
             self._note(found)
 
@@ -143,7 +167,7 @@ class Import:
     async def _stage(self) -> None:
         """Stage lines while more are read, one batch at a time."""
         await self._settled()
-        staged, self._staged = self._staged, []
+        staged, self._staged, self._staged_bytes = self._staged, [], 0
         if staged and not self._field_errors:
             self._storing = asyncio.create_task(self._store(staged))
 
@@ -152,14 +176,15 @@ class Import:
             await self._storing
 
     async def _store(self, lines: Sequence[Line]) -> None:
+        rows = BytesIO("".join(f"{self.id}\t{copied(line)}\n" for line in lines).encode())
         async with self._database.connection() as connection:
-            records = [(self.id, *line) for line in lines]
-            await connection.copy_records_to_table("import_lines", records=records, columns=_COLUMNS)
+            await connection.copy_to_table("import_lines", source=rows, columns=_COLUMNS)
             await connection.execute(_SQL["touch"], self.id)
 
 
-def _unknown(path: str) -> str:
-    return "belongs to another event" if path == ".notification.id" else "is not a known user"
+def _unknown(number: int, path: str) -> FieldError:
+    says = "belongs to another event" if path == ".notification.id" else "is not a known user"
+    return field_error(f"lines.{number}{path}", "unknown", says)
 
 
 async def applied(database: Database, pubsub: PubSub, id_: UUID) -> int | None:
@@ -187,62 +212,67 @@ async def apply(database: Database, worker: UUID, job: Job) -> None:
 
 
 async def _apply(database: Database, worker: UUID, job: Job) -> None:
-    company_id = await database.value(_SQL["company"], job.id)
-    is_done = not await database.value(_SQL["is_left"], job.id)
     async with database.transaction() as connection:
-        if is_done:
+        found = await connection.fetchrow(_SQL["reached"], job.id)
+        if found is None or found["step"] == len(_STEPS):
             await jobs.finish(connection, worker, [job.id])
             await connection.execute(_SQL["discard"], job.id)
             return
         await jobs.save_progress(connection, worker, [(job.id, job.progress + 1)])
-        for step in _STEPS:
-            if count := await step(connection, job.id, company_id):
-                await connection.execute(_SQL["advance"], job.id, count)
-                return
+        applied, step = Applied(0, found["reached"]), found["step"]
+        while not applied.lines and step < len(_STEPS):
+            applied = await _STEPS[step](connection, job.id, found["company_id"], applied.last)
+            step += not applied.lines
+        await connection.execute(_SQL["advance"], job.id, applied.lines, step, applied.last)
 
 
-async def _users(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    [row] = await connection.fetch(_SQL["users"], id_, APPLY_BATCH_SIZE)
-    if row["users"]:
-        _, wait = await directory.put_users(connection, row["users"], company_id)
-        await directory.wait_until_tokens_are_valid(wait)
-    count: int = row["count"]
-    return count
+class Applied(NamedTuple):
+    """How many lines a step applied, and where the next continues: a user, or the number of the line of a team."""
+
+    lines: int
+    last: int = 0
 
 
-async def _teams(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    body = await connection.fetchval(_SQL["team"], id_)
-    if body is None:
-        return 0
+async def _users(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
+    [row] = await connection.fetch(_SQL["users"], id_, start, APPLY_BATCH_SIZE)
+    if not row["count"]:
+        return Applied(0)
+    _, wait = await directory.put_users(connection, row["users"], company_id)
+    await directory.wait_until_tokens_are_valid(wait)
+    return Applied(row["count"], row["last"])
+
+
+async def _teams(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
+    row = await connection.fetchrow(_SQL["team"], id_, start)
+    if row is None:
+        return Applied(0)
     try:
-        team = Team(**json.loads(body))
+        team = Team(**json.loads(row["body"]))
     except (ValueError, TypeError) as error:
         raise Inapplicable(f"a stored line is not a team: {first_line(error)}") from error
     await directory.put_team_with_known_members(connection, team, company_id)
-    return 1
+    return Applied(1, row["number"])
 
 
-async def _devices(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    [row] = await connection.fetch(_SQL["devices"], id_, company_id, APPLY_BATCH_SIZE)
+async def _devices(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
+    [row] = await connection.fetch(_SQL["devices"], id_, company_id, APPLY_BATCH_SIZE, start)
     for owner in row["owners"]:
         await devices.enforce_device_limit(connection, owner)
-    count: int = row["count"]
-    return count
+    return Applied(row["count"], row["last"] or 0)
 
 
-async def _notifications(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    await inbox.lock(connection, await connection.fetchval(_SQL["concerned"], id_, APPLY_BATCH_SIZE) or [])
-    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE)
+async def _notifications(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
+    await inbox.lock(connection, await connection.fetchval(_SQL["concerned"], id_, start, APPLY_BATCH_SIZE) or [])
+    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE, start)
     if row["user_ids"]:
         await inbox.count_history(connection, row["user_ids"], row["totals"], row["unreads"], row["newest"])
     if row["with_more"]:
         unsorted = [each["user_id"] for each in await connection.fetch(_SQL["unsorted"], row["with_more"])]
         if unsorted:
             await connection.execute(_SQL["sort"], unsorted)
-    count: int = row["count"]
-    return count
+    return Applied(row["count"], row["last"] or 0)
 
 
-Step = Callable[[Connection, UUID, int | None], Awaitable[int]]
+Step = Callable[[Connection, UUID, int | None, int], Awaitable[Applied]]
 
 _STEPS: tuple[Step, ...] = (_users, _teams, _devices, _notifications)

@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from tocsin.catalogue import Catalogue
 from tocsin.errors import FieldError, Malformed
 from tocsin.formats import NotificationLine, TeamLine, UserLine
-from tocsin.notifications import IMPORTED, body_with, to_json
+from tocsin.notifications import IMPORTED, body_with
 from tocsin.push.device_formats import DeviceLine
 from tocsin.strict_json import parse_object
 from tocsin.validation import field_error, field_errors_of, under
@@ -57,17 +58,17 @@ class LineParser:
             found = parse_object(text)
         except Malformed as error:
             return [FieldError(path, "object", f"The {path} field is not a JSON object: {error}")]
-        part = next((part for part in PARTS if part in found), None)
-        if part is None or len(found) > 1:
+        [part, *others] = found or [""]
+        if part not in PARTS or others:
             return [field_error(path, "in", f"must have exactly one key: {', '.join(PARTS)}")]
-        value, prefix = found[part], f"{path}.{part}."
+        value = found[part]
         if not isinstance(value, dict):
             return [field_error(f"{path}.{part}", "object", "must be an object")]
         try:
             made = getattr(self, f"_{part}")(number, value)
         except ValidationError as error:
-            return field_errors_of(error, prefix.rstrip("."))
-        return [under(prefix, each) for each in made] if isinstance(made, list) else made
+            return field_errors_of(error, f"{path}.{part}")
+        return [under(f"{path}.{part}.", each) for each in made] if isinstance(made, list) else made
 
     def _user(self, number: int, value: Mapping[str, Any]) -> Line | list[FieldError]:
         user = UserLine.model_validate(value)
@@ -81,16 +82,16 @@ class LineParser:
         if self.company_id not in {None, made.company_id} and made.company_id is not None:
             return [field_error("company_id", "unknown", "must be the company of the token")]
         company_id = made.company_id or self.company_id or 1
-        return line._replace(body=to_json({**made.model_dump(), "company_id": company_id}))
+        return line._replace(body=_json({**made.model_dump(), "company_id": company_id}))
 
     def _device(self, number: int, value: Mapping[str, Any]) -> Line:
         line = DeviceLine.model_validate(value)
         times = {name: moment and moment.isoformat() for name, moment in line.times().items()}
-        return Line(number, "device", line.user_id, to_json({**asdict(line.device()), **times}))
+        return Line(number, "device", line.user_id, _json({**asdict(line.device()), **times}))
 
     def _notification(self, number: int, value: Mapping[str, Any]) -> Line:
         given = NotificationLine.model_validate(value)
-        data = to_json(given.data)
+        data = _json(given.data)
         formatted = given.message_formatted
         if formatted is None:
             formatted = f"<p>{escape(given.message, quote=False)}</p>"
@@ -100,3 +101,26 @@ class LineParser:
         subjects = self.catalogue.subjects_of(kind, given.data)
         times = (given.created_at, given.read_at)
         return Line(number, "notification", given.user_id, body, *times, given.id, kind, data, language, subjects)
+
+
+def copied(line: Line) -> str:
+    """Return a line in the text format of COPY, which takes half as long to make as the binary one."""
+    *cells, subjects = line
+    return "\t".join([*map(_cell, cells), _cell(None if subjects is None else _array(subjects))])
+
+
+def _json(value: object) -> str:
+    return to_json(value).decode()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return r"\N"
+    if isinstance(value, str):
+        return value.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")
+    return str(value)
+
+
+def _array(texts: Sequence[str]) -> str:
+    quoted = (text.replace("\\", r"\\").replace('"', r"\"") for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"

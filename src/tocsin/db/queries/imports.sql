@@ -7,11 +7,22 @@ insert into imports (id, state, company_id) values ($1, 'checking', $2)
 update imports set touched_at = clock_timestamp() where id = $1
 
 -- name: abandon
--- Delete an import, unless it was accepted: that may be so if the answer to its commit was lost.
-with abandoned as (
-    delete from imports where id = $1 and state = 'checking' returning id
+-- Delete some lines of an import, and then the import, unless it was accepted: that may be so if the answer to its commit
+-- was lost. Returns the number of lines.
+with abandoned as materialized (
+    select id from imports where id = $1 and state = 'checking' for update
+),
+line as (
+    delete from import_lines
+    where ctid = any(array(
+        select ctid from import_lines where import_id = any(array(select id from abandoned)) limit $2
+    ))
+    returning number
+),
+gone as (
+    delete from imports where id = any(array(select id from abandoned)) and (select count(*) from line) < $2
 )
-delete from import_lines where import_id = any(array(select id from abandoned))
+select count(*) from line
 
 -- name: discard
 with line as (
@@ -20,19 +31,24 @@ with line as (
 delete from imports where id = $1
 
 -- name: unknown
--- The lines that name a user who is neither in the directory nor in the import, or is of another company, or an event of
--- another company than that of the caller.
+-- Of the lines with numbers from $4 to $5, those that name a user who is neither in the directory nor in the import, or is
+-- of another company, or an event of another company than that of the caller.
 -- The body of a team is read once, and each member is looked up by key.
-with team as materialized (
+with line as materialized (
+    select number, part, user_id, event_id
+    from import_lines
+    where import_id = $1 and number between $4 and $5
+),
+team as materialized (
     select number, (body::json ->> 'id')::int as id, (body::json ->> 'company_id')::int as company_id,
            body::json -> 'users' as members
     from import_lines
-    where import_id = $1 and part = 'team'
+    where import_id = $1 and number between $4 and $5 and part = 'team'
 ),
 named as (
     select null::bigint as number, null::bigint as ordinal, user_id as id, null::int as team_company_id
-    from import_lines
-    where import_id = $1 and part in ('device', 'notification')
+    from line
+    where part in ('device', 'notification')
     group by user_id
     union all
     select team.number, member.ordinal, member.id::int, team.company_id
@@ -53,10 +69,9 @@ person as materialized (
     from named
 ),
 fault as (
-    select l.number, '.user.id' as path
-    from import_lines l
-    join users u on u.id = l.user_id
-    where l.import_id = $1 and l.part = 'user' and u.company_id <> $2
+    select line.number, '.user.id' as path
+    from line
+    where line.part = 'user' and (select u.company_id <> $2 from users u where u.id = line.user_id)
     union all
     select team.number, '.team.id'
     from team
@@ -71,23 +86,20 @@ fault as (
     from person
     cross join unnest('{device,notification}'::text[]) as of (part)
     cross join lateral (
-        select number, l.part from import_lines l
-        where l.import_id = $1 and l.part = of.part and l.user_id = person.id
+        select number, of.part from import_lines
+        where import_id = $1 and part = of.part and user_id = person.id and number between $4 and $5
         offset 0
     ) l
     where person.number is null and (person.company_id is null or person.company_id <> $2)
     union all
     -- existing notifications are not changed
-    select l.number, '.notification.id'
-    from import_lines l
-    where $2::int is not null and l.import_id = $1 and l.part = 'notification'
-      and (select e.company_id is distinct from $2 from events e where e.id = l.event_id)
-      and (select i.user_id from inbox i where i.user_id = l.user_id and i.event_id = l.event_id) is null
+    select line.number, '.notification.id'
+    from line
+    where $2::int is not null and line.part = 'notification'
+      and (select e.company_id is distinct from $2 from events e where e.id = line.event_id)
+      and (select i.user_id from inbox i where i.user_id = line.user_id and i.event_id = line.event_id) is null
 )
 select number, path from fault order by number, path limit $3
-
--- name: count
-select part, count(*) as count from import_lines where import_id = $1 group by part
 
 -- name: accept
 with accepted as (
@@ -105,9 +117,9 @@ select applied, exists (select from dead_letters d where d.id = i.id) as dead fr
 with next as materialized (
     select distinct on (user_id) user_id, body
     from import_lines
-    where import_id = $1 and part = 'user'
+    where import_id = $1 and part = 'user' and user_id >= $2
     order by user_id, number desc
-    limit $2
+    limit $3
 ),
 line as (
     delete from import_lines
@@ -120,25 +132,25 @@ line as (
     ))
     returning number
 )
-select (select count(*) from line) as count, (select json_agg(body::json)::text from next) as users
+select (select count(*) from line) as count, max(user_id) as last, json_agg(body::json)::text as users from next
 
 -- name: team
 -- Take the next team.
 delete from import_lines
 where ctid = any(array(
     select ctid from import_lines
-    where import_id = $1 and part = 'team' and user_id is null
-    order by happened_at, number
+    where import_id = $1 and part = 'team' and user_id is null and happened_at is null and number >= $2
+    order by number
     limit 1
 ))
-returning body
+returning number, body
 
 -- name: devices
 -- A token that was registered since, or is of another company, is not changed.
 with next as materialized (
     select ctid as place, number, user_id, body
     from import_lines
-    where import_id = $1 and part = 'device'
+    where import_id = $1 and part = 'device' and user_id >= $4
     order by user_id, happened_at desc, number desc
     limit $3
 ),
@@ -178,7 +190,8 @@ put as (
       and ($2::int is null or (select u.company_id from users u where u.id = devices.user_id) = $2)
     returning user_id
 )
-select count(*) as count, array(select distinct user_id from put) as owners from line
+select count(*) as count, (select max(user_id) from next) as last, array(select distinct user_id from put) as owners
+from line
 
 -- name: concerned
 -- The users of the next notifications.
@@ -186,20 +199,21 @@ select array_agg(distinct user_id) as user_ids
 from (
     select user_id
     from import_lines
-    where import_id = $1 and part = 'notification'
+    where import_id = $1 and part = 'notification' and user_id >= $2
     order by user_id, happened_at desc, number desc
-    limit $2
+    limit $3
 ) next
 
 -- name: notifications
 -- Some notifications, by user, the newest first: they are placed below the existing ones. Existing notifications are not
--- changed. Each is looked up separately, which costs half as much as `on conflict`; if another transaction inserts the
--- same at the same time, this step fails and is repeated.
+-- changed. Each event is looked up separately, which costs half as much as `on conflict`; if another transaction inserts
+-- the same at the same time, this step fails and is repeated. An event that does not exist has no entries, content or
+-- recipients, so that those of existing ones only are looked up.
 with next as materialized (
     select ctid as place, number, user_id, event_id as id, kind, data, body, language, read_at,
            happened_at as created_at, subjects
     from import_lines
-    where import_id = $1 and part = 'notification'
+    where import_id = $1 and part = 'notification' and user_id >= $4
     order by user_id, happened_at desc, number desc
     limit $3
 ),
@@ -207,12 +221,16 @@ line as (
     delete from import_lines where ctid = any(array(select place from next)) returning number
 ),
 told as materialized (
-    select distinct on (next.user_id, next.id) next.*, u.company_id
+    select distinct on (next.user_id, next.id) next.*, u.company_id, e.id is null as is_new
     from next
     join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
-    where (select i.user_id from inbox i where i.user_id = next.user_id and i.event_id = next.id) is null
-      and (select j.id from jobs j where j.id = next.id) is null
-      and ($2::int is null or coalesce((select e.company_id = $2 from events e where e.id = next.id), true))
+    left join lateral (select id, company_id from events where id = next.id offset 0) e on true
+    where e.id is null
+       or (
+           (select i.user_id from inbox i where i.user_id = next.user_id and i.event_id = next.id) is null
+           and (select j.id from jobs j where j.id = next.id) is null
+           and ($2::int is null or coalesce(e.company_id = $2, true))
+       )
     order by next.user_id, next.id, next.number desc
 ),
 lowest as materialized (
@@ -246,13 +264,15 @@ content as (
     insert into contents (event_id, language, body)
     select distinct on (id, language) id, language, body
     from told
-    where (select c.event_id from contents c where c.event_id = told.id and c.language = told.language) is null
+    where is_new or (select c.event_id from contents c where c.event_id = told.id and c.language = told.language) is null
 ),
 event as (
-    insert into events (id, service, company_id, kind, data, params, users, teams, subjects, accepted_at)
-    select distinct on (id) id, null, company_id, kind, data, '{}', '{}'::int[], '{}'::int[], subjects, created_at
+    -- the generation is given, because its default would be evaluated for each row
+    insert into events (id, service, company_id, kind, data, params, users, teams, subjects, accepted_at, generation)
+    select distinct on (id) id, null, company_id, kind, data, '{}', '{}'::int[], '{}'::int[], subjects, created_at,
+           (select generation())
     from told
-    where (select e.id from events e where e.id = told.id) is null
+    where is_new
 ),
 about as (
     insert into subjects (subject, event_id)
@@ -265,7 +285,8 @@ noted as (
     insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped, delivered_at)
     select id, user_id - 1, array[user_id], array[0], 1, 0, created_at
     from told
-    where (select r.event_id from recipients r where r.event_id = told.id and r.after_user = told.user_id - 1) is null
+    where is_new
+       or (select r.event_id from recipients r where r.event_id = told.id and r.after_user = told.user_id - 1) is null
 ),
 person as materialized (
     select array_agg(user_id) as user_ids, array_agg(n) as totals, array_agg(unread) as unreads,
@@ -277,8 +298,8 @@ person as materialized (
         group by user_id
     ) counted
 )
-select (select count(*) from line) as count, array(select user_id from lowest where position < 1) as with_more,
-       user_ids, totals, unreads, newest
+select (select count(*) from line) as count, (select max(user_id) from next) as last,
+       array(select user_id from lowest where position < 1) as with_more, user_ids, totals, unreads, newest
 from person
 
 -- name: sort
@@ -305,10 +326,7 @@ from (
 where pair.before > pair.created_at
 
 -- name: advance
-update imports set applied = applied + $2, touched_at = clock_timestamp() where id = $1
+update imports set applied = applied + $2, step = $3, reached = $4, touched_at = clock_timestamp() where id = $1
 
--- name: company
-select company_id from imports where id = $1
-
--- name: is_left
-select exists (select from import_lines where import_id = $1)
+-- name: reached
+select company_id, step, reached from imports where id = $1

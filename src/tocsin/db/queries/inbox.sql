@@ -110,8 +110,9 @@ retired as materialized (
     where not active and (select h.active from heads h where h.user_id = given.user_id)
 ),
 head as (
-    insert into heads (user_id, locale, active, tokens_from)
-    select user_id, locale, active, (
+    -- the generation is given, because its default would be evaluated for each row
+    insert into heads (user_id, locale, active, generation, tokens_from)
+    select user_id, locale, active, (select generation()), (
         select greatest(now() - interval '30 s', date_trunc('second', erased_at) + interval '1 s')
         from erased_ids
         where digest = sha256(convert_to(given.user_id::text, 'UTF8'))

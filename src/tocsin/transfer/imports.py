@@ -227,7 +227,7 @@ async def _apply(database: Database, worker: UUID, job: Job) -> None:
 
 
 class Applied(NamedTuple):
-    """How many lines a step applied, and where the next continues: a user, or the number of the line of a team."""
+    """The number of lines that a step applied, and the last: its user, or the number of the line of a team."""
 
     lines: int
     last: int = 0

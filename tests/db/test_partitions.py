@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from tests.support.database import make_database
 from tests.support.events import custom, in_future, message_event, post, state
+from tests.support.partitions import whole_database
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import Api, serving
 from tests.support.waiting import reaches
@@ -251,27 +252,8 @@ async def test_drop_gives_way_to_work_and_is_repeated(aged: Api, monkeypatch: py
     assert await aged.ids(1) == [kept]
 
 
-async def test_installation_with_events_keeps_its_tables(
-    server: Embedded, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = await connect(server.url)
-    await connection.execute("drop database if exists whole with (force)")
-    await connection.execute("create database whole")
-    await connection.close()
-    url = server.url.replace("/tocsin?", "/whole?")
-    steps = migrate.steps()
-    monkeypatch.setattr(migrate, "steps", lambda: [step for step in steps if step.name != "partitions"])
-    await migrate.migrate(url)
-    connection = await connect(url)
-    id_ = new_id()
-    await connection.execute(
-        "insert into events (id, kind, data, params, users, teams, subjects, generation)"
-        " values ($1, 'custom', '{}', '{}', '{}', '{}', '{}', 0)",
-        id_,
-    )
-    await connection.close()
-    monkeypatch.undo()
-    assert [step.name for step in await migrate.migrate(url)] == ["partitions"]
+async def test_installation_with_events_keeps_its_tables(server: Embedded, catalogue: Catalogue) -> None:
+    url = await whole_database(server, "whole")
     async with serving(url, catalogue) as api:
         database = api.app_state.database
         assert await partitions(database) == {}

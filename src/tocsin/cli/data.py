@@ -1,4 +1,4 @@
-"""Commands that work on the database, whether or not a service runs: import, export, explain, replay, cancel."""
+"""Commands that work on the database, whether or not a service runs: import, export, explain, replay, partition."""
 
 from functools import partial
 from pathlib import Path
@@ -116,6 +116,23 @@ def sign_out(
         async with open_database(settings) as (database, _):
             ended = await console_sessions.finish_all(database, subject, actor_of_command("tocsin sign-out"))
         say(f"Ended {ended} session{'' if ended == 1 else 's'}.")
+
+    run_command(run())
+
+
+def partition(
+    *,
+    abandon: Annotated[bool, typer.Option("--abandon", help="Delete the copies of a run that did not end.")] = False,
+) -> None:
+    """Divide the tables of notifications by user and by month, while the service runs. It can be repeated."""
+    from tocsin import partitioning
+    from tocsin.store import store
+
+    settings = load_settings()
+
+    async def run() -> None:
+        async with store(settings, alone=False, quiet=True) as url:
+            await (partitioning.abandon if abandon else partitioning.partition)(url, say)
 
     run_command(run())
 

@@ -1,5 +1,169 @@
 CREATE SCHEMA tocsin;
 
+CREATE FUNCTION tocsin.abandon_partitions(table_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'tocsin', 'pg_temp'
+    AS $$
+begin
+    execute format('lock table %I in access exclusive mode', table_name);
+    execute format('drop function if exists %I() cascade', table_name || '_next');
+    execute format('drop table if exists %I', table_name || '_next');
+end
+$$;
+
+CREATE FUNCTION tocsin.begin_partitions(table_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'tocsin', 'pg_temp'
+    AS $_$
+declare
+    next constant text := table_name || '_next';
+    key constant text := partition_key(table_name);
+    is_hash constant bool := key = 'user_id';
+    this_month constant timestamp := date_trunc('month', now() at time zone 'UTC');
+    month timestamp;
+    made record;
+    keys text;
+    others text;
+begin
+    execute format('lock table %I in share row exclusive mode', table_name);
+    execute format(
+        'create table %I (like %I including constraints including defaults including storage) partition by %s (%I)',
+        next, table_name, case when is_hash then 'hash' else 'range' end, key
+    );
+    for made in
+        select i.indisprimary, c.relname, pg_get_indexdef(i.indexrelid) as definition
+        from pg_index i join pg_class c on c.oid = i.indexrelid
+        where i.indrelid = to_regclass(table_name)
+        order by c.relname
+    loop
+        if made.indisprimary then
+            execute format(
+                'alter table %I add constraint %I primary key %s',
+                next, made.relname || '_next', substring(made.definition from 'USING btree (\(.*\))$')
+            );
+        else
+            execute regexp_replace(
+                made.definition, 'INDEX \S+ ON \S+', format('INDEX %I ON %I', made.relname || '_next', next)
+            );
+        end if;
+    end loop;
+
+    if is_hash then
+        for n in 0..3 loop
+            execute format(
+                'create table %I partition of %I for values with (modulus 4, remainder %s)', table_name || '_' || n, next, n
+            );
+        end loop;
+    else
+        select greatest(date_trunc('month', min(accepted_at) at time zone 'UTC'), this_month - interval '2 years')
+        into month
+        from events;
+        month := least(coalesce(month, this_month), this_month);
+        execute format(
+            'create table %I partition of %I for values from (minvalue) to (%L)',
+            table_name || '_past', next, first_id(month at time zone 'UTC')
+        );
+        while month <= this_month + interval '1 month' loop
+            execute format(
+                'create table %I partition of %I for values from (%L) to (%L)', table_name || to_char(month, '_YYYY_MM'), next,
+                first_id(month at time zone 'UTC'), first_id((month + interval '1 month') at time zone 'UTC')
+            );
+            month := month + interval '1 month';
+        end loop;
+        execute format('create table %I partition of %I default', table_name || '_rest', next);
+        execute format(
+            'create table %I partition of %I for values from (%L) to (maxvalue)',
+            table_name || '_random', next, first_id('2200-01-01 00:00:00+00')
+        );
+    end if;
+    for made in
+        select g.template, t.name
+        from grants_on(table_name) g (template)
+        cross join (
+            select next as name
+            union all
+            select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = to_regclass(next)
+        ) t
+    loop
+        execute format(made.template, made.name);
+    end loop;
+
+    select string_agg(quote_ident(a.attname), ', ') filter (where a.attnum = any(i.indkey)),
+           string_agg(format('%1$I = excluded.%1$I', a.attname), ', ')
+    into keys, others
+    from pg_index i
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum > 0 and not a.attisdropped
+    where i.indrelid = to_regclass(table_name) and i.indisprimary;
+    execute format(
+        'create function %1$I() returns trigger language plpgsql set search_path = tocsin, pg_temp as $body$
+        begin
+            if tg_op = ''DELETE'' then
+                delete from %1$I where (%2$s) in (select %2$s from old_rows);
+            else
+                insert into %1$I select * from new_rows on conflict (%2$s) do update set %3$s;
+            end if;
+            return null;
+        end
+        $body$',
+        next, keys, others
+    );
+    execute format(
+        'create trigger %1$I after insert on %2$I referencing new table as new_rows
+         for each statement execute function %1$I()', next, table_name
+    );
+    execute format(
+        'create trigger %3$I after update on %2$I referencing new table as new_rows
+         for each statement execute function %1$I()', next, table_name, next || '_updated'
+    );
+    execute format(
+        'create trigger %3$I after delete on %2$I referencing old table as old_rows
+         for each statement execute function %1$I()', next, table_name, next || '_deleted'
+    );
+    execute format(
+        'comment on table %I is %L', next,
+        '0/' || pg_relation_size(table_name) / current_setting('block_size')::int
+    );
+end
+$_$;
+
+CREATE FUNCTION tocsin.compare_partitions(table_name text, OUT before bigint, OUT after bigint, OUT are_same boolean) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'tocsin', 'pg_temp'
+    AS $_$
+begin
+    execute format(
+        'select a.n, b.n, a.n = b.n and a.mark is not distinct from b.mark
+         from (select count(*) as n, sum(hashtextextended(t::text, 0)) as mark from %1$I t) a
+         cross join (select count(*) as n, sum(hashtextextended(t::text, 0)) as mark from %2$I t) b',
+        table_name, table_name || '_next'
+    )
+    into before, after, are_same;
+end
+$_$;
+
+CREATE FUNCTION tocsin.copy_to_partitions(table_name text, pages integer, OUT copied bigint, OUT total bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'tocsin', 'pg_temp'
+    AS $_$
+declare
+    next constant text := table_name || '_next';
+begin
+    select split_part(said, '/', 1)::bigint, split_part(said, '/', 2)::bigint
+    into copied, total
+    from obj_description(to_regclass(next), 'pg_class') said;
+    if copied < total then
+        execute format(
+            'insert into %1$I select * from (
+                select * from %2$I where ctid >= %3$L and ctid < %4$L for key share
+             ) page on conflict do nothing',
+            next, table_name, format('(%s,0)', copied), format('(%s,0)', copied + pages)
+        );
+        copied := least(copied + pages, total);
+        execute format('comment on table %I is %L', next, copied || '/' || total);
+    end if;
+end
+$_$;
+
 CREATE FUNCTION tocsin.device_key(token text) RETURNS text
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN CASE WHEN (octet_length(token) <= 2048) THEN token ELSE (('~'::text || encode(sha256(convert_to(token, 'UTF8'::name)), 'hex'::text)) || "right"(token, 6)) END;
@@ -46,6 +210,27 @@ begin
     return true;
 end
 $$;
+
+CREATE FUNCTION tocsin.finish_partitions(table_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'tocsin', 'pg_temp'
+    AS $_$
+declare
+    next constant text := table_name || '_next';
+    index_name text;
+begin
+    execute format('lock table %I, %I in access exclusive mode', table_name, next);
+    execute format('drop table %I', table_name);
+    execute format('drop function %I()', next);
+    execute format('comment on table %I is null', next);
+    execute format('alter table %I rename to %I', next, table_name);
+    for index_name in
+        select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid where i.indrelid = to_regclass(table_name)
+    loop
+        execute format('alter index %I rename to %I', index_name, regexp_replace(index_name, '_next$', ''));
+    end loop;
+end
+$_$;
 
 CREATE FUNCTION tocsin.first_id(moment timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -154,6 +339,10 @@ CREATE FUNCTION tocsin.new_event_id() RETURNS uuid
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);
+
+CREATE FUNCTION tocsin.partition_key(table_name text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN CASE table_name WHEN 'events'::text THEN 'id'::text WHEN 'inbox'::text THEN 'user_id'::text WHEN 'changes'::text THEN 'user_id'::text ELSE 'event_id'::text END;
 
 CREATE FUNCTION tocsin.post(event jsonb) RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER

@@ -1,0 +1,107 @@
+"""Gives partitions to tables that have rows, while the service runs. Each step is bounded, and all can be repeated."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from tocsin.db.errors import DRIVER_ERRORS, is_conflict
+from tocsin.db.pool import SCHEMA, Connection, Record, connect, queries
+from tocsin.errors import Refusal
+
+PAGES = 500
+"""Pages of 8 KiB that are copied in a transaction. After it, the copy pauses for as long as it took."""
+
+LOCK_TIMEOUT = 0.1
+"""Seconds that a step waits for a lock. Statements of the service wait behind it."""
+
+LOCK_INTERVAL, WAIT_TIMEOUT = 1.0, 600.0
+"""Seconds between two attempts of a step that gets no lock, and until the command gives up."""
+
+_LOCK = 0x706172746974
+_SQL = queries("partitioning")
+
+Say = Callable[[str], None]
+
+
+async def partition(url: str, say: Say) -> None:
+    """Give partitions to all tables that can have them, one by one, or continue an earlier run.
+
+    Raises `Refusal` if another process does it, a table cannot be locked, or the copy of a table is different.
+    """
+    connection = await _session(url)
+    try:
+        for name, is_partitioned, has_begun in await connection.fetch(_SQL["tables"]):
+            if is_partitioned:
+                say(f"{name} has partitions.")
+                continue
+            if not has_begun:
+                await _patiently(connection, _SQL["begin"], name)
+            await _copy(connection, name, say)
+            await connection.execute(f"analyze {SCHEMA}.{name}_next")
+            before, after, are_same = await connection.fetchrow(_SQL["compare"], name) or (0, 0, False)
+            if not are_same:
+                raise Refusal(
+                    f"The copy of {name} has {after:,} rows and the table {before:,}, or they differ; the table stays."
+                    " Run `tocsin partition --abandon`, then start again."
+                )
+            await _patiently(connection, _SQL["finish"], name)
+            say(f"{name} has partitions now: {after:,} rows, compared.")
+    finally:
+        await connection.close()
+
+
+async def abandon(url: str, say: Say) -> None:
+    """Delete the copies of a run that did not end. Raises `Refusal` like `partition`."""
+    connection = await _session(url)
+    try:
+        for name, _, has_begun in await connection.fetch(_SQL["tables"]):
+            if has_begun:
+                await _patiently(connection, _SQL["abandon"], name)
+                say(f"Deleted the copy of {name}.")
+    finally:
+        await connection.close()
+
+
+async def _session(url: str) -> Connection:
+    """Connect to scan tables, without a timeout of statements. Raises `Refusal` if another process does it."""
+    connection = await connect(url)
+    await connection.execute("set enable_seqscan = on")
+    if not await connection.fetchval(_SQL["turn"], _LOCK):
+        await connection.close()
+        raise Refusal("Another `tocsin partition` is running.")
+    return connection
+
+
+async def _copy(connection: Connection, name: str, say: Say) -> None:
+    """Copy all rows that the triggers do not."""
+    told = -1
+    while True:
+        began = time.monotonic()
+        row = await _patiently(connection, _SQL["copy"], name, PAGES)
+        percent = 100 * row["copied"] // max(row["total"], 1)
+        if percent // 10 > told // 10:
+            say(f"{name}: copied {percent} %")
+            told = percent
+        if row["copied"] >= row["total"]:
+            return
+        await asyncio.sleep(time.monotonic() - began)
+
+
+async def _patiently(connection: Connection, statement: str, *arguments: str | int) -> Record:
+    """Run a step in a transaction. While it gets no lock, or is in conflict with another session, repeat it."""
+    end = time.monotonic() + WAIT_TIMEOUT
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = {round(1000 * LOCK_TIMEOUT)}")
+                [row] = await connection.fetch(statement, *arguments)
+                return row
+        except DRIVER_ERRORS as error:
+            if not is_conflict(error):
+                raise
+            if time.monotonic() > end:
+                raise Refusal(
+                    f"A table could not be locked for {WAIT_TIMEOUT:.0f} s: look for long transactions, such as a dump."
+                    " What is copied stays; run the command again."
+                ) from None
+            await asyncio.sleep(LOCK_INTERVAL)

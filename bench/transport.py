@@ -1,4 +1,4 @@
-"""Pushes per second of processor time, to nghttpd on the loopback, against a bare loop of curl and h2load."""
+"""Pushes per second of processor time, to nghttpd on the loopback, against bare loops of curl and h2load."""
 
 import asyncio
 import itertools
@@ -57,10 +57,13 @@ async def main() -> None:
             to_fcm, _ = await _sent(folder, url, seconds, lambda: fcm.request(next(androids)))
             encrypted, _ = await _sent(folder, url, seconds, lambda: web_push.request(next(browsers)))
             bare = await asyncio.to_thread(_bare, folder, f"{url}/3/device/{TOKEN}", seconds)
+            asking = _asking(_many(lambda: apns.request(next(phones))))
+            same = await asyncio.to_thread(_bare, folder, url, seconds, asking)
             h2load = await _h2load(url, seconds)
             return {
                 "h2load": h2load,
                 "bare": bare,
+                "same requests": same,
                 "apns": whole,
                 "thread": thread,
                 "fcm": to_fcm,
@@ -72,6 +75,7 @@ async def main() -> None:
     show(
         Claim("pushes to APNs, a payload made for each", rates["apns"], "/CPU s", bare, at_least=0.7),
         Claim("the same, the sending thread alone", rates["thread"], "/CPU s", bare),
+        Claim("the same, against a bare loop with these requests", rates["apns"], "/CPU s", rates["same requests"]),
         Claim("pushes to FCM, a message made for each", rates["fcm"], "/CPU s", bare, at_least=0.7),
         Claim("pushes to browsers, each encrypted", rates["web push"], "/CPU s", at_least=8_000),
         *([Claim("h2load's requests", rates["h2load"], "/CPU s", bare)] if rates["h2load"] else []),
@@ -110,10 +114,11 @@ async def _counted(answers: Sequence[asyncio.Future[object]]) -> int:
     return len(answers)
 
 
-def _bare(folder: Path, url: str, seconds: float) -> float:
+def _bare(folder: Path, url: str, seconds: float, ask: Callable[[pycurl.Curl], None] | None = None) -> float:
     """Return the requests per second of processor time of a minimal loop around curl in Python.
 
-    Always the same request, with no header of its own, and no look at the answer.
+    Always the same request, with no header of its own, and no look at the answer, unless `ask` prepares a handle before
+    each request.
     """
     multi, ready = pycurl.CurlMulti(), select.poll()
     multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, AT_ONCE)
@@ -138,6 +143,8 @@ def _bare(folder: Path, url: str, seconds: float) -> float:
             (pycurl.WRITEFUNCTION, lambda _: None),
         ):
             curl.setopt(option, value)
+        if ask:
+            ask(curl)
         multi.add_handle(curl)
     began, used, sent = time.perf_counter(), time.thread_time(), 0
     while time.perf_counter() < began + seconds:
@@ -146,11 +153,33 @@ def _bare(folder: Path, url: str, seconds: float) -> float:
             multi.socket_action(fd, 0)
         for curl in multi.info_read(AT_ONCE)[1]:
             multi.remove_handle(curl)
+            if ask:
+                ask(curl)
             multi.add_handle(curl)
             sent += 1
     used = time.thread_time() - used
     multi.close()
     return sent / used
+
+
+def _asking(requests: Sequence[Request]) -> Callable[[pycurl.Curl], None]:
+    """Return a function that reads the answer of a handle, headers and body included, and gives it the next request."""
+    turns, answers = itertools.cycle(requests), dict[pycurl.Curl, list[bytes]]()
+
+    def ask(curl: pycurl.Curl) -> None:
+        if curl not in answers:
+            answers[curl] = []
+            curl.setopt(pycurl.HEADERFUNCTION, answers[curl].append)
+            curl.setopt(pycurl.WRITEFUNCTION, answers[curl].append)
+        elif curl.getinfo(pycurl.RESPONSE_CODE) != 200 or not answers[curl]:
+            raise RuntimeError("an answer that is not as asked for")
+        answers[curl].clear()
+        request = next(turns)
+        curl.setopt(pycurl.URL, request.url)
+        curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in request.headers])
+        curl.setopt(pycurl.POSTFIELDS, request.body)
+
+    return ask
 
 
 async def _h2load(url: str, seconds: float) -> float:

@@ -96,7 +96,6 @@ class Sender:
         self._lock = threading.Lock()
         self._ends_at: float | None = None
         self._closed = self._woken = False
-        self._due: float | None = None
         self._ports: dict[int, int] = {}
         self._poll = select.poll()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -179,14 +178,16 @@ class Sender:
                 pycurl.CSELECT_OUT if events & ~select.POLLIN else 0
             )
             self._multi.socket_action(fd, wanted)
-        if self._due is not None and self._due <= time.monotonic():
-            self._due = None
+        if self._multi.timeout() == 0:
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def _timeout(self) -> int | None:
         """Return the milliseconds until the next timeout; None: there is none."""
-        ends = [moment for moment in (self._due, self._ends_at) if moment is not None]
-        return max(math.ceil((min(ends) - time.monotonic()) * 1000), 0) if ends else None
+        due = self._multi.timeout()  # -1: none
+        if self._ends_at is not None:
+            left = max(math.ceil((self._ends_at - time.monotonic()) * 1000), 0)
+            return left if due < 0 else min(due, left)
+        return None if due < 0 else due
 
     def _drain_wake_ups(self) -> None:
         with self._lock:
@@ -260,7 +261,6 @@ class Sender:
         multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, window)
         multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, connections)
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        multi.setopt(pycurl.M_TIMERFUNCTION, self._set_due)
         return multi
 
     def _watch(self, what: int, fd: int, _multi: object, _data: object) -> None:
@@ -280,10 +280,6 @@ class Sender:
         for curl_handle in self._handles.values():
             if port and curl_handle.pending and curl_handle.port == port:
                 curl_handle.doubtful = True
-
-    def _set_due(self, milliseconds: int) -> None:
-        """Called by curl with the time until its next timeout; -1: there is none."""
-        self._due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
 
 def _own_port(fd: int) -> int:

@@ -94,8 +94,8 @@ async def serve(
         if app_state.provider:
             stack.push_async_callback(app_state.provider.close)
         app_state.metrics.siblings = siblings
-        await stack.enter_async_context(_in_background(_record_locks(database, app_state.operator, "tocsin serve")))
-        await stack.enter_async_context(_in_background(Recorder(database, app_state.metrics).run()))
+        await stack.enter_async_context(_in_background(_record_locks(own, app_state.operator, "tocsin serve")))
+        await stack.enter_async_context(_in_background(Recorder(own, app_state.metrics).run()))
         worker = None
         if with_worker:
             app_state.metrics.watch_pool("worker", own)

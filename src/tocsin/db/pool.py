@@ -1,14 +1,17 @@
 """Access to PostgreSQL: a connection pool, named queries, and the handling of outages."""
 
+import asyncio
 import contextlib
 import os
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
+from math import ceil
 from typing import Any, NoReturn
 
 import asyncpg
@@ -28,8 +31,14 @@ STATEMENT_TIMEOUT = 20.0
 CONNECT_TIMEOUT = 5.0
 """Maximum seconds to connect."""
 
-IDLE_TIMEOUT = 60.0
-"""Seconds after which an idle connection is closed."""
+IDLE_TIMEOUT = 30.0
+"""Seconds between two looks for idle connections to close: server processes hold memory for all statements they ran."""
+
+USES_PER_CONNECTION = 300
+"""Uses within `IDLE_TIMEOUT` for which one connection is enough: callers at the same time wait for each other."""
+
+GROWTH_DELAY = 0.02
+"""Seconds that a caller waits for a connection that another one returns before it opens one more."""
 
 SERVERS_PART, LOCKS_PART = 0.9, 0.8
 """Fractions of the timeout of a statement after which the server cancels the statement, or its wait for a lock. So the
@@ -119,6 +128,9 @@ class Database:
         self._yields = yields
         self._admission = Admission(size, beats=beats)
         self._idle: list[tuple[float, Connection]] = []
+        self._closing: asyncio.TimerHandle | None = None
+        self._uses = 0
+        self._hoping: deque[asyncio.Future[None]] = deque()
         self._is_open = False
         self._away_since: float | None = None
         self._logged_at: dict[str, float] = {}
@@ -140,9 +152,23 @@ class Database:
     async def close(self) -> None:
         """Close the pool. Connections in use are closed when they are returned."""
         self._is_open = False
+        if self._closing:
+            self._closing.cancel()
         while self._idle:
             with contextlib.suppress(*DRIVER_ERRORS):
                 await self._idle.pop()[1].close(timeout=2)
+
+    def close_idle(self) -> None:
+        """Close the connections that were not used for long, and those that so few uses do not need.
+
+        Nothing is sent: the server process ends when it finds its socket closed.
+        """
+        now, needed = time.monotonic(), ceil(self._uses / USES_PER_CONNECTION)
+        while self._idle and (len(self._idle) > needed or now - self._idle[0][0] >= IDLE_TIMEOUT):
+            self._idle.pop(0)[1].terminate()
+        self._uses, self._closing = 0, None
+        if self._idle:
+            self._closing = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self.close_idle)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -198,10 +224,11 @@ class Database:
             raise Unavailable
         slot = await self._admission.enter(self._patience)
         try:
-            while self._idle:
-                _, connection = self._idle.pop()
-                if not connection.is_closed():
-                    return slot, connection
+            if (connection := self._sound()) is None and self._admission.in_use > 1:
+                await self._returned()
+                connection = self._sound()
+            if connection is not None:
+                return slot, connection
             connection = await connect(self._url, self._patience)
             if self._yields:
                 _give_way(connection)
@@ -210,16 +237,38 @@ class Database:
             raise
         return slot, connection
 
+    def _sound(self) -> Connection | None:
+        """Return the idle connection that was used last; None if there is none."""
+        while self._idle:
+            _, connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
+    async def _returned(self) -> None:
+        """Wait until another caller has returned a connection, for `GROWTH_DELAY` at most."""
+        loop = asyncio.get_running_loop()
+        hope: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(GROWTH_DELAY, _end, hope)
+        self._hoping.append(hope)
+        try:
+            await hope
+        finally:
+            timer.cancel()
+
     def _give_back(self, slot: Slot, connection: Connection, error: BaseException | None = None) -> None:
-        """Return a connection to the pool, or close it if it is broken. Close one that was idle too long."""
+        """Return a connection to the pool, or close it if it is broken."""
         now = time.monotonic()
+        self._uses += 1
         is_sound = error is None or (isinstance(error, Exception) and (is_locked(error) or not is_outage(error)))
         if self._is_open and is_sound and not connection.is_closed() and not connection.is_in_transaction():
             self._idle.append((now, connection))
+            if self._closing is None:
+                self._closing = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self.close_idle)
+            while self._hoping and not _end(self._hoping.popleft()):
+                pass  # one whose wait has ended
         else:
             connection.terminate()
-        if self._idle and now - self._idle[0][0] > IDLE_TIMEOUT:
-            self._idle.pop(0)[1].terminate()
         self._admission.leave(slot)
         if self._away_since is not None and error is None:
             log.info("database is available again", seconds=round(now - self._away_since, 1))
@@ -268,6 +317,14 @@ async def fetch(store: Database | Connection, statement: str, *arguments: Any) -
         return await store.rows(statement, *arguments)
     found: list[asyncpg.Record] = await store.fetch(statement, *arguments)
     return found
+
+
+def _end(waiting: "asyncio.Future[None]") -> bool:
+    """Let a caller continue; return whether it was waiting."""
+    if waiting.done():
+        return False
+    waiting.set_result(None)
+    return True
 
 
 def _give_way(connection: Connection) -> None:

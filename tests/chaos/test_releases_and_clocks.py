@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.chaos import ChaosRun, scenario
+from tests.support.chaos import TIME_UNDER_WAY, ChaosRun, scenario
 from tests.support.clusters import embedded_cluster
 from tests.support.database import value
 from tests.support.processes import Program, data_folder
@@ -38,6 +38,7 @@ async def test_a_rolling_restart_loses_nothing(run: ChaosRun) -> None:
         for program in programs:
             await stack.enter_async_context(program)
         open_ones = list(programs[:2])
+        run.phones.answer("apns", after_ms=TIME_UNDER_WAY)
         async with run.under_load(server.url, lambda: run.dice.choice(open_ones).address):
             async for number in run.rounds(len(programs)):
                 program = programs[number % len(programs)]

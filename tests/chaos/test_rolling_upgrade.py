@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chaos import ChaosRun, scenario
+from tests.support.chaos import TIME_UNDER_WAY, ChaosRun, scenario
 from tests.support.processes import Program, data_folder
 from tocsin.db.migrate import migrate
 from tocsin.postgres.supervisor import Embedded
@@ -44,6 +44,7 @@ async def test_a_rolling_upgrade_loses_nothing(run: ChaosRun, tmp_path: Path) ->
         await migrate_by(old, server.url)
         programs = [await started(*arguments, **old) for arguments in KINDS]
         open_ones = programs[:2]
+        run.phones.answer("apns", after_ms=TIME_UNDER_WAY)
         async with run.under_load(server.url, lambda: run.dice.choice(open_ones).address):
             assert await migrate(server.url), "the previous release lacks no migration"
             await run.load.more(100)

@@ -39,6 +39,10 @@ PAUSE_OF_POSTS = 0.08
 BETWEEN_FAILURES = (30, 120)
 """Events accepted between two failures."""
 
+TIME_UNDER_WAY = 50
+"""Milliseconds after which phones answer where workers are stopped, so that these have pushes under way. A device gets
+one push at a time, so that more would delay its pushes."""
+
 PEOPLE = 2_000
 
 Address = tuple[str, int]

@@ -52,13 +52,20 @@ coverage: .venv/ready parts ## all tests with a report of uncovered lines and br
 	$(BIN)/coverage report
 	$(BIN)/python -m tests.support.coverage
 
-lint: .venv/ready ## ruff, mypy, the import contracts between modules, unused dependencies and unused code
+# Those up to 0033 are older than the check, and a released migration never changes.
+NEW_MIGRATIONS := $(filter-out $(wildcard $(addprefix src/tocsin/db/migrations/,00[0-2]* 003[0-3]*)),\
+	$(wildcard src/tocsin/db/migrations/*.sql))
+
+lint: .venv/ready ## ruff, mypy, the import contracts between modules, unused dependencies and code, locks of migrations
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry src
 	$(BIN)/vulture
+	@for file in $(NEW_MIGRATIONS); do \
+		grep -q '^-- outside a transaction' $$file && how= || how=--assume-in-transaction; \
+		$(BIN)/squawk $$how $$file || exit 1; done
 
 bench: .venv/ready ## measure all performance claims and write docs/benchmarks.md; needs an otherwise idle machine
 	$(BIN)/python -m bench.report

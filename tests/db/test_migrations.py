@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,9 @@ from tocsin.db.pool import connect
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
 
-INSTALL = Path(__file__).parents[2] / "docs/operations/install.md"
-SCHEMA = Path(__file__).parents[2] / "src/tocsin/db/schema.sql"
+ROOT = Path(__file__).parents[2]
+INSTALL = ROOT / "docs/operations/install.md"
+SCHEMA = ROOT / "src/tocsin/db/schema.sql"
 
 
 @pytest.fixture
@@ -199,6 +201,76 @@ async def test_index_is_built_concurrently_and_rebuilt_after_failure(
     assert await connection.fetchval(valid)
     assert await migrate.migrate(empty) == []
     await connection.close()
+
+
+OF_NEXT_YEAR = """\
+-- outside a transaction
+drop index concurrently if exists teams_of_next_year;
+create index concurrently teams_of_next_year on teams (name);
+"""
+
+
+async def test_concurrent_index_is_built_once_however_long_an_older_transaction_lasts(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate.migrate(empty)
+    later = migrate.Step(9999, "of_next_year", OF_NEXT_YEAR)
+    monkeypatch.setattr(migrate, "steps", lambda: [later])
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 0.1)
+    dumping, reading = await connect(empty), await connect(empty)
+    await dumping.execute("begin isolation level repeatable read; select 1")
+    with capture_logs() as told:
+        migrating = asyncio.create_task(migrate.migrate(empty))
+        waiting = "select count(*) from pg_locks where not granted and locktype = 'virtualxid'"
+        await until(partial(_is_positive, reading, waiting))
+        first = await reading.fetchval("select to_regclass('teams_of_next_year')::oid")
+        await reading.execute("insert into teams (id, company_id, name) values (1, 1, 'Sales')", timeout=30)
+        await reading.execute("select pg_sleep(0.5)")  # longer than the timeout of other locks
+        assert not migrating.done()
+        await dumping.execute("commit")
+        assert await migrating == [later]
+    assert await reading.fetchval("select to_regclass('teams_of_next_year')::oid") == first
+    assert [line["event"] for line in told] == ["migration waits for older transactions"]
+    await dumping.close()
+    await reading.close()
+
+
+async def test_concurrent_index_that_waits_for_an_old_snapshot_names_its_session(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate.migrate(empty)
+    later = migrate.Step(9999, "of_next_year", OF_NEXT_YEAR)
+    monkeypatch.setattr(migrate, "steps", lambda: [later])
+    monkeypatch.setattr(migrate, "WAIT_TIMEOUT", 0.2)
+    reporting = await connect(empty)
+    await reporting.execute("set application_name = 'report'; begin isolation level repeatable read; select 1")
+    with pytest.raises(Refusal, match=r"9999 of_next_year could not lock .* report"):
+        await migrate.migrate(empty)
+    await reporting.execute("commit")
+    assert await migrate.migrate(empty) == [later]
+    await reporting.close()
+
+
+async def _is_positive(connection: asyncpg.Connection, statement: str) -> bool:
+    return bool(await connection.fetchval(statement))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [
+        ("create index teams_of_next_year on teams (name);", "require-concurrent-index-creation"),
+        ("alter table teams alter column name type varchar(80);", "changing-column-type"),
+        ("alter table teams add constraint named check (name <> '');", "constraint-missing-not-valid"),
+        ("alter table teams add column of_next_year int;", ""),
+    ],
+)
+def test_linter_finds_migrations_that_lock_a_table_for_long(tmp_path: Path, sql: str, found: str) -> None:
+    (tmp_path / "9999_of_next_year.sql").write_text(sql)
+    squawk = Path(sys.executable).with_name("squawk")
+    command = [squawk, "--config", ROOT / ".squawk.toml", "--assume-in-transaction", "9999_of_next_year.sql"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found in run.stdout, run.returncode) == (True, 1 if found else 0), run.stdout + run.stderr
 
 
 @pytest.fixture(scope="module")

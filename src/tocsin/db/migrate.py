@@ -180,7 +180,8 @@ async def _take(connection: Connection, step: Step) -> bool:
             if step.is_concurrent:
                 await _run_apart(connection, step)
         except asyncpg.LockNotAvailableError:
-            holders = "; ".join(row["holder"] for row in await connection.fetch(_SQL["holders"])) or "no session now"
+            found = await connection.fetch(_SQL["holders"], step.is_concurrent)
+            holders = "; ".join(row["holder"] for row in found) or "no session now"
             what = f"{step.number:04} {step.name}"
             if time.monotonic() + pause > end:
                 raise Refusal(
@@ -197,10 +198,14 @@ async def _take(connection: Connection, step: Step) -> bool:
 async def _run_apart(connection: Connection, step: Step) -> None:
     """Run each statement of a step outside of a transaction, for `create index concurrently`.
 
-    An earlier attempt may have failed at any statement, so all of them can be repeated.
+    An earlier attempt may have failed at any statement, so all of them can be repeated. An index that is built
+    concurrently waits for all older transactions, which delays no other session. A short timeout there would discard
+    the index each time.
     """
-    await connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}s'")
+    log.info("migration waits for older transactions", step=f"{step.number:04} {step.name}")
     for statement in filter(str.strip, step.sql.split(";\n")):
+        timeout = WAIT_TIMEOUT if " concurrently " in statement else LOCK_TIMEOUT
+        await connection.execute(f"set lock_timeout = '{timeout:g}s'")
         await connection.execute(statement)
     await connection.execute("set lock_timeout = 0")
     await _note(connection, step)

@@ -268,7 +268,7 @@ async def _is_positive(connection: asyncpg.Connection, statement: str) -> bool:
 def test_linter_finds_migrations_that_lock_a_table_for_long(tmp_path: Path, sql: str, found: str) -> None:
     (tmp_path / "9999_of_next_year.sql").write_text(sql)
     squawk = Path(sys.executable).with_name("squawk")
-    command = [squawk, "--config", ROOT / ".squawk.toml", "--assume-in-transaction", "9999_of_next_year.sql"]
+    command = (squawk, "--config", ROOT / ".squawk.toml", "--assume-in-transaction", "9999_of_next_year.sql")
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (found in run.stdout, run.returncode) == (True, 1 if found else 0), run.stdout + run.stderr
 

@@ -19,7 +19,7 @@ import structlog
 
 from tocsin.db.admission import KIND, Admission, Slot
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
-from tocsin.db.url import target_of
+from tocsin.db.url import Target, target_of
 from tocsin.errors import Overrun, Unavailable
 
 SCHEMA = "tocsin"
@@ -92,13 +92,13 @@ Record = asyncpg.Record
 
 
 async def connect(url: str, slowest: float | None = None) -> Connection:
-    """Open a connection within `CONNECT_TIMEOUT`. The timeout of statements is `slowest` seconds.
+    """Open a connection within `CONNECT_TIMEOUT` per host. The timeout of statements is `slowest` seconds.
 
     Session settings are set by a statement after connecting, because poolers reject startup parameters. Raises one of
     `DRIVER_ERRORS` if the database cannot be reached.
     """
     target = target_of(url)
-    connection = await asyncpg.connect(target.dsn, timeout=CONNECT_TIMEOUT, command_timeout=slowest)
+    connection = await _reach(target, slowest)
     try:
         settings = _session(target.settings, slowest, connection.get_server_version().major)
         await connection.execute(_set(settings), timeout=CONNECT_TIMEOUT)
@@ -106,6 +106,30 @@ async def connect(url: str, slowest: float | None = None) -> Connection:
         connection.terminate()
         raise
     return connection
+
+
+_reached: dict[Target, str] = {}
+
+
+async def _reach(target: Target, slowest: float | None) -> Connection:
+    """Connect to the first host of a url that answers and is of the demanded kind.
+
+    The driver tries all hosts within one timeout, so that a host that does not answer would hide the others. The host
+    that was reached last comes first: only the first connection waits for one that is away.
+    """
+    last, problems = _reached.get(target), []
+    for dsn in sorted(target.dsns, key=lambda each: each != last):
+        try:
+            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, command_timeout=slowest)
+        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as error:
+            problems.append(error)
+        else:
+            _reached[target] = dsn
+            return connection
+    try:
+        raise min(problems, key=lambda each: isinstance(each, asyncpg.TargetServerAttributeNotMatched))
+    finally:
+        problems.clear()  # the error refers to this frame, which would refer to the error
 
 
 class Database:

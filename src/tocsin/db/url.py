@@ -1,6 +1,7 @@
 """The url of the database: checked, split into what the driver accepts, and masked for output."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,9 +42,9 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A url without parameters that the driver does not know, and the settings of the server in it."""
+    """One url per host, without parameters that the driver does not know, and the settings of the server in the url."""
 
-    dsn: str
+    dsns: tuple[str, ...]
     settings: tuple[tuple[str, str], ...]
 
 
@@ -72,15 +73,36 @@ def check(url: str) -> None:
 
 @lru_cache(maxsize=16)
 def target_of(url: str) -> Target:
-    """Split a url into what the driver accepts and settings of the server, without other parameters of libpq."""
+    """Split a url into what the driver accepts, and settings of the server, without other parameters of libpq."""
     parts = urlsplit(url)
     given = _parameters(parts)
     taken = {name: value for name, value in given.items() if name in _DRIVER.split()}
     if "hostaddr" in given and "host" not in taken and not parts.netloc.rpartition("@")[2]:
         taken["host"] = given["hostaddr"]
     settings = tuple((name, value) for name, value in given.items() if name not in f"{_DRIVER} {_IGNORED}".split())
+    return Target(
+        tuple(_dsn(parts, {**taken, **changed}, netloc) for netloc, changed in _hosts(parts, taken)), settings
+    )
+
+
+def _hosts(parts: SplitResult, taken: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the authority and the changed parameters of each host. The list of ports may be shorter or missing."""
+    credentials, at, named = parts.netloc.rpartition("@")
+    hosts = named.split(",") if named else taken.get("host", "").split(",")
+    ports = taken.get("port", "").split(",")
+    if len(ports) not in {1, len(hosts)}:
+        return [(parts.netloc, {})]  # the driver explains it
+    each = [{"port": port} if port else {} for port in (ports if len(ports) > 1 else ports * len(hosts))]
+    if named:
+        return [(f"{credentials}{at}{host}", port) for host, port in zip(hosts, each, strict=True)]
+    return [
+        (parts.netloc, {**({"host": host} if host else {}), **port}) for host, port in zip(hosts, each, strict=True)
+    ]
+
+
+def _dsn(parts: SplitResult, taken: Mapping[str, str], netloc: str) -> str:
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in taken.items())
-    return Target(parts._replace(query=query, fragment="").geturl(), settings)
+    return parts._replace(netloc=netloc, query=query, fragment="").geturl()
 
 
 def check_files(url: str) -> None:

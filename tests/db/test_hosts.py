@@ -1,0 +1,80 @@
+"""Several hosts in the url of the database."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from tests.support.servers import OwnServer, own_server
+from tocsin.db import pool as pools
+from tocsin.db.pool import connect
+from tocsin.db.url import target_of
+
+
+@pytest.fixture(scope="module")
+async def own() -> AsyncIterator[OwnServer]:
+    async with own_server() as server:
+        yield server
+
+
+class Hung:
+    """A server that accepts connections and never answers, as one whose machine or network is lost."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked += 1
+        while await reader.read(1000):
+            pass
+        writer.close()
+
+
+def url_of(own: OwnServer, hung: asyncio.Server, attributes: str) -> str:
+    """Return a url that names a hung server first."""
+    parts, port = urlsplit(own.url(target_session_attrs=attributes)), hung.sockets[0].getsockname()[1]
+    credentials, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{credentials}@127.0.0.1:{port},{host}").geturl()
+
+
+async def test_host_that_does_not_answer_hides_no_other_and_is_asked_once(
+    own: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "CONNECT_TIMEOUT", 3)
+    hung = Hung()
+    async with await asyncio.start_server(hung, "127.0.0.1", 0) as listening:
+        url = url_of(own, listening, "primary")
+        for _ in range(3):
+            connection = await connect(url)
+            assert await connection.fetchval("select 1") == 1
+            await connection.close()
+    assert hung.asked == 1
+
+
+async def test_lost_host_is_reported_rather_than_one_of_another_kind(
+    own: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
+        await connect(own.url(target_session_attrs="standby"))
+    monkeypatch.setattr(pools, "CONNECT_TIMEOUT", 0.5)
+    async with await asyncio.start_server(Hung(), "127.0.0.1", 0) as listening:
+        with pytest.raises(TimeoutError):
+            await connect(url_of(own, listening, "standby"))
+
+
+@pytest.mark.parametrize(
+    ("url", "dsns"),
+    [
+        ("postgresql://u:p@a,b:5433/d?ssl=on", ["postgresql://u:p@a/d", "postgresql://u:p@b:5433/d"]),
+        ("postgresql://u@a,b/d?port=1,2", ["postgresql://u@a/d?port=1", "postgresql://u@b/d?port=2"]),
+        ("postgresql://a,b/d?port=1", ["postgresql://a/d?port=1", "postgresql://b/d?port=1"]),
+        ("postgresql://u@[::1]:5,c/d", ["postgresql://u@[::1]:5/d", "postgresql://u@c/d"]),
+        ("postgresql:///d?host=a,b&user=x", ["postgresql:/d?host=a&user=x", "postgresql:/d?host=b&user=x"]),
+        ("postgresql:///d", ["postgresql:/d"]),
+        ("postgresql://a,b/d?port=1,2,3", ["postgresql://a,b/d?port=1%2C2%2C3"]),
+    ],
+)
+def test_url_is_split_into_its_hosts(url: str, dsns: list[str]) -> None:
+    assert list(target_of(url).dsns) == dsns

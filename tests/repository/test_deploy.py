@@ -9,11 +9,14 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -55,6 +58,14 @@ TOKEN = "c0ffee" * 8
 
 def needs(program: str, package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not shutil.which(program), reason=f"there is no {program}: apt-get install {package}")
+
+
+def has_compose() -> bool:
+    docker = shutil.which("docker")
+    return (
+        docker is not None
+        and not subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode
+    )
 
 
 def text_of(name: str) -> str:
@@ -114,6 +125,11 @@ class TestMonitoring:
             for grouped in re.findall(r"by \(([^)]*)\)", query):
                 known = {label for name in re.findall(r"tocsin_\w+", query) for label in exposed[name]}
                 assert set(grouped.split(", ")) <= known | {"instance"}, query
+
+    async def test_chart_adds_workers_by_a_metric_that_exists(self, exposed: dict[str, set[str]]) -> None:
+        scaling = text_of("helm/tocsin/templates/autoscaling.yaml")
+        assert set(re.findall(r"\btocsin_\w+", scaling)) == {"tocsin_jobs_oldest_seconds"}
+        assert set(re.findall(r"(\w+)(?:=\"|: ){{ \$queue", scaling)) == exposed["tocsin_jobs_oldest_seconds"]
 
     async def test_every_metric_is_on_the_dashboard(self, exposed: dict[str, set[str]]) -> None:
         shown = " ".join(queries_of_the_dashboard())
@@ -176,7 +192,7 @@ class TestMonitoring:
 
 class TestNames:
     def test_every_named_setting_exists(self) -> None:
-        pages = [*DEPLOY.iterdir(), *OPERATIONS.iterdir()]
+        pages = [path for path in (*DEPLOY.rglob("*"), *OPERATIONS.iterdir()) if path.is_file()]
         there = {f"TOCSIN_{name.upper()}" for name in Settings.model_fields}
         for page in pages:
             assert set(re.findall(r"\bTOCSIN_\w+", page.read_text("utf-8"))) <= there, page.name
@@ -264,11 +280,50 @@ class TestContainers:
         assert str(environment["TOCSIN_OPERATIONS_PORT"]) in services["worker"]["healthcheck"]["test"][-1]
         assert (ROOT / "deploy" / services["api"]["build"]["context"]).resolve() == ROOT
 
+    def test_highly_available_composition_has_two_of_each_part(self) -> None:
+        composed = yaml.safe_load(text_of("compose-ha.yaml"))
+        services = composed["services"]
+        parts = Counter(name.partition("-")[0] for name in services)
+        assert parts == {"balancer": 1, "api": 2, "worker": 2, "postgres": 2, "nats": 3}
+        environment = services["api-1"]["environment"]
+        target = urlsplit(environment["TOCSIN_DATABASE_URL"].replace("${POSTGRES_PASSWORD:?}", "x"))
+        assert target.netloc == "tocsin:x@postgres-1,postgres-2"
+        assert target.query == "target_session_attrs=primary"
+        addresses = {
+            "api": services["balancer"]["environment"]["UPSTREAMS"].split(),
+            "nats": environment["TOCSIN_NATS_URL"].replace("nats://", "").split(","),
+        }
+        for part, named in addresses.items():
+            assert [each.partition(":")[0] for each in named] == [name for name in services if name.startswith(part)]
+        routes = services["nats-1"]["command"][-1].split(",")
+        assert routes == [f"nats://nats-{number}:6222" for number in (1, 2, 3)]
+        [network] = composed["networks"]["default"]["ipam"]["config"]
+        assert environment["TOCSIN_TRUSTED_PROXIES"] == network["subnet"]
+        for one, other in (("api-1", "api-2"), ("worker-1", "worker-2")):
+            assert services[one] == services[other]
+            assert (
+                services[one]["stop_grace_period"]
+                == yaml.safe_load(text_of("compose.yaml"))["x-tocsin"]["stop_grace_period"]
+            )
+        for service in services.values():
+            assert set(service.get("depends_on", {})) <= set(services)
+            named = {volume.split(":")[0] for volume in service.get("volumes", [])}
+            assert named - {"./Caddyfile"} <= set(composed["volumes"])
+        published = {name for name, service in services.items() if service.get("ports")}
+        assert published == {"balancer"}
+
+    @pytest.mark.parametrize("name", ["compose.yaml", "compose-ha.yaml"])
+    @pytest.mark.skipif(not has_compose(), reason="there is no docker compose: apt-get install docker-compose-v2")
+    async def test_docker_compose_accepts_the_file(self, name: str) -> None:
+        given = {"POSTGRES_PASSWORD": "x", "TOCSIN_JWT_SECRET": "x", "TOCSIN_PUBLIC_URL": "https://x", "SITE": "x"}
+        status, words = await run("docker", "compose", "-f", name, "config", "--quiet", cwd=DEPLOY, **given)
+        assert (status, words) == (0, "")
+
 
 class Front:
     """A reverse proxy with the shipped configuration, except addresses and paths, and its log."""
 
-    def __init__(self, folder: Path, upstream: int) -> None:
+    def __init__(self, folder: Path, upstream: int | str) -> None:
         self.folder = folder
         self.upstream = upstream
         self.port = free_port()
@@ -325,13 +380,17 @@ def nginx(front: Front) -> contextlib.AbstractAsyncContextManager[httpx.AsyncCli
     )
 
 
-def caddy(front: Front) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
+def caddy(
+    front: Front, retry: str = "0s", avoid: str = "1ms"
+) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
     site = (
         text_of("Caddyfile")
         .replace("\n{\n", "\n{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n", 1)
-        .replace(f"\n{HOST} {{", f"\n{HOST}:{front.port} {{\n\tbind 127.0.0.1\n\ttls cert.pem key.pem")
+        .replace(f":{HOST}}} {{", f":{HOST}:{front.port}}} {{\n\tbind 127.0.0.1\n\ttls cert.pem key.pem")
         .replace("/var/log/caddy/", f"{front.folder}/")
         .replace("127.0.0.1:8080", f"127.0.0.1:{front.upstream}")
+        .replace("{$RETRY_FOR:0s}", retry)
+        .replace("{$AVOID_FOR:1ms}", avoid)
     )
     (front.folder / "Caddyfile").write_text(site)
     return front.running(shutil.which("caddy"), "run", "--config", front.folder / "Caddyfile", "--adapter", "caddyfile")
@@ -475,6 +534,20 @@ class TestProxies:
         assert f"x-forwarded-host: {HOST}\r\n" in head
         assert "x-forwarded-proto: https\r\n" in head
         assert "x-forwarded-for: 127.0.0.1\r\n" in head
+
+
+@needs("caddy", "caddy")
+async def test_balancer_leaves_out_a_process_that_is_away(api: Api, tmp_path: Path) -> None:
+    balancer = yaml.safe_load(text_of("compose-ha.yaml"))["services"]["balancer"]["environment"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        away = int(free.getsockname()[1])
+    front = Front(tmp_path, f"{away} 127.0.0.1:{port_of(api)}")
+    async with caddy(front, balancer["RETRY_FOR"], balancer["AVOID_FOR"]) as http:
+        sni = {"sni_hostname": HOST}
+        read = [await http.get("/healthz", extensions=sni) for _ in range(6)]  # one of them finds out
+        written = [await http.post("/events", json={}, extensions=sni) for _ in range(6)]
+    assert {answer.status_code for answer in read} == {200}
+    assert {answer.status_code for answer in written} == {401}
 
 
 def port_of(api: Api) -> int:

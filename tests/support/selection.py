@@ -20,7 +20,7 @@ MAY_BE_SKIPPED = {
     r"takes root|only root": "a developer need not be root",
     r"no file system can be mounted|lets nobody mount": "most containers mount nothing",
     r"no PostgreSQL of its own": "tests bring their own PostgreSQL 18; an older one is found where it is installed",
-    r"there is no (promtool|systemd-analyze|caddy)\b": "`make parts` does not install it",
+    r"there is no (promtool|systemd-analyze|caddy|helm|docker compose|patroni)\b": "`make parts` does not install it",
     r"there is no node\b|(node|npm|java)\b.* not installed$": "`make parts` does not install it",
     r"the clone has no history$": "the previous release is made of it, and CI may clone one commit alone",
     r"reaches no registry$": "tests of generated clients need one, which not every network has",

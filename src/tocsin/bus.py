@@ -14,6 +14,9 @@ CHANNEL = "tocsin_work"
 MAX_BYTES = 7900
 """Maximum bytes of a message: NOTIFY accepts less than 8,000."""
 
+CHECK_INTERVAL, CHECK_TIMEOUT = 15.0, 5.0
+"""Seconds without an end of the connection after which the server is asked, and maximum seconds for its answer."""
+
 Receive = Callable[[str], None]
 
 
@@ -58,14 +61,21 @@ class ByNotify:
                 await self._backoff.pause(error)
 
     async def _listen(self, receive: Receive) -> None:
-        """Listen until the connection ends. The next try reports the cause."""
+        """Listen until the connection ends. The next try reports the cause.
+
+        A server whose machine is lost ends no connection, so it is checked whether the server still answers.
+        """
         gone = asyncio.Event()
         connection = await connect(self._url)
         try:
             connection.add_termination_listener(lambda _: gone.set())
             await connection.add_listener(CHANNEL, lambda *said: receive(str(said[-1])))
             self._backoff.succeeded()
-            await gone.wait()
+            while not gone.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(gone.wait(), CHECK_INTERVAL)
+                if not gone.is_set():
+                    await connection.fetchval("select 1", timeout=CHECK_TIMEOUT)
         finally:
             with contextlib.suppress(*DRIVER_ERRORS):
                 await connection.close(timeout=1)

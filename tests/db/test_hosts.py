@@ -8,8 +8,10 @@ import asyncpg
 import pytest
 
 from tests.support.servers import OwnServer, own_server
+from tests.support.waiting import until
+from tocsin import bus
 from tocsin.db import pool as pools
-from tocsin.db.pool import connect
+from tocsin.db.pool import Database, connect
 from tocsin.db.url import target_of
 
 
@@ -29,6 +31,25 @@ class Hung:
         self.asked += 1
         while await reader.read(1000):
             pass
+        writer.close()
+
+
+class Relay:
+    """Passes connections on to a server until it hangs."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.hangs = port, False
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.hangs:
+            await reader.read()
+        there, towards = await asyncio.open_connection("127.0.0.1", self.port)
+        await asyncio.gather(self._pass(reader, towards), self._pass(there, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while content := await reader.read(10_000):
+            if not self.hangs:
+                writer.write(content)
         writer.close()
 
 
@@ -62,6 +83,31 @@ async def test_lost_host_is_reported_rather_than_one_of_another_kind(
     async with await asyncio.start_server(Hung(), "127.0.0.1", 0) as listening:
         with pytest.raises(TimeoutError):
             await connect(url_of(own, listening, "standby"))
+
+
+async def test_listener_leaves_a_server_that_no_longer_answers(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(bus, "CHECK_TIMEOUT", 3)
+    monkeypatch.setattr(pools, "CONNECT_TIMEOUT", 3)
+    relay, heard = Relay(own.port), asyncio.Event()
+    database = Database(own.url(), 1)
+    await database.open()
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as listening:
+        by_notify = bus.ByNotify(url_of(own, listening, "primary"), database)
+
+        async def is_heard() -> bool:
+            await by_notify.send("word")
+            return heard.is_set()
+
+        listener = asyncio.create_task(by_notify.listen(lambda _: heard.set()))
+        await until(is_heard)
+        relay.hangs = True
+        await asyncio.sleep(0.2)  # what is on its way arrives
+        heard.clear()
+        await until(is_heard)  # on the other host
+        listener.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
+    await database.close()
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ create index concurrently teams_of_next_year on teams (name);
 """
 
 
-async def test_concurrent_index_is_built_once_however_long_an_older_transaction_lasts(
+async def test_concurrent_index_is_built_once_although_an_older_transaction_lasts(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await migrate.migrate(empty)

@@ -1,4 +1,4 @@
-"""The Helm chart: what can be checked without Helm, and what `helm` makes of it where it is installed."""
+"""The Helm chart: its values, schema and times, and its objects where Helm is installed."""
 
 import json
 import re
@@ -131,7 +131,7 @@ def test_pods_are_stopped_later_than_the_service_stops_itself() -> None:
     assert default("api.preStopSeconds") >= 5  # a load balancer needs some seconds to learn that a pod ends
 
 
-def test_start_may_last_as_long_as_the_service_waits_for_the_database_and_its_locks() -> None:
+def test_start_may_last_as_long_as_the_service_waits_for_the_database() -> None:
     [startup] = re.findall(r"startupProbe:\n.*\n +periodSeconds: (\d+)\n +failureThreshold: (\d+)", EVERYTHING)
     assert int(startup[0]) * int(startup[1]) >= store.START_TIMEOUT + migrate.WAIT_TIMEOUT
 
@@ -179,7 +179,7 @@ class TestWithHelm:
         return {(each["kind"], each["metadata"]["name"]): each for each in objects}
 
     @pytest.mark.parametrize("values", [SMALL, LARGE], ids=["small", "large"])
-    async def test_helm_finds_no_fault(self, tmp_path: Path, values: dict[str, Any]) -> None:
+    async def test_helm_accepts_the_chart(self, tmp_path: Path, values: dict[str, Any]) -> None:
         (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
         status, output = await run(tmp_path, "helm", "lint", str(CHART), "--strict", "--values", "values.yaml")
         assert status == 0, output

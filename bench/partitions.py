@@ -49,7 +49,7 @@ async def main() -> None:
 
         async def one_round() -> dict[str, float]:
             return {
-                f"{kind} {name}": await _cost(database, kind, round(CALLS * seconds))
+                f"{kind} {name}": await cost_of(database, kind, round(CALLS * seconds))
                 for kind in KINDS
                 for name, database in databases.items()
             }
@@ -69,7 +69,7 @@ async def main() -> None:
     )
 
 
-async def _cost(database: Database, kind: str, calls: int) -> float:
+async def cost_of(database: Database, kind: str, calls: int, users: int = USERS) -> float:
     """Return the microseconds of PostgreSQL's processor time for one call, of so many."""
     pid = await database.value("select pg_backend_pid()")
     draft = Catalogue.load().check("custom", None, {"body": "Hello"})
@@ -77,7 +77,7 @@ async def _cost(database: Database, kind: str, calls: int) -> float:
     intake = Intake(database, PubSub("", database, Silent()), disk, AtOnce(Catalogue.load()))
     before = _used(pid)
     for number in range(calls):
-        user_id = fill.FIRST + number * 7 % USERS
+        user_id = fill.FIRST + number * 7919 % users
         if kind == "deliver":
             await intake.accept(Draft(draft, [user_id], [], "crm", None))
         elif kind == "page":

@@ -18,12 +18,15 @@ from tocsin.catalogue import Catalogue
 PAGES = 20
 """The number of pages requested before the service is left idle."""
 
+SHORT_PAUSE = 10
+"""Seconds after which it still has the connections of its start; they are closed after 60."""
+
 _PSS = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
 
 
 async def main() -> None:
     """Measure and print."""
-    rounds, seconds = options(__doc__, rounds=3, seconds=10)
+    rounds, seconds = options(__doc__, rounds=3, seconds=75)
 
     async def one_round() -> dict[str, float]:
         with folder() as outer:
@@ -31,12 +34,15 @@ async def main() -> None:
                 await _use(first)
             async with started(outer / "data") as second:
                 await _use(second)
-                await asyncio.sleep(seconds)
-                return memory(second.process.pid)
+                await asyncio.sleep(SHORT_PAUSE)
+                soon = memory(second.process.pid)["all"]
+                await asyncio.sleep(max(0.0, seconds - SHORT_PAUSE))
+                return {"soon": soon, **memory(second.process.pid)}
 
     found = await medians(rounds, one_round)
-    total = found.pop("all")
+    total, soon = found.pop("all"), found.pop("soon")
     show(
+        Claim(f"memory {SHORT_PAUSE} s after the last request", soon, "MiB"),
         Claim("memory of an idle service", total, "MiB", at_most=110),
         *(Claim(f"  of this, {name}", size, "MiB") for name, size in found.items()),
     )

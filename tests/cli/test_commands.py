@@ -1,6 +1,8 @@
 """The command line."""
 
 import asyncio
+import contextlib
+import gc
 import re
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from tests.support.events import custom
 from tests.support.service import SECRET, Api
 from tocsin.auth.claims import Expected, ServiceCaller, UserCaller
 from tocsin.auth.tokens import Verifier
+from tocsin.cli.running import uncollected
 from tocsin.postgres.supervisor import Embedded
 
 pytestmark = pytest.mark.processes
@@ -214,4 +217,16 @@ def test_command_loads_only_what_it_runs(tmp_path: Path, command: str, allowed: 
     )
     loaded = (tmp_path / "loaded").read_text().split()
     parts = {"fastapi", "starlette", "uvicorn", "nats", "pycurl", "asyncpg", "tocsin.settings", "tocsin.worker"}
+    parts.add("rich.console")
     assert parts & set(loaded) == allowed
+
+
+def test_garbage_is_collected_after_an_import_that_failed() -> None:
+    try:
+        with contextlib.suppress(ImportError), uncollected():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()

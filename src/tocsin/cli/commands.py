@@ -9,13 +9,13 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from tocsin.cli import backups, data, terminal
 from tocsin.cli.arguments import parse_duration
-from tocsin.cli.running import load_settings, read_settings, run_command
+from tocsin.cli.running import load_settings, read_settings, run_command, uncollected
 from tocsin.cli.terminal import say
 from tocsin.errors import Refusal
 from tocsin.ids import MAX_ID
@@ -34,6 +34,9 @@ Url = Annotated[str | None, typer.Option(help="The url of the service. Default: 
 def main() -> None:
     """Run the command line. A `Refusal` or an `OSError` is printed to stderr as one sentence, with exit status 1."""
     terminal.open_standard_streams()
+    # structlog would load it for tracebacks that the log never shows: 80 modules and 4 MB.
+    absent: Any = None
+    sys.modules.setdefault("rich", absent)
     try:
         app()
     except Refusal as refusal:
@@ -80,8 +83,9 @@ def serve(
 
         run_command(run_processes(settings, count, () if worker else ("--no-worker",)))
         return
-    from tocsin.serve import serve as run_service
-    from tocsin.siblings import Siblings
+    with uncollected():
+        from tocsin.serve import serve as run_service
+        from tocsin.siblings import Siblings
 
     siblings = None if sibling is None else Siblings(sibling)
     run_command(run_service(settings, with_worker=worker, siblings=siblings))
@@ -90,7 +94,8 @@ def serve(
 @app.command()
 def worker() -> None:
     """Process the queue without serving the API. Any number of workers can run."""
-    from tocsin.serve import work
+    with uncollected():
+        from tocsin.serve import work
 
     run_command(work(load_settings()))
 

@@ -1,8 +1,9 @@
 """How commands run: their settings, their log, their event loop and their database."""
 
 import contextlib
+import gc
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tocsin.errors import Refusal
@@ -30,6 +31,20 @@ def load_settings() -> "Settings":
     settings = read_settings()
     logs.configure(settings.log_format)
     return settings
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Exclude all objects made in the block, and those before, from garbage collection.
+
+    Each full collection of what a service imports takes as long as a seventh of its start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def run_command(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -192,14 +192,6 @@ async def test_response_at_the_size_limit_is_read(tmp_path: Path) -> None:
         assert (await transport.submit(to(service.url))).body == b"x" * 1000
 
 
-async def test_responses_of_64_kib_need_no_larger_windows(tmp_path: Path) -> None:
-    body = b"x" * Limits().bytes
-    async with push_service(tmp_path, answering(400, body)) as service, sending(tmp_path) as transport:
-        found = await answers(transport, [to(service.url, number) for number in range(20)])
-    assert {(answer.status, answer.body, answer.error) for answer in found} == {(400, body, "")}
-    assert service.widened == 0
-
-
 async def test_compressed_and_redirect_responses_are_returned_unchanged(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service, sending(tmp_path) as transport:
         service.behaviour = answering(302, location=f"{service.url}/elsewhere", set_cookie="a=b; Path=/")

@@ -91,15 +91,11 @@ def answering(status: int = 200, body: bytes = b"", **headers: str) -> Behaviour
 
 @dataclass
 class PushService:
-    """A service whose `behaviour` can be changed; `asked` is in the order of arrival.
-
-    `widened` counts the streams' windows that clients made larger.
-    """
+    """A service whose `behaviour` can be changed; `asked` is in the order of arrival."""
 
     behaviour: Behaviour
     port: int = 0
     streams: int = 100
-    widened: int = 0
     asked: list[Asked] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -132,8 +128,6 @@ class PushService:
                     case h2.events.DataReceived():
                         bodies[event.stream_id] += event.data
                         connection.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                    case h2.events.WindowUpdated() if event.stream_id:
-                        self.widened += 1
                     case h2.events.StreamEnded():
                         asked = Asked(heads.pop(event.stream_id), bodies.pop(event.stream_id), connection.number)
                         self.asked.append(asked)

@@ -19,10 +19,6 @@ FORBIDDEN = "forbidden address"
 
 _OURS = ("Accept:",)
 _MAX_REFUSALS = 20
-_STREAM_WINDOW = 64 * 1024
-"""Bytes that a server may send on a new stream. Also the maximum speed per second: without one, curl raises the window
-of each stream to 10 MiB, by a write of its own.
-"""
 _BOTH = pycurl.PROTO_HTTPS | pycurl.PROTO_HTTP
 _OLDEST_CONNECTION = 3600
 _IDLE_TIMEOUT = 600
@@ -209,7 +205,6 @@ class CurlHandle:
             (pycurl.TIMEOUT_MS, int(limits.seconds * 1000)),
             (pycurl.CONNECTTIMEOUT_MS, int(limits.connecting * 1000)),
             (pycurl.MAXFILESIZE, limits.bytes),
-            (pycurl.MAX_RECV_SPEED_LARGE, _STREAM_WINDOW),
             (pycurl.MAXAGE_CONN, _IDLE_TIMEOUT),
             (pycurl.MAXLIFETIME_CONN, _OLDEST_CONNECTION),
             (pycurl.TCP_KEEPALIVE, 1),

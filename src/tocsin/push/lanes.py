@@ -3,9 +3,9 @@
 import asyncio
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -87,7 +87,7 @@ class Lane:
     def send(self, request: Request, sent: "Answered", by: "Lane | None" = None) -> None:
         """Send a request, through the lane `by` if given; the answer is recorded in this lane."""
         answer = (by or self).transport.submit(request)
-        answer.add_done_callback(lambda done: self.note(replace(sent, answer=_answer_of(done))))
+        answer.add_done_callback(lambda done: self.note(sent._replace(answer=_answer_of(done))))
 
     def renew(self, channel: Channel, configuration: str, transport: PushTransport) -> None:
         """Use other keys, over new connections: APNs accepts one key and one token per connection.
@@ -173,8 +173,7 @@ class Lane:
         self.arrivals.set()
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """A push and its answer.
 
     `bundle` are further deliveries that the push covers. `retry_lane` is the lane of a second try with an alternative

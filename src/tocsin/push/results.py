@@ -248,7 +248,7 @@ class ResultWriter:
         request = by.channel.request(push)
         if isinstance(request, Refused):
             return False
-        lane.send(request, replace(each, push=push, retry_lane=by, first=each.answer), by)
+        lane.send(request, each._replace(push=push, retry_lane=by, first=each.answer), by)
         return True
 
     async def stop_lane(self, lane: Lane, reason: str) -> None:

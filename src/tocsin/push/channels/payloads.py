@@ -73,7 +73,7 @@ def apple(push: Push, parts: Parts) -> dict[str, Any]:
 
 def notification(push: Push, shown: Shown, data: str) -> str:
     """Return the JSON of the notification in a push; `data` is JSON."""
-    link = to_json(shown.link or None)
+    link = to_json(shown.link) if shown.link else "null"
     return f'{{"id":"{push.id}","type":{to_json(shown.type)},"data":{data},"link":{link}}}'
 
 

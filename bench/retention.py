@@ -81,14 +81,15 @@ async def _forget(bulk: Database) -> None:
 
 async def _fill(connection: Connection) -> None:
     """Insert the events, in partitions of their month."""
-    for table in ("events", "contents", "recipients", "subjects"):
-        await connection.execute(f"drop table {table}_past")
-        await connection.execute(
-            f"create table {table}_past partition of {table} for values from (minvalue) to ('{LOW}')"
-        )
-        await connection.execute(
-            f"create table {table}_2020_01 partition of {table} for values from ('{LOW}') to ('{HIGH}')"
-        )
+    async with connection.transaction():  # the service makes partitions that are missing
+        for table in ("events", "contents", "recipients", "subjects"):
+            await connection.execute(f"drop table {table}_past")
+            await connection.execute(
+                f"create table {table}_past partition of {table} for values from (minvalue) to ('{LOW}')"
+            )
+            await connection.execute(
+                f"create table {table}_2020_01 partition of {table} for values from ('{LOW}') to ('{HIGH}')"
+            )
     await fill.users(connection, USERS)
     await connection.execute(OLD)
     await fill.settle(connection)

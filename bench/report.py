@@ -26,6 +26,7 @@ PAGE, CHART = ROOT / "docs/benchmarks.md", ROOT / "docs/assets/benchmarks.svg"
 NAMES = (
     *("list_page", "limits", "list_deep", "post_event", "batch", "unchanged", "read_all", "imports", "team", "visible"),
     *(
+        "large_import",
         "memory",
         "start",
         "streams",

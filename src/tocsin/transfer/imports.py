@@ -6,8 +6,7 @@ removes its lines: after a crash, the next worker continues with the remaining l
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from io import BytesIO
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -89,13 +88,7 @@ class Import:
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest.clear()
             self._rest += b"-"  # an invalid line, like the rest of it that follows
-            self._note(
-                [
-                    field_error(
-                        f"lines.{self._number + 1}", "string_between", f"must have at most {MAX_LINE_BYTES} bytes"
-                    )
-                ]
-            )
+            self._note_length(self._number + 1)
         if len(self._staged) >= STAGE_BATCH_SIZE or self._staged_bytes >= STAGE_BATCH_BYTES:
             await self._stage()
 
@@ -151,6 +144,9 @@ class Import:
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1
+        if len(text) > MAX_LINE_BYTES:
+            self._note_length(self._number)
+            return
         if not text.strip() or len(self._field_errors) >= MAX_FIELD_ERRORS:
             return
         found = self._parser.read(self._number, bytes(text))
@@ -160,6 +156,9 @@ class Import:
             self._counts[found.part] += 1
         else:
             self._note(found)
+
+    def _note_length(self, number: int) -> None:
+        self._note([field_error(f"lines.{number}", "string_between", f"must have at most {MAX_LINE_BYTES} bytes")])
 
     def _note(self, field_errors: list[FieldError]) -> None:
         self._field_errors = (self._field_errors + field_errors)[:MAX_FIELD_ERRORS]
@@ -176,10 +175,13 @@ class Import:
             await self._storing
 
     async def _store(self, lines: Sequence[Line]) -> None:
-        rows = BytesIO("".join(f"{self.id}\t{copied(line)}\n" for line in lines).encode())
         async with self._database.connection() as connection:
-            await connection.copy_to_table("import_lines", source=rows, columns=_COLUMNS)
+            await connection.copy_to_table("import_lines", source=self._rows(lines), columns=_COLUMNS)
             await connection.execute(_SQL["touch"], self.id)
+
+    async def _rows(self, lines: Sequence[Line]) -> AsyncIterator[bytes]:
+        """Yield lines for COPY. If it were a file, asyncpg would read it in another thread."""
+        yield "".join(f"{self.id}\t{copied(line)}\n" for line in lines).encode()
 
 
 def _unknown(number: int, path: str) -> FieldError:

@@ -1,7 +1,7 @@
 """Processor time of PostgreSQL with partitions against none: deliveries, pages and changes, statement by statement."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -35,8 +35,14 @@ class Silent:
 
     problem = ""
 
-    async def send(self, text: str) -> None:
+    async def send(self, topics: Sequence[str], user_ids: Collection[int]) -> None:
         """Send nothing."""
+
+    def watch(self, user_id: int) -> None:
+        """Watch nobody."""
+
+    def unwatch(self, user_id: int) -> None:
+        """Watch nobody."""
 
     async def listen(self, receive: object) -> None:
         """Receive nothing."""

@@ -129,14 +129,20 @@ def folder() -> Iterator[Path]:
 
 @asynccontextmanager
 async def started(
-    data_dir: Path, variables: Mapping[str, str] | None = None, command: Sequence[str] = (str(_TOCSIN),)
+    data_dir: Path,
+    variables: Mapping[str, str] | None = None,
+    command: Sequence[str] = (str(_TOCSIN),),
+    arguments: Sequence[str] = ("serve",),
 ) -> AsyncIterator[Service]:
-    """Start the service on a data folder, with further settings; yield it when it is ready, then stop it."""
+    """Start the service on a data folder, with further settings; yield it when it is ready, then stop it.
+
+    `arguments` are those of the command. A worker has no address.
+    """
     log = data_dir.with_name("log")
-    process = await _spawn(data_dir, log, variables or {}, command)
+    process = await _spawn(data_dir, log, variables or {}, (*command, *arguments))
     try:
         url = urlsplit(await _serving(process, log))
-        yield Service(cast("str", url.hostname), cast("int", url.port), data_dir, process)
+        yield Service(url.hostname or "", url.port or 0, data_dir, process)
     finally:
         await _end(process)
         _wait_for_the_end_of(data_dir / "postgres")
@@ -151,7 +157,6 @@ async def _spawn(
     with log.open("wb") as errors:
         return await asyncio.create_subprocess_exec(
             *command,
-            "serve",
             env={**given, **ours, **variables},
             cwd=data_dir.parent,
             stdin=asyncio.subprocess.DEVNULL,
@@ -163,8 +168,8 @@ async def _serving(process: asyncio.subprocess.Process, log: Path) -> str:
     end = time.monotonic() + _LONGEST_START
     while process.returncode is None and time.monotonic() < end:
         for line in _lines(log):
-            if line["event"] == "serving":
-                return str(line["url"])
+            if line["event"] in {"serving", "worker started"}:
+                return str(line.get("url", ""))
         await asyncio.sleep(_LOOK)
     raise RuntimeError(f"the service did not start and said: {_lines(log)}")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from tocsin.backoff import Backoff
@@ -17,17 +17,34 @@ MAX_BYTES = 7900
 CHECK_INTERVAL, CHECK_TIMEOUT = 15.0, 5.0
 """Seconds without an end of the connection after which the server is asked, and maximum seconds for its answer."""
 
+MAX_USERS = 2000
+"""Maximum users whose changes are sent together. More are sent as a change of all users."""
+
+ALL_USERS = "@*"
+
 Receive = Callable[[str], None]
 
 
 class Bus(Protocol):
-    """Sends short texts to all processes, including the sender. A text may be lost."""
+    """Sends short texts to all processes, including the sender. A text may be lost.
 
-    async def send(self, text: str) -> None:
-        """Send a text of at most `MAX_BYTES` bytes. Never raises."""
+    A text is a list of words: topics, and users (`@7`) whose inboxes changed, or `ALL_USERS`.
+    """
+
+    async def send(self, topics: Sequence[str], user_ids: Collection[int]) -> None:
+        """Send topics to all processes, and changes of users to those that watch them. Never raises."""
 
     async def listen(self, receive: Receive) -> None:
         """Pass on received texts, forever. Reconnects by itself."""
+
+    def watch(self, user_id: int) -> None:
+        """Receive the changes of a user from now on. Never blocks.
+
+        When that has begun, a change is received, because one may have been missed before.
+        """
+
+    def unwatch(self, user_id: int) -> None:
+        """Receive the changes of a user no longer."""
 
     @property
     def problem(self) -> str:
@@ -35,7 +52,10 @@ class Bus(Protocol):
 
 
 class ByNotify:
-    """NOTIFY of the database: no other server is needed."""
+    """NOTIFY of the database: no other server is needed.
+
+    All changes are sent to all processes: PostgreSQL wakes each session that listens to anything for each message.
+    """
 
     def __init__(self, url: str, database: Database) -> None:
         self._url = url
@@ -47,10 +67,11 @@ class ByNotify:
         """Why no texts are received now; empty if they are."""
         return self._backoff.reason
 
-    async def send(self, text: str) -> None:
+    async def send(self, topics: Sequence[str], user_ids: Collection[int]) -> None:
         """Send by NOTIFY."""
-        with contextlib.suppress(Exception):  # the pool logs it
-            await self._database.value("select pg_notify($1, $2)", CHANNEL, text)
+        for text in texts(topics, user_ids):
+            with contextlib.suppress(Exception):  # the pool logs it
+                await self._database.value("select pg_notify($1, $2)", CHANNEL, text)
 
     async def listen(self, receive: Receive) -> None:
         """Listen on a separate connection."""
@@ -59,6 +80,12 @@ class ByNotify:
                 await self._listen(receive)
             except Exception as error:  # noqa: BLE001 - it listens again after any error
                 await self._backoff.pause(error)
+
+    def watch(self, user_id: int) -> None:
+        """Do nothing: the changes of all users are received."""
+
+    def unwatch(self, user_id: int) -> None:
+        """Do nothing: the changes of all users are received."""
 
     async def _listen(self, receive: Receive) -> None:
         """Listen until the connection ends. The next try reports the cause.
@@ -79,3 +106,20 @@ class ByNotify:
         finally:
             with contextlib.suppress(*DRIVER_ERRORS):
                 await connection.close(timeout=1)
+
+
+def word_of(user_id: int) -> str:
+    """Return the word for a change of a user."""
+    return f"@{user_id}"
+
+
+def texts(topics: Sequence[str], user_ids: Collection[int]) -> Iterator[str]:
+    """Yield texts of at most `MAX_BYTES` for all processes."""
+    text = ""
+    for word in (*topics, *([ALL_USERS] if len(user_ids) > MAX_USERS else map(word_of, user_ids))):
+        if text and len(text) + 1 + len(word) > MAX_BYTES:
+            yield text
+            text = ""
+        text = f"{text} {word}" if text else word
+    if text:
+        yield text

@@ -1,16 +1,36 @@
-"""The bus between processes over NATS, where TOCSIN_NATS_URL is set."""
+"""The bus between processes over NATS, where TOCSIN_NATS_URL is set.
+
+Topics go to all processes. A change of an inbox goes to the subject of its user, and a process subscribes to those of
+the users with streams in it.
+"""
 
 import asyncio
 import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import structlog
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from tocsin.bus import MAX_BYTES, Receive
+from tocsin.batches import Batches
+from tocsin.bus import MAX_BYTES, Receive, texts, word_of
+from tocsin.errors import Refusal
+from tocsin.nats_access import Access
 
 SUBJECT = "tocsin.work"
+"""The subject of topics, and of changes of many users at once, which all processes receive."""
+
+SUBJECTS = 65_536
+"""Subjects of changes. With 5,000 streams, a process receives one of 13 changes."""
+
+MAX_SUBJECTS = 100
+"""Maximum users whose changes are sent by subject. For more, a list for all processes is less work."""
+
+LINGER = 10.0
+"""Seconds for which a subject that is watched no longer is kept, because clients reconnect."""
 
 RECONNECT_INTERVAL = 1.5
 """Seconds between two tries to connect."""
@@ -18,72 +38,138 @@ RECONNECT_INTERVAL = 1.5
 CONNECT_TIMEOUT = 5
 """Seconds that a server may take to accept a connection."""
 
+CLOSE_TIMEOUT = 1
+"""Seconds that the end of a connection may take: the client waits forever after a failed TLS handshake."""
+
+RESTART_INTERVAL = 15
+"""Seconds after which a first connection that did not succeed is begun again, for the same reason."""
+
 PING_INTERVAL = 5
 """Seconds between two pings: a server that has not answered two of them hangs, and is connected to again."""
 
 AWAY = "NATS cannot be reached"
 
+ERRORS = (NatsError, OSError, TimeoutError, Refusal)
+
 log = structlog.get_logger(__name__)
 
 
-async def failure_of(url: str) -> str:
+async def failure_of(access: Access) -> str:
     """Return why a server cannot be used, without secrets; empty if it answers."""
     client = Client()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await client.connect(_servers(url), allow_reconnect=False, error_cb=_ignore)
+            await client.connect(**access.options(), allow_reconnect=False, error_cb=_ignore)
             await client.flush()
-    except (NatsError, OSError, TimeoutError) as error:
+    except ERRORS as error:
         return _words(error)
     finally:
-        with contextlib.suppress(NatsError, OSError):
-            await client.close()
+        with contextlib.suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await client.close()
     return ""
 
 
 class ByNats:
-    """A NATS server or cluster. `url` may name several servers, separated by commas."""
+    """A NATS server or cluster."""
 
-    def __init__(self, url: str) -> None:
-        self._servers = _servers(url)
+    def __init__(self, access: Access) -> None:
+        self._access = access
         self._client = Client()
         self._closed = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._complained = False
+        self._reason = ""
+        self._receive: Receive = lambda _: None
+        self._watched: defaultdict[str, set[int]] = defaultdict(set)
+        self._subscriptions: dict[str, Subscription] = {}
+        self._changed_subjects: Batches[str] = Batches(self._subscribe)
 
     @property
     def problem(self) -> str:
         """Why no texts are received now; empty if they are."""
-        return "" if self._client.is_connected else AWAY
+        if self._client.is_connected:
+            return ""
+        return f"{AWAY}: {self._reason}" if self._reason else AWAY
 
-    async def send(self, text: str) -> None:
+    async def send(self, topics: Sequence[str], user_ids: Collection[int]) -> None:
         """Publish, if there is a connection."""
         self._connect()
-        if self._client.is_connected:
-            with contextlib.suppress(NatsError, OSError):
+        if not self._client.is_connected:
+            return
+        by_subject: defaultdict[str, list[int]] = defaultdict(list)
+        if len(user_ids) <= MAX_SUBJECTS:
+            for user_id in user_ids:
+                by_subject[subject_of(user_id)].append(user_id)
+        with contextlib.suppress(NatsError, OSError):
+            for text in texts(topics, () if by_subject else user_ids):
                 await self._client.publish(SUBJECT, text.encode())
+            for subject, ids in by_subject.items():
+                await self._client.publish(subject, " ".join(map(word_of, ids)).encode())
 
     async def listen(self, receive: Receive) -> None:
         """Subscribe. The client subscribes again after each reconnection, until it is closed."""
-
-        async def pass_on(message: Any) -> None:
-            receive(message.data.decode("utf-8", "replace"))
-
+        self._receive = receive
         while True:
             await asyncio.shield(self._connect())
+            self._subscriptions.clear()
             with contextlib.suppress(NatsError):
-                await self._client.subscribe(SUBJECT, cb=pass_on)
+                await self._client.subscribe(SUBJECT, cb=self._pass_on)
+                self._changed_subjects.add(self._watched)
                 log.info("listening on NATS")
                 await self._closed.wait()
             await asyncio.sleep(RECONNECT_INTERVAL)
 
+    def watch(self, user_id: int) -> None:
+        """Subscribe to the subject of a user. When the server has confirmed it, the user counts as changed."""
+        subject = subject_of(user_id)
+        self._watched[subject].add(user_id)
+        self._changed_subjects.add([subject])
+
+    def unwatch(self, user_id: int) -> None:
+        """Unsubscribe from the subject of a user, unless it is watched again soon."""
+        subject = subject_of(user_id)
+        self._watched[subject].discard(user_id)
+        if not self._watched[subject]:
+            del self._watched[subject]
+            asyncio.get_running_loop().call_later(LINGER, self._changed_subjects.add, [subject])
+
     async def close(self) -> None:
         """Close the connection."""
+        self._watched.clear()
         if self._connecting:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
-        if not self._client.is_closed:
-            await self._client.close()
+        if self._client.options and not self._client.is_closed:
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._client.close()
+        await self._changed_subjects.join()
+
+    async def _pass_on(self, message: Any) -> None:
+        self._receive(message.data.decode("utf-8", "replace"))
+
+    async def _subscribe(self, subjects: Sequence[str]) -> None:
+        """Subscribe to those of these subjects that are watched, and unsubscribe from the others.
+
+        Without a connection, `listen` does so when there is one.
+        """
+        client = self._client
+        if not client.is_connected:
+            return
+        try:
+            for subject in subjects:
+                if subject not in self._watched:
+                    if left := self._subscriptions.pop(subject, None):
+                        await left.unsubscribe()
+                elif subject not in self._subscriptions:
+                    self._subscriptions[subject] = await client.subscribe(subject, cb=self._pass_on)
+            await client.flush(CONNECT_TIMEOUT)
+        except ERRORS as error:
+            log.debug("NATS error", reason=_words(error))  # the next poll of the streams finds what was missed
+            return
+        for text in texts([word_of(id_) for each in subjects for id_ in self._watched.get(each, ())], ()):
+            self._receive(text)
 
     def _connect(self) -> "asyncio.Task[None]":
         """Connect if there is no connection; also if the client was closed by an error of a server."""
@@ -99,24 +185,27 @@ class ByNats:
         async def note_reconnect() -> None:
             self._complained = False
             log.warning("NATS reconnected")
+            self._changed_subjects.add(self._watched)
 
         while True:
             try:
-                await client.connect(
-                    self._servers,
-                    name="tocsin",
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=1,
-                    connect_timeout=CONNECT_TIMEOUT,
-                    ping_interval=PING_INTERVAL,
-                    pending_size=MAX_BYTES * 128,
-                    error_cb=self._complain,
-                    closed_cb=note_end,
-                    disconnected_cb=_note_disconnect,
-                    reconnected_cb=note_reconnect,
-                )
-            except (NatsError, OSError, TimeoutError) as error:
-                await self._complain(error)
+                async with asyncio.timeout(RESTART_INTERVAL):
+                    await client.connect(
+                        **self._access.options(),
+                        name="tocsin",
+                        max_reconnect_attempts=-1,
+                        reconnect_time_wait=1,
+                        connect_timeout=CONNECT_TIMEOUT,
+                        ping_interval=PING_INTERVAL,
+                        pending_size=MAX_BYTES * 128,
+                        error_cb=self._complain,
+                        closed_cb=note_end,
+                        disconnected_cb=_note_disconnect,
+                        reconnected_cb=note_reconnect,
+                    )
+            except ERRORS as error:
+                if not (isinstance(error, TimeoutError) and self._reason):
+                    await self._complain(error)
                 await asyncio.sleep(RECONNECT_INTERVAL)
             else:
                 self._complained = False
@@ -124,11 +213,17 @@ class ByNats:
 
     async def _complain(self, error: Exception) -> None:
         """Log the first error of a series: the client reconnects by itself."""
+        self._reason = _words(error)
         if self._complained or self._client.is_connected:
-            log.debug("NATS error", reason=str(error))
+            log.debug("NATS error", reason=self._reason)
             return
         self._complained = True
-        log.warning("NATS connection failed; it will be retried", reason=_words(error))
+        log.warning("NATS connection failed; it will be retried", reason=self._reason)
+
+
+def subject_of(user_id: int) -> str:
+    """Return the subject of the changes of a user."""
+    return f"tocsin.changes.{user_id % SUBJECTS}"
 
 
 async def _note_disconnect() -> None:
@@ -137,10 +232,6 @@ async def _note_disconnect() -> None:
 
 async def _ignore(_error: Exception) -> None:
     """Log nothing: the error is raised too."""
-
-
-def _servers(url: str) -> list[str]:
-    return [each.strip() for each in url.split(",")]
 
 
 def _words(error: Exception) -> str:

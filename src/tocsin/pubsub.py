@@ -6,10 +6,10 @@ A lost message costs latency and no data: every subscriber also polls, every few
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from tocsin.batches import Batches
-from tocsin.bus import MAX_BYTES, Bus, ByNotify
+from tocsin.bus import ALL_USERS, Bus, ByNotify
 from tocsin.db.pool import Database
 
 POLL = 1.5
@@ -17,11 +17,6 @@ POLL = 1.5
 
 SEND_INTERVAL = 0.01
 """Seconds between two messages to other processes, since a NOTIFY locks the whole server."""
-
-MAX_USERS = 2000
-"""Maximum users in a message. A message for more means that any inbox may have changed."""
-
-ALL_USERS = "@*"
 
 Changed = Callable[[Collection[int] | None], None]
 """Takes the ids of users whose inboxes changed; None: any inbox may have changed."""
@@ -68,6 +63,14 @@ class PubSub:
         """Set the function to call when inboxes change, by this process or another."""
         self._changed = changed
 
+    def watch(self, user_id: int) -> None:
+        """Receive changes of this user by other processes. Changes of other users may be received too."""
+        self._bus.watch(user_id)
+
+    def unwatch(self, user_id: int) -> None:
+        """Receive changes of this user no longer."""
+        self._bus.unwatch(user_id)
+
     async def receive(self) -> None:
         """Pass on the messages of other processes, forever."""
         await self._bus.listen(self._pass_on)
@@ -92,9 +95,7 @@ class PubSub:
     async def _send(self, topics_and_users: Sequence[str | int]) -> None:
         topics = sorted(each for each in topics_and_users if isinstance(each, str))
         users = [each for each in topics_and_users if isinstance(each, int)]
-        words = [*topics, *([ALL_USERS] if len(users) > MAX_USERS else (f"@{id_}" for id_ in users))]
-        for text in _messages(words):
-            await self._bus.send(text)
+        await self._bus.send(topics, users)
         await asyncio.sleep(SEND_INTERVAL)
 
 
@@ -131,15 +132,3 @@ async def wait(wakeup: asyncio.Event, seconds: float = POLL) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await wakeup.wait()
-
-
-def _messages(words: list[str]) -> Iterator[str]:
-    """Join words to messages that a bus takes."""
-    text = ""
-    for word in words:
-        if text and len(text) + 1 + len(word) > MAX_BYTES:
-            yield text
-            text = ""
-        text = f"{text} {word}" if text else word
-    if text:
-        yield text

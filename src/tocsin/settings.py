@@ -38,6 +38,14 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, us
     """`yes` accepts a database that reports `fsync` or `full_page_writes` off"""
     nats_url: types.NatsUrl | None = None
     """NATS servers (nats://host:4222), separated by commas, that wake other processes"""
+    nats_ca_file: types.File | None = None
+    """the CA of their certificates, if the system does not trust it"""
+    nats_cert_file: types.File | None = None
+    """the client certificate for them"""
+    nats_key_file: types.File | None = None
+    """the key of the client certificate, if it is in a file of its own"""
+    nats_credentials_file: types.File | None = None
+    """the credentials for them (`.creds`)"""
     data_dir: types.File = Field(default_factory=default_data_dir)
     """the folder of the embedded PostgreSQL and its secrets"""
     min_free_disk: types.Size | None = None

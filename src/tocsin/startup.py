@@ -54,8 +54,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
 
     Rate limits use the pool `counting`, so that a request that holds a connection never waits for another one.
     """
-    streams, metrics = Streams(database), Metrics()
-    pubsub.on_change(streams.changed)
+    streams, metrics = Streams(database, pubsub), Metrics()
     verifier.on_withdrawal = streams.end_all  # clients whose token is still valid reconnect
     metrics.watch_streams(lambda: streams.count)
     metrics.watch_pool("api", database)
@@ -102,13 +101,16 @@ def guard_of(settings: Settings) -> DiskGuard:
 
 @contextlib.asynccontextmanager
 async def pubsub_for(settings: Settings, url: str, database: Database) -> AsyncIterator[PubSub]:
-    """Yield the pubsub, over NATS if it is set."""
+    """Yield the pubsub, over NATS if it is set. Raises `Refusal` for unusable certificates or credentials."""
     if settings.nats_url is None:
         yield PubSub(url, database)
         return
-    from tocsin.nats_bus import ByNats  # noqa: PLC0415 - few services use NATS
+    from tocsin.nats_access import access_of  # noqa: PLC0415 - few services use NATS
+    from tocsin.nats_bus import ByNats  # noqa: PLC0415
 
-    bus = ByNats(settings.nats_url.get_secret_value())
+    access = access_of(settings)
+    access.check()
+    bus = ByNats(access)
     try:
         yield PubSub(url, database, bus)
     finally:

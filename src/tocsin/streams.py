@@ -21,7 +21,7 @@ from tocsin.ids import new_id
 from tocsin.inbox import InboxChanges, cursor_of, position_in
 from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.open_streams import MAX_STREAMS_PER_USER, OpenStreams
-from tocsin.pubsub import POLL
+from tocsin.pubsub import POLL, PubSub
 
 MAX_BACKLOG_BYTES = 256 * 1024
 """Maximum bytes that wait for a slow client."""
@@ -153,8 +153,11 @@ class Stream:
 class Streams:
     """All open streams of this process."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, pubsub: PubSub | None = None) -> None:
         self._database = database
+        self._pubsub = pubsub
+        if pubsub:
+            pubsub.on_change(self.changed)
         self._streams: dict[int, list[Stream]] = {}
         self._asked: Batches[int] = Batches(self._look)
         self._conflicts = LockConflicts()
@@ -176,6 +179,8 @@ class Streams:
         if len(streams) >= MAX_STREAMS_PER_USER:
             streams.pop(0).close()
         streams.append(stream)
+        if self._pubsub and len(streams) == 1:
+            self._pubsub.watch(stream.user_id)
         self._open.opened(stream.id, stream.user_id, stream.ends_at)
         self.changed([stream.user_id])
 
@@ -185,8 +190,8 @@ class Streams:
         streams = self._streams.get(stream.user_id, [])
         with contextlib.suppress(ValueError):
             streams.remove(stream)
-        if not streams:
-            self._streams.pop(stream.user_id, None)
+        if not streams and self._streams.pop(stream.user_id, None) is not None and self._pubsub:
+            self._pubsub.unwatch(stream.user_id)
 
     def changed(self, user_ids: Collection[int] | None) -> None:
         """Look up the inboxes of these users, or of all, if they have open streams."""

@@ -96,7 +96,7 @@ async def test_listener_leaves_a_server_that_no_longer_answers(own: OwnServer, m
         by_notify = bus.ByNotify(url_of(own, listening, "primary"), database)
 
         async def is_heard() -> bool:
-            await by_notify.send("word")
+            await by_notify.send(["word"], [])
             return heard.is_set()
 
         listener = asyncio.create_task(by_notify.listen(lambda _: heard.set()))

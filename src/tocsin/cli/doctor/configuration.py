@@ -163,9 +163,10 @@ async def check_bus(settings: Settings) -> AsyncIterator[Finding]:
     """Check that NATS answers, if it is set."""
     if settings.nats_url is None:
         return
-    from tocsin.nats_bus import AWAY, failure_of  # noqa: PLC0415 - few services use NATS
+    from tocsin.nats_access import access_of  # noqa: PLC0415 - few services use NATS
+    from tocsin.nats_bus import AWAY, failure_of  # noqa: PLC0415
 
-    if reason := await failure_of(settings.nats_url.get_secret_value()):
+    if reason := await failure_of(access_of(settings)):
         remedy = f"see that it runs, and that {PREFIX}NATS_URL leads there; until then processes poll"
         yield Finding("FAIL", "bus", f"{AWAY}: {reason}", remedy)
     else:

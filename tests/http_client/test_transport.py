@@ -186,6 +186,17 @@ async def test_incomplete_response_is_reported_and_not_retried(tmp_path: Path, n
         assert Counter(asked.path for asked in service.asked) == {f"/3/device/{number}": 1 for number in range(3)}
 
 
+async def test_request_is_not_sent_again_after_any_of_many_resets(tmp_path: Path) -> None:
+    hangs_up, _ = ODD["hangs up"]
+    async with push_service(tmp_path) as service, sending(tmp_path, limits=QUICK) as transport:
+        for number in range(0, 100, 2):
+            service.behaviour = answering()
+            assert (await transport.submit(to(service.url, number))).status == 200
+            service.behaviour = hangs_up
+            assert (await transport.submit(to(service.url, number + 1))).status == 0
+    assert Counter(asked.path for asked in service.asked) == {f"/3/device/{number}": 1 for number in range(100)}
+
+
 async def test_response_at_the_size_limit_is_read(tmp_path: Path) -> None:
     behaviour = answering(200, b"x" * 1000)
     async with push_service(tmp_path, behaviour) as service, sending(tmp_path, limits=QUICK) as transport:

@@ -17,6 +17,9 @@ from tocsin.nats_access import Access
 from tocsin.nats_bus import ByNats, failure_of
 from tocsin.pubsub import PubSub
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""After a failed TLS handshake, the client of NATS leaves sockets to the garbage collection."""
+
 
 @contextlib.asynccontextmanager
 async def two_processes(database: Database, access: Access) -> AsyncIterator[tuple[PubSub, PubSub, set[int]]]:
@@ -77,9 +80,6 @@ async def test_messages_go_on_when_a_server_of_a_cluster_with_tls_is_lost(databa
         assert not there.problem
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # the client of NATS leaves sockets to gc
 async def test_problem_names_why_tls_fails(database: Database, port: int, tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     certificate, key = authority.issue("server")

@@ -1,5 +1,6 @@
 """Fixtures: one PostgreSQL server, a new database for each test, and the service on a real socket."""
 
+import gc
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -179,6 +180,13 @@ async def dba(url: str) -> AsyncIterator[Connection]:
     connection = await connect(url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def nothing_left_to_collect() -> Iterator[None]:
+    """Collect the garbage of a test after all else of it has ended, so that no other test reports it."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

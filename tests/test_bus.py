@@ -26,9 +26,6 @@ from tocsin.pubsub import PubSub
 from tocsin.readiness import Readiness
 from tocsin.settings import read_settings
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""After a failed TLS handshake, the client of NATS leaves sockets to the garbage collection, in any test."""
-
 
 async def receives(bell: PubSub, name: str, publish: PubSub) -> None:
     """Publish until another process receives it."""

@@ -17,7 +17,10 @@ from tocsin.nats_access import Access
 from tocsin.nats_bus import ByNats, failure_of
 from tocsin.pubsub import PubSub
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("nothing_left_to_collect"),
+]
 """After a failed TLS handshake, the client of NATS leaves sockets to the garbage collection."""
 
 

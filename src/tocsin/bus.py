@@ -51,6 +51,25 @@ class Bus(Protocol):
         """Why no texts are received now; empty if they are."""
 
 
+class Polling:
+    """No messages: subscribers poll. For a process that is read-only, since a standby accepts no LISTEN."""
+
+    problem = ""
+
+    async def send(self, topics: Sequence[str], user_ids: Collection[int]) -> None:
+        """Send nothing."""
+
+    async def listen(self, receive: Receive) -> None:  # noqa: ARG002 - as every bus
+        """Wait forever."""
+        await asyncio.Event().wait()
+
+    def watch(self, user_id: int) -> None:
+        """Do nothing: the changes of a user are found by polling."""
+
+    def unwatch(self, user_id: int) -> None:
+        """Do nothing."""
+
+
 class ByNotify:
     """NOTIFY of the database: no other server is needed.
 

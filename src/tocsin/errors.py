@@ -16,6 +16,7 @@
     ├── HeadTooLarge        431 head_too_large
     ├── InternalError       500 error
     ├── Unavailable         503 unavailable, the database is not available
+    │   ├── ReadOnly        503 unavailable, this process is read-only
     │   ├── Overloaded      503 unavailable, more requests arrive than can be processed
     │   └── Locked          503 unavailable, a lock of another session was not released in time
     └── Overrun             503 unavailable, a statement exceeded its timeout
@@ -290,6 +291,12 @@ class Unavailable(Problem):
     def __init__(self, message: str | None = None, *, retry_after: int = 1, reason: str = "") -> None:
         super().__init__(message, headers={"Retry-After": str(retry_after)})
         self.reason = reason or str(self).partition(".")[0]
+
+
+class ReadOnly(Unavailable):
+    """This process is read-only. Another one accepts the request."""
+
+    message = "This server is read-only. Please send this request to one that is not."
 
 
 class Overloaded(Unavailable):

@@ -39,26 +39,31 @@ _SQL = queries("inbox")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Notifications as JSON objects, joined by commas, the newest first; `last` is the position of the last of them."""
+    """Notifications as JSON objects, joined by commas, the newest first; `last` is the position of the last of them.
+
+    `head` is the cursor of the inbox when it was read.
+    """
 
     data: str
     total: int
     unread: int
     last: int | None
     more: bool
-    cursor: str
+    head: str
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Changes of an inbox as JSON objects, joined by commas, in order. The next changes begin at `cursor`.
 
-    `resync`: the changes are no longer stored, and the client must load the list. `more`: further changes exist.
+    `resync`: the changes are no longer stored, and the client must load the list. `more`: further changes exist. `head`
+    is the cursor of the inbox when it was read.
     """
 
     data: str
     unread: int
     cursor: str
+    head: str
     more: bool
     resync: bool
 
@@ -147,10 +152,10 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
     if found is None or not found.admits(user.issued):
         raise await _refusal(database.value, user)
     if made != found.made or not found.forgotten <= position <= found.at:
-        return Changes("", found.unread, found.cursor, more=False, resync=True)
+        return Changes("", found.unread, found.cursor, found.cursor, more=False, resync=True)
     upto = found.entries[-1].position if found.more else found.at
     data = ",".join(f'{{"event":"{entry.event}","data":{entry.data}}}' for entry in found.entries)
-    return Changes(data, found.unread, cursor_of(found.made, upto), more=found.more, resync=False)
+    return Changes(data, found.unread, cursor_of(found.made, upto), found.cursor, more=found.more, resync=False)
 
 
 async def changes_since(

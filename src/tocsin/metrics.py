@@ -109,6 +109,7 @@ class Metrics:
             "tocsin_requests_refused", "Requests refused because too much was in progress", ["reason"]
         )
         self._refused.labels("overload")  # 0 is shown before the first one
+        self._inbox_reads = counter("tocsin_inbox_reads", "Pages and changes, by where they were read", ["target"])
         self._jobs = counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"])
         self._entered = histogram(
             "tocsin_inbox_seconds",
@@ -196,6 +197,10 @@ class Metrics:
     def request_refused(self, reason: str) -> None:
         """Count a request that was refused because too much was in progress."""
         self._refused.labels(reason).inc()
+
+    def inbox_read(self, target: str) -> None:
+        """Count a page or changes, read from the `replica`, the `primary`, or there as the replica was `behind`."""
+        self._inbox_reads.labels(target).inc()
 
     def job(self, task: str, outcome: str, count: int = 1) -> None:
         """Count jobs: `done`, `put off`, `dead`, `lost` or `cancelled`."""

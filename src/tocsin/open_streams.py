@@ -1,7 +1,7 @@
 """Open streams: those of all processes are recorded in the database, so that a user has a limited number of them.
 
 A process records its streams soon after they were opened, several by one statement. If two processes do so at the same
-time, a user can have one stream too many until the next one is opened.
+time, a user can have one stream too many until the next one is opened. A read-only process records nothing.
 """
 
 from collections.abc import Sequence
@@ -36,14 +36,18 @@ class OpenStreams:
 
     def opened(self, id_: UUID, user_id: int, ends_at: float) -> None:
         """Record a stream. The oldest of its user, in any process, is marked as over if there are too many."""
-        self._changes.add([(id_, user_id, ends_at)])
+        if not self._database.is_read_only:
+            self._changes.add([(id_, user_id, ends_at)])
 
     def closed(self, id_: UUID) -> None:
         """Remove a stream from the record."""
-        self._changes.add([id_])
+        if not self._database.is_read_only:
+            self._changes.add([id_])
 
     async def over(self) -> set[UUID]:
         """Return the streams of this process that must be closed."""
+        if self._database.is_read_only:  # a standby does not even read the table, which is unlogged
+            return set()
         return {row["id"] for row in await self._database.rows(_SQL["over"], self._process)}
 
     async def join(self) -> None:

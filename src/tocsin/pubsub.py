@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from tocsin.batches import Batches
-from tocsin.bus import ALL_USERS, Bus, ByNotify
+from tocsin.bus import ALL_USERS, Bus, ByNotify, Polling
 from tocsin.db.pool import Database
 
 POLL = 1.5
@@ -26,7 +26,7 @@ class PubSub:
     """Topics (one per queue, `push`, `clear`, and `settled` for the final states of events), and changes of inboxes."""
 
     def __init__(self, url: str, database: Database, bus: Bus | None = None) -> None:
-        self._bus = bus or ByNotify(url, database)
+        self._bus = bus or (Polling() if database.is_read_only else ByNotify(url, database))
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._local: set[str] = set()
         self._outgoing: Batches[str | int] = Batches(self._send)

@@ -4,6 +4,8 @@ Of each limit and key, such as a user, the database stores how many units are us
 begins with its first unit and ends after the time of the limit. A process takes units in advance, so that most requests
 ask nothing of the database: first `free` units that need not be asked for, then up to `advance` at a time. So a process
 can exceed a limit by its free units, and units that it took in advance are missing in others until the window ends.
+
+A read-only process counts its own requests only: all units of a limit are free.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import structlog
@@ -96,7 +98,7 @@ class Window:
         self.spent = 0
         self.left = limit.rate.quota - limit.free
         self.ends_at = now + limit.rate.seconds
-        self.is_asked = False
+        self.is_asked = self.left == 0
         self.asking: asyncio.Future[bool] | None = None
 
     def use(self, units: int) -> None:
@@ -140,6 +142,8 @@ class RateLimits:
         self._asked: Batches[Ask] = Batches(self._ask, _count_of_next)
         self._logged_at: dict[str, float] = {}
         self._limits = {limit.name: limit for limit in limits_of(settings)}
+        if database.is_read_only:
+            self._limits = {name: replace(limit, free=limit.rate.quota) for name, limit in self._limits.items()}
 
     def of(self, name: str) -> Limit | None:
         """Return a limit; None if it is switched off."""
@@ -163,6 +167,8 @@ class RateLimits:
 
     async def close(self) -> None:
         """Report the units that were used without asking, and return those that were taken and not used."""
+        if self._database.is_read_only:
+            return
         now = self._clock()
         for limit in self._limits.values():
             for key, window in self._windows[limit.name].items():

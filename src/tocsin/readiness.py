@@ -15,6 +15,7 @@ from tocsin.errors import Locked, Unavailable
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
 from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
+from tocsin.replica import Replica
 
 FRESH = 1.0
 """Seconds for which a result is cached."""
@@ -24,6 +25,9 @@ MAX_COUNTED = 1_000
 
 MAX_LOCK_WAIT = 5.0
 """Seconds for which a session may wait for a table, or keep locks of rows while it is idle."""
+
+MAX_BEHIND = 10.0
+"""Seconds for which a standby may not have applied a change that it received."""
 
 _SQL = queries("readiness")
 
@@ -41,9 +45,15 @@ class Readiness:
     """Checks whether this process can serve requests."""
 
     def __init__(
-        self, database: Database, disk: DiskGuard, pubsub: PubSub | None = None, capacity: Capacity | None = None
+        self,
+        database: Database,
+        disk: DiskGuard,
+        pubsub: PubSub | None = None,
+        capacity: Capacity | None = None,
+        replica: Replica | None = None,
     ) -> None:
         self._database, self._disk, self._pubsub, self._capacity = database, disk, pubsub, capacity
+        self._replica = replica
         self._looking = asyncio.Lock()
         self._found: Found | None = None
         self._queue: dict[jobs.Queue, dict[str, Any]] = {
@@ -79,7 +89,8 @@ class Readiness:
 
     async def _checked(self) -> dict[str, Any]:
         async with self._database.connection() as connection:
-            await refuse_read_only(connection)
+            if not self._database.is_read_only:
+                await refuse_read_only(connection)
             current = await migrate.is_current(connection)
         if not current:
             message = "The database lacks migrations of this release: run `tocsin migrate`."
@@ -91,8 +102,10 @@ class Readiness:
             reasons.add(self._pubsub.problem)
         if self._capacity and self._capacity.problem:
             reasons.add(self._capacity.problem)
+        if self._replica and self._replica.problem:
+            reasons.add(f"inboxes are read from the primary: {self._replica.problem}")
         return {
-            "status": "ready",
+            "status": "read-only" if self._database.is_read_only else "ready",
             "database": "ok",
             "migrations": "ok",
             "queue": self._queue,
@@ -111,6 +124,7 @@ class Readiness:
                 self._look_at_workers,
                 self._look_at_archive,
                 self._look_at_locks,
+                self._look_at_replay,
             ):
                 try:
                     reasons |= await look()
@@ -159,6 +173,11 @@ class Readiness:
         """Look for sessions that wait for a table, such as those of requests, which report no problem themselves."""
         return {LOCK_HELD} if await self._database.value(_SQL["has_waiting"], MAX_LOCK_WAIT) else set()
 
+    async def _look_at_replay(self) -> set[str]:
+        """Look whether a standby follows its primary."""
+        problem = problem_of_replay(*await replay(self._database)) if self._database.is_read_only else ""
+        return {problem} if problem else set()
+
 
 STANDBY = "it is a standby, which accepts no writes"
 READ_ONLY = "it is read-only for its role (default_transaction_read_only)"
@@ -175,6 +194,19 @@ async def refuse_read_only(connection: Connection) -> None:
             raise Unavailable(f"The database accepts no writes: {reason}.", retry_after=5, reason=reason)
         for step in ("small_memory", "use_disk", "write_log"):
             await connection.fetch(_SQL[step])
+
+
+async def replay(database: Database | Connection) -> tuple[bool, bool, float]:
+    """Return whether the server is a standby, whether it receives changes, and by how many seconds it is behind."""
+    [row] = await fetch(database, _SQL["replay"])
+    return row["is_standby"], row["is_receiving"], row["behind"]
+
+
+def problem_of_replay(is_standby: bool, is_receiving: bool, behind: float) -> str:  # noqa: FBT001 - as `replay` returns
+    """Return why the data of a standby is old, in words; empty if it is not."""
+    if is_standby and not is_receiving:
+        return "the standby receives no changes from its primary"
+    return f"the standby is more than {MAX_BEHIND:.0f} s behind its primary" if behind > MAX_BEHIND else ""
 
 
 async def problems(database: Database | Connection) -> list[tuple[str, str]]:

@@ -33,7 +33,16 @@ from tocsin.settings import Settings
 from tocsin.siblings import Siblings
 from tocsin.signals import on_signals, reloading_keys, survive_signals
 from tocsin.sockets import bound, port_of, url_of
-from tocsin.startup import build_app_state, bulk_pool, dispatcher_of, guard_of, open_lanes, posts_of, pubsub_for
+from tocsin.startup import (
+    build_app_state,
+    bulk_pool,
+    dispatcher_of,
+    guard_of,
+    open_lanes,
+    posts_of,
+    pubsub_for,
+    replica_for,
+)
 from tocsin.store import API_CONNECTIONS, API_STATEMENT_TIMEOUT, WORKER_CONNECTIONS, is_running, pool, store
 from tocsin.worker import Worker
 
@@ -63,7 +72,8 @@ async def serve(
     """Run the service until a signal ends the process. Raises `Refusal` if it cannot start.
 
     `further` are additional routes. `when_ready` is called when the service accepts requests. With `siblings`, this is
-    one of several processes on the same ports, and the process that started it runs the database.
+    one of several processes on the same ports, and the process that started it runs the database. A read-only service
+    has no worker.
     """
     raise_file_limit()
     if settings.database_url is not None or settings.has_keys:
@@ -77,6 +87,7 @@ async def serve(
         ]
         url = await stack.enter_async_context(store(settings, alone=siblings is None, quiet=siblings is not None))
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_STATEMENT_TIMEOUT))
+        with_worker = with_worker and not database.is_read_only
         counting = await stack.enter_async_context(pool(url, 1, API_STATEMENT_TIMEOUT))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
         bulk = await stack.enter_async_context(bulk_pool(settings, url))
@@ -86,16 +97,18 @@ async def serve(
         verifier.begin()
         lanes = await stack.enter_async_context(open_lanes(settings))
         catalogue = Catalogue.load(*settings.catalogue_folders)
+        replica = await stack.enter_async_context(replica_for(settings, database))
         app_state = build_app_state(
-            settings, catalogue, database, counting, pubsub, verifier, lanes, with_worker=with_worker
+            settings, catalogue, database, counting, pubsub, verifier, lanes, with_worker=with_worker, replica=replica
         )
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
         if app_state.provider:
             stack.push_async_callback(app_state.provider.close)
         app_state.metrics.siblings = siblings
-        await stack.enter_async_context(_in_background(_record_locks(own, app_state.operator, "tocsin serve")))
-        await stack.enter_async_context(_in_background(Recorder(own, app_state.metrics).run()))
+        if not database.is_read_only:
+            await stack.enter_async_context(_in_background(_record_locks(own, app_state.operator, "tocsin serve")))
+            await stack.enter_async_context(_in_background(Recorder(own, app_state.metrics).run()))
         worker = None
         if with_worker:
             app_state.metrics.watch_pool("worker", own)
@@ -126,6 +139,8 @@ async def work(settings: Settings) -> None:
         raise Refusal(
             f"No server runs for {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL."
         )
+    if settings.read_only:
+        raise Refusal("A worker writes: remove TOCSIN_READ_ONLY.")
     raise_file_limit()
     stopping = asyncio.Event()
     async with (

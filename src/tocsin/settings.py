@@ -36,6 +36,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, us
     """PostgreSQL 15 or newer; unset: an embedded one"""
     database_durable: Literal["yes"] | None = None
     """`yes` accepts a database that reports `fsync` or `full_page_writes` off"""
+    replica_url: types.DatabaseUrl | None = None
+    """a standby of the database, from which lists and changes of inboxes are read where it has them as they are"""
+    replica_max_lag: int = Field(10, ge=1, le=3600)
+    """seconds that the replica may be behind; later than that, all is read from the primary"""
+    read_only: Literal["yes"] | None = None
+    """`yes` serves reads only, as `tocsin serve --read-only` does; the database may be a standby"""
     nats_url: types.NatsUrl | None = None
     """NATS servers (nats://host:4222), separated by commas, that wake other processes"""
     nats_ca_file: types.File | None = None

@@ -1,5 +1,6 @@
 """Builds the parts of a process: pubsub, lanes, the state of the application and the dispatcher."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from tocsin.auth.tokens import Verifier
 from tocsin.capacity import Capacity
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
+from tocsin.db.url import read_only
 from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
@@ -26,6 +28,7 @@ from tocsin.push.dispatcher import Dispatcher
 from tocsin.push.lanes import Lane
 from tocsin.rate_limits import RateLimits
 from tocsin.readiness import Readiness
+from tocsin.replica import CONNECTIONS, PATIENCE, Reads, Replica, Standby
 from tocsin.settings import Settings
 from tocsin.store import pool
 from tocsin.streams import Streams
@@ -47,6 +50,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     lanes: Sequence[Lane],
     *,
     with_worker: bool,
+    replica: Replica | None = None,
 ) -> AppState:
     """Return the state of the application. Requires a running event loop.
 
@@ -64,6 +68,8 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     capacity = Capacity(metrics)
     at_once = AtOnce(catalogue, [lane.name for lane in lanes], metrics.inbox) if with_worker else None
     intake, cursors = Intake(database, pubsub, disk, at_once), Cursors(database)
+    if replica:
+        metrics.watch_pool("replica", replica.database)
     return AppState(
         settings,
         database,
@@ -73,13 +79,14 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         intake,
         verifier,
         cursors,
+        Reads(database, cursors, replica, metrics.inbox_read),
         streams,
         RateLimits(counting, settings, metrics.rate_limited),
         disk,
         capacity,
         metrics,
-        Readiness(database, disk, pubsub, capacity),
-        provider_of(settings),
+        Readiness(database, disk, pubsub, capacity, replica),
+        None if database.is_read_only else provider_of(settings),  # sessions are rows
         lanes,
     )
 
@@ -115,6 +122,24 @@ async def pubsub_for(settings: Settings, url: str, database: Database) -> AsyncI
         yield PubSub(url, database, bus)
     finally:
         await bus.close()
+
+
+@contextlib.asynccontextmanager
+async def replica_for(settings: Settings, database: Database) -> AsyncIterator[Replica | None]:
+    """Yield the replica of the database and watch it; None if none is set, or if the process reads a standby anyway."""
+    if settings.replica_url is None or database.is_read_only:
+        yield None
+        return
+    standby = Standby(read_only(settings.replica_url.get_secret_value()), CONNECTIONS, PATIENCE)
+    await standby.open()
+    replica = Replica(database, standby, settings.replica_max_lag)
+    watching = asyncio.create_task(replica.watch())
+    try:
+        yield replica
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await standby.close()
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ import structlog
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import STATEMENT_TIMEOUT, Database
+from tocsin.db.url import is_read_only, read_only
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 async def store(settings: Settings, *, alone: bool, quiet: bool = False, processes: int = 1) -> AsyncIterator[str]:
     """Start the embedded database or use the configured one, migrate the schema, and yield the url.
 
+    A read-only process does not migrate. Its url is one of sessions that cannot write.
+
     Without `alone`, an embedded server that another process runs on the data folder is used. With `quiet`, it is not
     logged that the schema is up to date. An embedded server that is started has connections for so many `processes`.
     """
@@ -42,6 +45,9 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False, process
         archive = settings.archive
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
+            url = read_only(url) if settings.read_only else url
+        elif settings.read_only:
+            raise Refusal("A read-only server reads an existing database: set TOCSIN_DATABASE_URL.")
         elif not alone and is_running(settings):
             url = supervisor.url_of(settings.data_dir)
         else:
@@ -78,6 +84,9 @@ async def pool(
 
 
 async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:
+    if is_read_only(url):
+        await migrate.require(url)
+        return []
     return await migrate.migrate(url, accept_undurable=settings.database_durable == "yes")
 
 

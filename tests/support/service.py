@@ -28,7 +28,7 @@ from tocsin.formats import User
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
 from tocsin.settings import Settings, read_settings
-from tocsin.startup import build_app_state, dispatcher_of, posts_of
+from tocsin.startup import build_app_state, dispatcher_of, posts_of, replica_for
 from tocsin.worker import Worker
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
@@ -175,8 +175,9 @@ async def serving(
         lanes = lanes_of(settings) if pushing else []
         for lane in lanes:
             stack.push_async_callback(lane.transport.close)
+        replica = await stack.enter_async_context(replica_for(settings, database))
         app_state = build_app_state(
-            settings, catalogue, database, counting, pubsub, verifier, lanes, with_worker=with_worker
+            settings, catalogue, database, counting, pubsub, verifier, lanes, with_worker=with_worker, replica=replica
         )
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)

@@ -18,7 +18,7 @@ from tocsin.api.documented import declared, headers, links, problems
 from tocsin.api.limiting import counted
 from tocsin.api.requests import ListedIds, Marks, NewCustom, NotificationId, integer, named_in
 from tocsin.api.routes import OPTIONAL, Given, router
-from tocsin.api.state import AppState, State, app_state_of
+from tocsin.api.state import AppState, State
 from tocsin.api.urls import base_url_of
 from tocsin.auth.claims import UserCaller
 from tocsin.directory import unknown_recipients
@@ -81,18 +81,19 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
     notifications that match the query, `unread` that of all unread notifications in the inbox.
     """
     base = base_url_of(request, app_state.settings)
-    if if_none_match and (tag := await _unchanged(request, user, base, if_none_match)):
+    head = await app_state.cursors.of(user) if if_none_match else None
+    if if_none_match and head and (tag := _unchanged(request, user, base, if_none_match, head)):
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
     is_unread = show is not None
     if cursor is None:
         cursor = await inbox.skip(app_state.database, user.id, unread=is_unread, count=(page - 1) * per_page)
-    found = await inbox.page(app_state.database, user, unread=is_unread, before=cursor, limit=per_page)
+    found = await app_state.reads.page(user, unread=is_unread, before=cursor, limit=per_page, head=head)
     previous = _url(request, base, page - 1) if page > 1 else "null"
     following = _url(request, base, page + 1, found.last) if found.more and page < MAX_PAGE else "null"
     return Response(
         f'{{"data":[{found.data}],"pagination":{{"total":{found.total},"page":{page},"per_page":{per_page},'
         f'"urls":{{"previous":{previous},"next":{following}}},"unread":{found.unread}}}}}',
-        headers={"Cache-Control": KEPT, "ETag": _tag(request, user.id, base, found.cursor)},
+        headers={"Cache-Control": KEPT, "ETag": _tag(request, user.id, base, found.head)},
         media_type="application/json",
     )
 
@@ -142,7 +143,7 @@ async def list_changes(
     """
     if since is None:
         return _json({"cursor": await app_state.cursors.of(user)})
-    found = await inbox.changes(app_state.database, user, since)
+    found = await app_state.reads.changes(user, since)
     if found.resync:
         return _json({"resync": True, "cursor": found.cursor})
     return Response(
@@ -222,9 +223,9 @@ async def _count_of_recipients(app_state: AppState, draft: Draft) -> int:
     return await count_of_recipients(app_state.database, draft, most)
 
 
-async def _unchanged(request: Request, user: UserCaller, base: str, given: str) -> str | None:
+def _unchanged(request: Request, user: UserCaller, base: str, given: str, head: str) -> str | None:
     """Return the current ETag of the page if the client has it, otherwise None."""
-    tag = _tag(request, user.id, base, await app_state_of(request).cursors.of(user))
+    tag = _tag(request, user.id, base, head)
     known = {each.strip().removeprefix("W/") for each in given.split(",")}
     return tag if tag in known or "*" in known else None
 

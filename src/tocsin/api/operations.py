@@ -64,6 +64,7 @@ async def readyz(watched: WatchedState) -> answers.ReadinessAnswer:
     """Check that requests can be served.
 
     Returns 503 if the database does not accept writes or its schema is not current. Includes the state of the queues.
+    The `status` is `ready`, or `read-only` for a process that serves reads only, from a database that may be a standby.
     """
     return answers.ReadinessAnswer.model_validate(await watched.readiness.answer())
 

@@ -33,6 +33,7 @@ from tocsin.errors import (
     Malformed,
     NotFound,
     RateLimited,
+    ReadOnly,
     Timeout,
     TooLarge,
     Unauthenticated,
@@ -222,8 +223,15 @@ class ApiRoute(APIRoute):
     def get_route_handler(self) -> Any:
         """Return the handler of requests."""
         self.call = Call(self.dependant, self.status_code or 200)
-        self.handler: Handler = self.handle_once if "POST" in self.methods and self.keeps_keys else self.call
+        self._write: Handler = self.handle_once if "POST" in self.methods and self.keeps_keys else self.call
+        self.handler: Handler = self.call if "GET" in self.methods else self.write
         return self.handler
+
+    async def write(self, request: Request) -> Response:
+        """Handle a request that changes something. Raises `ReadOnly` if this process cannot."""
+        if app_state_of(request).database.is_read_only:
+            raise ReadOnly
+        return await self._write(request)
 
     async def handle_once(self, request: Request) -> Response:
         """Handle a request, unless one with the same `Idempotency-Key` was handled before."""

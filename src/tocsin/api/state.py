@@ -21,6 +21,7 @@ from tocsin.pubsub import PubSub
 from tocsin.push.lanes import Lane
 from tocsin.rate_limits import RateLimits
 from tocsin.readiness import Readiness
+from tocsin.replica import Reads
 from tocsin.settings import Settings
 from tocsin.streams import Streams
 
@@ -37,6 +38,7 @@ class AppState:
     intake: Intake
     verifier: Verifier
     cursors: Cursors
+    reads: Reads
     streams: Streams
     limits: RateLimits
     disk: DiskGuard

@@ -71,6 +71,9 @@ def serve(
     processes: Annotated[
         str, typer.Option(metavar="N|auto", help="Processes that share the port. auto: one for each core.")
     ] = "1",
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Serve reads only, without a worker; the database may be a standby.")
+    ] = False,
     sibling: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve the API and process the queue. Without TOCSIN_DATABASE_URL, an embedded PostgreSQL is started."""
@@ -78,10 +81,13 @@ def serve(
 
     count = parse_processes(processes)
     settings = load_settings()
+    if read_only:
+        settings = settings.model_copy(update={"read_only": "yes"})
     if count > 1:
         from tocsin.processes import serve as run_processes
 
-        run_command(run_processes(settings, count, () if worker else ("--no-worker",)))
+        options = (*(() if worker else ("--no-worker",)), *(("--read-only",) if read_only else ()))
+        run_command(run_processes(settings, count, options))
         return
     with uncollected():
         from tocsin.serve import serve as run_service

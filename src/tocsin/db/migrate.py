@@ -97,6 +97,21 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
         await connection.close()
 
 
+async def require(url: str) -> None:
+    """Raise `Refusal` if the database lacks steps of this release, or a pooler is not in session mode."""
+    check_files(url)
+    connection = await connect(url)
+    try:
+        await refuse_shared_sessions(connection, url)
+        if not await is_current(connection):
+            raise Refusal(
+                "The database lacks migrations of this release, and this server is read-only: run `tocsin migrate` with"
+                " the url of the primary."
+            )
+    finally:
+        await connection.close()
+
+
 async def refuse_shared_sessions(connection: Connection, url: str) -> None:
     """Raise `Refusal` if a pooler does not keep one server session per connection: its settings would be lost.
 

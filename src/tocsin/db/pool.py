@@ -19,7 +19,7 @@ import structlog
 
 from tocsin.db.admission import KIND, Admission, Slot
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
-from tocsin.db.url import Target, target_of
+from tocsin.db.url import Target, is_read_only, target_of
 from tocsin.errors import Overrun, Unavailable
 
 SCHEMA = "tocsin"
@@ -147,6 +147,7 @@ class Database:
     def __init__(
         self, url: str, size: int, patience: float = STATEMENT_TIMEOUT, *, yields: bool = False, beats: bool = False
     ) -> None:
+        self.is_read_only = is_read_only(url)
         self._url = url
         self._patience = patience
         self._yields = yields

@@ -40,6 +40,10 @@ _SECRETS = ("password", "secret", "scram_")
 _LAST_PORT = 65535
 
 
+READ_ONLY = "default_transaction_read_only"
+"""The setting of a session that refuses all writes, also on a primary."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One url per host, without parameters that the driver does not know, and the settings of the server in the url."""
@@ -103,6 +107,16 @@ def _hosts(parts: SplitResult, taken: Mapping[str, str]) -> list[tuple[str, dict
 def _dsn(parts: SplitResult, taken: Mapping[str, str], netloc: str) -> str:
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in taken.items())
     return parts._replace(netloc=netloc, query=query, fragment="").geturl()
+
+
+def read_only(url: str) -> str:
+    """Return the url of the same database for sessions that cannot write."""
+    return url if is_read_only(url) else f"{url}{'&' if '?' in url else '?'}{READ_ONLY}=on"
+
+
+def is_read_only(url: str) -> bool:
+    """Return whether sessions of a url cannot write, whatever the server is."""
+    return (READ_ONLY, "on") in target_of(url).settings
 
 
 def check_files(url: str) -> None:

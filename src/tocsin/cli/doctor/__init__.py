@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tocsin.api.connections import file_limits
 from tocsin.cli.doctor.configuration import check_bus, check_catalogue, check_jwks, check_keys, check_push
-from tocsin.cli.doctor.database import check_database
+from tocsin.cli.doctor.database import check_database, check_replica
 from tocsin.cli.doctor.deep import check_deeply
 from tocsin.cli.doctor.finding import Finding
 from tocsin.cli.doctor.machine import (
@@ -51,6 +51,7 @@ async def examine(
     if settings.database_url is None:
         found += [*check_data_folder(settings.data_dir), *check_free_space(settings.data_dir, settings.min_free_disk)]
     found += [finding async for finding in check_database(settings)]
+    found += [finding async for finding in check_replica(settings)]
     if not deep:
         return found
     return [*found, *[finding async for finding in check_deeply(settings, repair=repair, progress=progress)]]

@@ -12,6 +12,7 @@ from tocsin.db.url import check_files, place_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.push import deliveries
+from tocsin.replica import PROMOTED
 from tocsin.settings import PREFIX, Settings
 
 MAX_CLOCK_SKEW = 2.0
@@ -87,6 +88,30 @@ async def _archive(connection: Connection, settings: Settings) -> AsyncIterator[
         yield Finding("ok", "archive", f"the log is not archived; {remedy}")
 
 
+async def check_replica(settings: Settings) -> AsyncIterator[Finding]:
+    """Check that the replica, if one is set, is a standby with current data. Without it, the primary serves all."""
+    if settings.replica_url is None:
+        return
+    url = settings.replica_url.get_secret_value()
+    remedy = f"see that it runs and follows the primary, and that {PREFIX}REPLICA_URL leads there"
+    try:
+        connection = await connect(url, 10)
+    except (*DRIVER_ERRORS, ValueError) as error:
+        yield Finding("warn", "replica", f"{place_of(url)} cannot be read: {first_line(error)}", remedy)
+        return
+    try:
+        is_standby, is_receiving, behind = await readiness.replay(connection)
+        problem = readiness.problem_of_replay(is_standby, is_receiving, behind) if is_standby else PROMOTED
+    except DRIVER_ERRORS as error:
+        problem = f"it cannot be read: {first_line(error)}"
+    finally:
+        connection.terminate()
+    if problem:
+        yield Finding("warn", "replica", f"{place_of(url)}: {problem}", remedy)
+    else:
+        yield Finding("ok", "replica", f"{place_of(url)} follows the primary")
+
+
 async def _lanes(connection: Connection) -> AsyncIterator[Finding]:
     if not await migrate.is_current(connection):
         return
@@ -108,7 +133,8 @@ async def _server(connection: Connection, settings: Settings, place: str) -> Asy
         remedy = f"use {migrate.OLDEST_SERVER} or newer"
         yield Finding("FAIL", "database", f"PostgreSQL {version} is too old", remedy)
     else:
-        yield await _writes(connection, f"PostgreSQL {version} answers and accepts writes: {place}")
+        look = _reads if settings.read_only else _writes
+        yield await look(connection, f"PostgreSQL {version} answers", place)
     if server["encoding"] == "UTF8":
         yield Finding("ok", "encoding", "UTF8")
     else:
@@ -129,18 +155,27 @@ async def _server(connection: Connection, settings: Settings, place: str) -> Asy
         yield Finding("ok", "clock", "the database's clock agrees with this machine's")
 
 
-async def _writes(connection: Connection, finding: str) -> Finding:
+async def _reads(connection: Connection, answers: str, place: str) -> Finding:
+    """Look whether a read-only server has current data. Its database may be a primary."""
+    is_standby, is_receiving, behind = await readiness.replay(connection)
+    if problem := readiness.problem_of_replay(is_standby, is_receiving, behind):
+        return Finding("warn", "database", f"{answers}, but {problem}: {place}", "see the log of the standby")
+    state = "is a standby" if is_standby else "is no standby"
+    return Finding("ok", "database", f"{answers} and {state}, for a read-only server: {place}")
+
+
+async def _writes(connection: Connection, answers: str, place: str) -> Finding:
     """Write to the disk of the database and to its log, and roll back."""
     try:
         await readiness.refuse_read_only(connection)
     except (*DRIVER_ERRORS, Unavailable) as error:
         reason = error.reason if isinstance(error, Unavailable) else first_line(error)
         remedy = {
-            readiness.STANDBY: "connect to the primary",
+            readiness.STANDBY: f"connect to the primary, or set {PREFIX}READ_ONLY=yes for a read-only server",
             readiness.READ_ONLY: "grant write access to its role",
         }.get(reason, "correct the named problem")
         return Finding("FAIL", "database", f"it accepts no writes: {reason}", remedy)
-    return Finding("ok", "database", finding)
+    return Finding("ok", "database", f"{answers} and accepts writes: {place}")
 
 
 def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:

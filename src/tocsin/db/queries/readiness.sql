@@ -15,6 +15,14 @@ select count(*) from generate_series(1, 20000)
 -- Write a record to the write-ahead log. The commit flushes it to the disk, and to synchronous standbys.
 select pg_logical_emit_message(true, 'tocsin', '')
 
+-- name: replay
+-- Whether the server is a standby that receives changes, and for how long the last one that it applied is committed, if it
+-- has others that it did not apply.
+select pg_is_in_recovery() as is_standby, exists (select from pg_stat_wal_receiver) as is_receiving,
+       case when pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()
+            then coalesce(extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()), 0) else 0
+       end::double precision as behind
+
 -- name: problems
 -- The problems of running workers.
 select name, problem from workers

@@ -1,5 +1,6 @@
 """`tocsin serve --read-only` on a standby that follows a primary."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from tests.support.processes import Program, data_folder
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.standbys import Pair, pair_of
 from tests.support.streams import watching
-from tests.support.waiting import reaches
+from tests.support.waiting import reaches, until
 from tocsin import readiness
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
@@ -155,6 +156,26 @@ async def test_a_standby_that_lags_or_is_alone_is_a_problem_and_no_failure(
         finally:
             await pair.standby.run(f"alter system set primary_conninfo = {conninfo}", "select pg_reload_conf()")
         await reaches(partial(problems, api), [])
+
+
+async def test_the_first_change_after_a_pause_is_not_late(
+    pair: Pair, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "FRESH", 0.0)
+    monkeypatch.setattr(readiness, "MAX_BEHIND", 0.5)
+    monkeypatch.setattr(readiness, "REPLAY_TIME", 2.0)
+    async with reading(pair, catalogue) as api:
+        await pair.replayed()
+        await asyncio.sleep(0.6)  # without a change
+        await pair.pause()
+        try:
+            await pair.api.post(custom(1))
+            await until(partial(value, pair.standby_url, "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"))
+            looking = asyncio.create_task(problems(api))
+            await asyncio.sleep(0.5)  # it has looked once
+        finally:
+            await pair.resume()
+        assert await looking == []
 
 
 async def problems(api: Api) -> list[str]:

@@ -29,6 +29,9 @@ MAX_LOCK_WAIT = 5.0
 MAX_BEHIND = 10.0
 """Seconds for which a standby may not have applied a change that it received."""
 
+REPLAY_TIME = 0.5
+"""Seconds after which a standby that is not behind has applied what it had received."""
+
 _SQL = queries("readiness")
 
 
@@ -197,8 +200,14 @@ async def refuse_read_only(connection: Connection) -> None:
 
 
 async def replay(database: Database | Connection) -> tuple[bool, bool, float]:
-    """Return whether the server is a standby, whether it receives changes, and by how many seconds it is behind."""
-    [row] = await fetch(database, _SQL["replay"])
+    """Return whether the server is a standby, whether it receives changes, and by how many seconds it is behind.
+
+    The first change after a pause looks late until it is applied, so it gets a moment for that.
+    """
+    [row] = await fetch(database, _SQL["replay"], None)
+    if row["behind"] > MAX_BEHIND:
+        await asyncio.sleep(REPLAY_TIME)
+        [row] = await fetch(database, _SQL["replay"], row["received"])
     return row["is_standby"], row["is_receiving"], row["behind"]
 
 

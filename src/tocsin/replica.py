@@ -137,8 +137,9 @@ class Reads:
         if not self._replica.problem:
             least = position_in(head or await self._cursors.of(user))
             try:
-                found = await read(self._replica.database)
-            except REFUSALS as error:
+                async with asyncio.timeout(PATIENCE):  # connecting may take longer
+                    found = await read(self._replica.database)
+            except (TimeoutError, *REFUSALS) as error:
                 self._replica.failed(error)
             except Unauthenticated:  # the user is admitted on the primary
                 target = "behind"

@@ -106,6 +106,7 @@ class TestMonitoring:
         metrics.failure("direct queue", "the disk is full")
         metrics.rate_limited("user-requests")
         metrics.request_refused("overload")
+        metrics.inbox_read("replica")
         metrics.connection_dropped("idle")
         metrics.watch_pool("api", database)
         metrics.job("deliver", "done")

@@ -56,8 +56,11 @@ class Pair:
 
 @asynccontextmanager
 async def pair_of(catalogue: Catalogue) -> AsyncIterator[Pair]:
-    """Run a primary with users 1 and 2, its standby and a service."""
-    async with own_server() as primary:
+    """Run a primary with users 1 and 2, its standby and a service.
+
+    The copy for a further standby recycles the log, which the standby may not have received yet.
+    """
+    async with own_server(wal_keep_size="1GB") as primary:
         await primary.fresh(DATABASE)
         url = primary.url(database=DATABASE)
         await migrate.migrate(url, accept_undurable=True)

@@ -17,9 +17,10 @@ select pg_logical_emit_message(true, 'tocsin', '')
 
 -- name: replay
 -- Whether the server is a standby that receives changes, and for how long the last one that it applied is committed, if it
--- has others that it did not apply.
+-- did not apply the one at position $1, or the last that it received.
 select pg_is_in_recovery() as is_standby, exists (select from pg_stat_wal_receiver) as is_receiving,
-       case when pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()
+       pg_last_wal_receive_lsn()::text as received,
+       case when coalesce($1::text::pg_lsn, pg_last_wal_receive_lsn()) > pg_last_wal_replay_lsn()
             then coalesce(extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()), 0) else 0
        end::double precision as behind
 

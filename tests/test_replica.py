@@ -80,7 +80,7 @@ async def unread_of(api: Api, user: int = 1) -> dict[str, bool]:
     return {entry["id"]: entry["read"] for entry in (await api.inbox(user, "?per_page=100"))["data"]}
 
 
-async def test_writes_are_seen_at_once_through_every_process_while_the_replica_lags(
+async def test_writes_are_seen_at_once_by_every_process_while_the_replica_lags(
     pair: Pair, catalogue: Catalogue
 ) -> None:
     patient = partial(reading, pair, catalogue, replica_max_lag=600)

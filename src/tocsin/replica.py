@@ -1,6 +1,6 @@
-"""Reads of inboxes from a replica, a standby of the database, where TOCSIN_REPLICA_URL is set.
+"""Reads of inboxes from a replica, a standby of the database, with TOCSIN_REPLICA_URL.
 
-What a caller sees never goes back in time, and contains their own writes, in whatever process: the primary is asked for
+What a caller sees never goes back in time, and contains their own writes, in every process: the primary is asked for
 the position of the inbox, which is one look-up for all requests of a moment, and an answer of the replica is used only
 if it is of that position or a later one. Otherwise the primary is read.
 """
@@ -111,7 +111,7 @@ class Replica:
 
 
 class Reads:
-    """Reads pages and changes of inboxes, on the replica where possible. `count` is called with where each was read."""
+    """Reads pages and changes of inboxes, on the replica where possible. `count` is called with the place of each."""
 
     def __init__(
         self, database: Database, cursors: Cursors, replica: Replica | None, count: Callable[[str], None]

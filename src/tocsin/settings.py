@@ -37,7 +37,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, us
     database_durable: Literal["yes"] | None = None
     """`yes` accepts a database that reports `fsync` or `full_page_writes` off"""
     replica_url: types.DatabaseUrl | None = None
-    """a standby of the database, from which lists and changes of inboxes are read where it has them as they are"""
+    """a standby of the database, from which lists and changes of inboxes are read if it has their current state"""
     replica_max_lag: int = Field(10, ge=1, le=3600)
     """seconds that the replica may be behind; later than that, all is read from the primary"""
     read_only: Literal["yes"] | None = None

@@ -32,7 +32,8 @@ EVERYTHING = "\n".join(TEMPLATES.values())
 
 OF_THE_CHART = {"DATABASE_URL", "HOST", "PORT", "OPERATIONS_PORT"}
 OF_THE_EMBEDDED_DATABASE = {"DATA_DIR", "MIN_FREE_DISK", "ARCHIVE_DIR", "ARCHIVE_COMMAND"}
-SECRET = {"JWT_SECRET"}
+SECRET = {"JWT_SECRET", "REPLICA_URL"}
+WITHOUT_WORKERS = {"READ_ONLY"}
 
 SMALL: dict[str, Any] = {"database": {"existingSecret": "tocsin", "key": "TOCSIN_DATABASE_URL"}}
 LARGE: dict[str, Any] = {
@@ -118,7 +119,7 @@ def test_schema_refuses_values_that_the_chart_does_not_know(given: dict[str, Any
 
 
 def test_schema_has_the_settings_that_a_pod_can_have() -> None:
-    left_out = OF_THE_CHART | OF_THE_EMBEDDED_DATABASE | SECRET
+    left_out = OF_THE_CHART | OF_THE_EMBEDDED_DATABASE | SECRET | WITHOUT_WORKERS
     there = {f"TOCSIN_{name}" for name in {name.upper() for name in Settings.model_fields} - left_out}
     assert set(SCHEMA["properties"]["settings"]["propertyNames"]["enum"]) == there
 

@@ -115,7 +115,7 @@ def read_only(url: str) -> str:
 
 
 def is_read_only(url: str) -> bool:
-    """Return whether sessions of a url cannot write, whatever the server is."""
+    """Return whether sessions of a url cannot write, also on a primary."""
     return (READ_ONLY, "on") in target_of(url).settings
 
 

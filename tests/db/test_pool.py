@@ -123,6 +123,17 @@ async def test_callers_at_the_same_time_share_a_connection_that_is_returned_soon
         assert len(set(pids)) == 1
 
 
+async def test_callers_wait_for_no_connection_if_many_uses_need_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "GROWTH_DELAY", 3600.0)
+    monkeypatch.setattr(pools, "USES_PER_CONNECTION", 1)
+    async with open_pool(url, 3) as pool:
+        for _ in range(3):
+            await pool.value(MY_PID)
+        async with bounded():
+            pids = await asyncio.gather(*(pool.value(MY_PID) for _ in range(3)))
+        assert len(set(pids)) == 3
+
+
 async def test_caller_opens_a_connection_if_none_is_returned_soon(url: str) -> None:
     async with open_pool(url, 2) as pool, bounded(), pool.connection() as one, pool.connection() as other:
         assert await one.fetchval(MY_PID) != await other.fetchval(MY_PID)

@@ -38,7 +38,7 @@ USES_PER_CONNECTION = 300
 """Uses within `IDLE_TIMEOUT` for which one connection is enough: callers at the same time wait for each other."""
 
 GROWTH_DELAY = 0.02
-"""Seconds that a caller waits for a connection that another one returns before it opens one more."""
+"""Seconds that a caller waits for a connection that another one returns before it opens one more than uses need."""
 
 SERVERS_PART, LOCKS_PART = 0.9, 0.8
 """Fractions of the timeout of a statement after which the server cancels the statement, or its wait for a lock. So the
@@ -188,7 +188,7 @@ class Database:
 
         Nothing is sent: the server process ends when it finds its socket closed.
         """
-        now, needed = time.monotonic(), ceil(self._uses / USES_PER_CONNECTION)
+        now, needed = time.monotonic(), self._needed
         while self._idle and (len(self._idle) > needed or now - self._idle[0][0] >= IDLE_TIMEOUT):
             self._idle.pop(0)[1].terminate()
         self._uses, self._closing = 0, None
@@ -244,12 +244,17 @@ class Database:
         found = await self.row(statement, *arguments)
         return found[0] if found else None
 
+    @property
+    def _needed(self) -> int:
+        """The number of connections that the recent uses need."""
+        return ceil(self._uses / USES_PER_CONNECTION)
+
     async def _take(self) -> tuple[Slot, Connection]:
         if not self._is_open:
             raise Unavailable
         slot = await self._admission.enter(self._patience)
         try:
-            if (connection := self._sound()) is None and self._admission.in_use > 1:
+            if (connection := self._sound()) is None and self._admission.in_use > max(1, self._needed):
                 await self._returned()
                 connection = self._sound()
             if connection is not None:
@@ -328,6 +333,11 @@ class Borrowed(Database):
     def __init__(self, connection: Connection) -> None:
         super().__init__("", 0)
         self._connection = connection
+
+    @property
+    def _needed(self) -> int:
+        """The number of connections that the recent uses need."""
+        return ceil(self._uses / USES_PER_CONNECTION)
 
     async def _take(self) -> tuple[Slot, Connection]:
         return ("", 0), self._connection

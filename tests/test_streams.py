@@ -6,7 +6,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -22,13 +22,14 @@ from tests.support.properties import at_most
 from tests.support.service import HOUR, SECRET, Api, at_rest, serving
 from tests.support.streams import watching
 from tests.support.waiting import bounded, reaches, until
-from tocsin import retention, streams
+from tocsin import inbox, retention, streams
 from tocsin.api import stream
 from tocsin.api.middleware import ABORT
 from tocsin.api.stream import StreamResponse
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database
+from tocsin.inbox import Entry, InboxChanges
 from tocsin.open_streams import MAX_STREAMS_PER_USER
 from tocsin.postgres.supervisor import Embedded
 from tocsin.streams import COMMENT, Stream, Streams
@@ -63,6 +64,48 @@ async def test_stream_sends_inbox_changes_in_order(api: Api) -> None:
         ]
         assert watch.names("read")[-1]["all"] is True
         await reaches(lambda: watch.names("count")[-1], {"unread": 0})
+
+
+async def test_response_begins_with_the_first_event_so_that_nothing_is_missed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.people(1, 2)
+    is_asked, may_look = asyncio.Event(), asyncio.Event()
+    look = inbox.changes_since
+
+    async def late(database: Database, since: Mapping[int, int]) -> Mapping[int, InboxChanges]:
+        is_asked.set()
+        await may_look.wait()
+        return await look(database, since)
+
+    monkeypatch.setattr(inbox, "changes_since", late)
+    headers = {"Authorization": f"Bearer {mint_user(SECRET, 1, HOUR)}"}
+    async with httpx.AsyncClient(base_url=api.http.base_url) as http, bounded():
+        request = http.build_request("GET", "/notifications/stream", headers=headers)
+        answering = asyncio.create_task(http.send(request, stream=True))
+        await is_asked.wait()
+        await api.http.get("/healthz")  # what the stream had sent before would have arrived
+        assert not answering.done()
+        may_look.set()
+        answer = await answering
+        assert (await anext(answer.aiter_text())).startswith("id: ")
+        await answer.aclose()
+
+
+def test_count_follows_each_group_of_changes_even_if_it_is_unchanged() -> None:
+    reader = Stream(1, time.time() + 100)
+    reader.take(InboxChanges(made=1, at=1, unread=3, forgotten=0))
+    both = [Entry(2, "deleted", '{"id":"x"}'), Entry(3, "notification", "{}")]
+    reader.take(InboxChanges(made=1, at=3, unread=3, forgotten=0, entries=both))
+    reader.take(InboxChanges(made=1, at=3, unread=3, forgotten=0, entries=both))  # which it knows
+    sent: list[bytes] = []
+
+    async def send(lines: bytes) -> None:
+        sent.append(lines)
+
+    reader.close()
+    asyncio.run(reader.run(send))
+    assert re.findall(r"event: (\w+)", b"".join(sent).decode()) == ["count", "deleted", "notification", "count"]
 
 
 async def test_stream_resumes_without_loss_or_duplicates(api: Api) -> None:

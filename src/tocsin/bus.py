@@ -51,7 +51,17 @@ class Bus(Protocol):
         """Why no texts are received now; empty if they are."""
 
 
-class Polling:
+class _OfAllUsers:
+    """A bus on which the changes of a user need not be asked for."""
+
+    def watch(self, user_id: int) -> None:
+        """Do nothing."""
+
+    def unwatch(self, user_id: int) -> None:
+        """Do nothing."""
+
+
+class Polling(_OfAllUsers):
     """No messages: subscribers poll. For a process that is read-only, since a standby accepts no LISTEN."""
 
     problem = ""
@@ -63,14 +73,8 @@ class Polling:
         """Wait forever."""
         await asyncio.Event().wait()
 
-    def watch(self, user_id: int) -> None:
-        """Do nothing: the changes of a user are found by polling."""
 
-    def unwatch(self, user_id: int) -> None:
-        """Do nothing."""
-
-
-class ByNotify:
+class ByNotify(_OfAllUsers):
     """NOTIFY of the database: no other server is needed.
 
     All changes are sent to all processes: PostgreSQL wakes each session that listens to anything for each message.
@@ -99,12 +103,6 @@ class ByNotify:
                 await self._listen(receive)
             except Exception as error:  # noqa: BLE001 - it listens again after any error
                 await self._backoff.pause(error)
-
-    def watch(self, user_id: int) -> None:
-        """Do nothing: the changes of all users are received."""
-
-    def unwatch(self, user_id: int) -> None:
-        """Do nothing: the changes of all users are received."""
 
     async def _listen(self, receive: Receive) -> None:
         """Listen until the connection ends. The next try reports the cause.

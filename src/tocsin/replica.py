@@ -144,12 +144,9 @@ class Reads:
             except Unauthenticated:  # the user is admitted on the primary
                 target = "behind"
             else:
-                if _is_since(position_in(found.head), least):
-                    self._count("replica")
-                    return found
-                target = "behind"
+                target = "replica" if _is_since(position_in(found.head), least) else "behind"
         self._count(target)
-        return await read(self._database)
+        return found if target == "replica" else await read(self._database)
 
 
 def _is_since(head: tuple[int, int], least: tuple[int, int]) -> bool:

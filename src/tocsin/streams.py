@@ -22,6 +22,7 @@ from tocsin.inbox import InboxChanges, cursor_of, position_in
 from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.open_streams import MAX_STREAMS_PER_USER, OpenStreams
 from tocsin.pubsub import POLL, PubSub
+from tocsin.waking import Waiting, wake, woken
 
 MAX_BACKLOG_BYTES = 256 * 1024
 """Maximum bytes that wait for a slow client."""
@@ -70,12 +71,12 @@ class Stream:
         self._lines: list[bytes] = []
         self._size = 0
         self._sent_unread: int | None = None
-        self._waking: asyncio.Future[None] | None = None  # an event and a timeout would take ten times the memory
+        self._waking: Waiting | None = None
 
     def close(self) -> None:
         """End the stream after the backlog was sent."""
         self.is_over = True
-        _wake(self._waking)
+        wake(self._waking)
 
     def disconnect(self) -> None:
         """End the stream at once, because the client disconnected."""
@@ -93,15 +94,17 @@ class Stream:
         if self.made != found.made or not found.forgotten <= self.position <= found.at:
             self._resync(found)
             return
+        is_changed = found.unread != self._sent_unread
         for entry, following in zip(found.entries, [*found.entries[1:], None], strict=False):
             if entry.position > self.position:
+                is_changed = True
                 is_last = following is None or following.position > entry.position  # of changes with one position
                 self._add(entry.event, entry.data, cursor_of(found.made, entry.position) if is_last else None)
         if found.more or self._size > MAX_BACKLOG_BYTES:
             self._resync(found)
             return
         self.position = max(self.position, found.at)
-        if found.unread != self._sent_unread:
+        if is_changed:
             self._add_count(found.unread)
 
     def knows(self, made: int, at: int, unread: int) -> bool:
@@ -122,13 +125,10 @@ class Stream:
 
     async def _wait(self, seconds: float) -> None:
         """Wait until there is something to send, or the stream ends, at most so long."""
-        loop = asyncio.get_running_loop()
-        self._waking = loop.create_future()
-        timer = loop.call_later(seconds, _wake, self._waking)
+        self._waking = asyncio.get_running_loop().create_future()
         try:
-            await self._waking
+            await woken(self._waking, seconds)
         finally:
-            timer.cancel()
             self._waking = None
 
     def _resync(self, found: InboxChanges) -> None:
@@ -147,7 +147,7 @@ class Stream:
         line = f"{named}event: {event}\ndata: {data}\n\n".encode()
         self._lines.append(line)
         self._size += len(line)
-        _wake(self._waking)
+        wake(self._waking)
 
 
 class Streams:
@@ -263,11 +263,6 @@ class Streams:
                     self._asked.add([id_])  # it joined during the look-up, or its changes are not among these
                 else:
                     stream.take(changes)
-
-
-def _wake(waking: "asyncio.Future[None] | None") -> None:
-    if waking and not waking.done():
-        waking.set_result(None)
 
 
 def _earliest(streams: Sequence[Stream]) -> int:

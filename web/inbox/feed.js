@@ -8,6 +8,9 @@ const SILENCE_MS = 40_000;
 const RETRY_MS = 3_000;
 const LOOK_MS = 300;
 
+/** The locks between tabs; undefined on plain http. */
+const locks = () => globalThis.navigator?.locks;
+
 export class Feed {
   #client;
   #report;
@@ -39,8 +42,8 @@ export class Feed {
     this.#ask();
   }
 
-  /** How long to wait for another tab; without locks (on plain http), the tab with the shortest wait becomes the leader. */
-  get #patience() { return globalThis.navigator?.locks ? 5_000 : LOOK_MS * (1 + 2 * Math.random()); }
+  /** How long to wait for another tab; without locks, the tab with the shortest wait becomes the leader. */
+  get #patience() { return locks() ? 5_000 : LOOK_MS * (1 + 2 * Math.random()); }
 
   /** Send a message to the other tabs. */
   #post(message) {
@@ -78,10 +81,10 @@ export class Feed {
 
   async #join(name, steal = false) {
     const stop = this.#stop;
-    if (!globalThis.navigator?.locks) return;
+    if (!locks()) return;
     this.#expect(name);
     try {
-      await navigator.locks.request(name, steal ? { steal } : { signal: stop.signal }, () => this.#lead());
+      await locks().request(name, steal ? { steal } : { signal: stop.signal }, () => this.#lead());
     } catch {
       this.#turn?.abort(); // another tab took the lock while this tab was suspended
       if (!stop.signal.aborted) this.#join(name);
@@ -98,7 +101,7 @@ export class Feed {
     clearTimeout(this.#silence);
     this.#silence = setTimeout(() => {
       if (this.#turn || !this.#stop) return;
-      if (!globalThis.navigator?.locks) this.#lead();
+      if (!locks()) this.#lead();
       else if (document.visibilityState === "visible") this.#join(name, true);
       else this.#expect(name);
     }, ms);
@@ -112,18 +115,26 @@ export class Feed {
       if (this.#count) this.#post({ event: "count", data: this.#count, id: this.#lastId });
       return;
     }
-    if (leaves) return void (this.#turn || globalThis.navigator?.locks || this.#ask());
-    if (this.#turn && (globalThis.navigator?.locks || rank > this.#rank)) return;
+    if (leaves) return void (this.#turn || locks() || this.#ask());
+    if (this.#turn && (locks() || rank > this.#rank)) return;
     this.#turn?.abort(); // if two tabs started at the same time, one of them stops
     this.#expect(this.#channel.name);
-    this.#lastId = id ?? this.#lastId;
+    const begins = this.#reach(id);
     if (event) this.#report(event, data);
+    if (begins) this.#report("fresh");
+  }
+
+  /** Store a position of the stream; return whether it is the first, since the list may lack earlier changes. */
+  #reach(id) {
+    const begins = id && !this.#lastId;
+    this.#lastId = id || this.#lastId;
+    return begins;
   }
 
   #tell(event, data) {
     if (event === "state") this.#state = data;
     if (event === "count") this.#count = data;
-    if (event === "page") this.#count = { unread: data.pagination.unread };
+    if (event === "page") this.#count = data.pagination;
     this.#post({ event, data, id: this.#lastId });
     this.#report(event, data);
   }
@@ -167,10 +178,9 @@ export class Feed {
     let silence = setTimeout(end, SILENCE_MS);
     const nudge = (this.#nudge = () => { if (this.#state === "offline") end(); });
     try {
-      const headers = { Accept: "text/event-stream", ...(this.#lastId ? { "Last-Event-ID": this.#lastId } : {}) };
+      const headers = { Accept: "text/event-stream", ...(this.#lastId && { "Last-Event-ID": this.#lastId }) };
       const answer = await this.#client.ask("GET", "/notifications/stream", undefined, { signal: attempt.signal, headers, streams: true });
       begun();
-      if (!this.#lastId) this.#tell("fresh");
       this.#tell("state", "live");
       const [reader, decoder, parser] = [answer.body.getReader(), new TextDecoder(), new EventParser()];
       for (;;) {
@@ -180,8 +190,9 @@ export class Feed {
         silence = setTimeout(end, SILENCE_MS);
         const events = [...parser.push(decoder.decode(value, { stream: true }))];
         for (const { type, data, id } of events) {
-          this.#lastId = id ?? this.#lastId;
+          const begins = this.#reach(id);
           this.#tell(type, data);
+          if (begins) this.#tell("fresh");
         }
         if (!events.length) this.#post({ id: this.#lastId }); // tells other tabs that this one is active
       }

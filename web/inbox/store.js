@@ -105,6 +105,8 @@ export class Inbox {
     return (other ? other.ids : fresh).filter((id) => !this.deleting.has(id)).length;
   }
 
+  get #loading() { return Object.values(this.lists).some(({ loading }) => loading); }
+
   async load(tab, again = false) {
     const list = this.lists[tab];
     if (list.loading || (list.loaded && !again)) return list.loading;
@@ -113,7 +115,7 @@ export class Inbox {
       this.#failed(problem);
     }).finally(() => {
       list.loading = null;
-      if (!Object.values(this.lists).some((other) => other.loading)) {
+      if (!this.#loading) {
         for (const [event, data] of this.#replay.splice(0)) this.#apply(event, data, true);
       }
       this.#changed();
@@ -160,8 +162,12 @@ export class Inbox {
     await this.load(tab, true);
   }
 
+  /** Load the lists again. One that is being loaded may have been read before this call. */
   async refresh() {
-    await Promise.all(Object.keys(this.lists).filter((tab) => this.lists[tab].loaded).map((tab) => this.load(tab, true)));
+    await Promise.all(Object.entries(this.lists).map(async ([tab, list]) => {
+      await list.loading;
+      if (list.loaded) await this.load(tab, true);
+    }));
   }
 
   /** Show the notifications that were held back. */
@@ -294,7 +300,6 @@ export class Inbox {
         this.#kept.done(id, mark);
         if (mark === "deleted") this.#drop([id]);
       }
-      for (const { loading } of Object.values(this.lists)) await loading;
       if (marks.length) await this.refresh(); // marks may cancel each other out, and then no count follows
     } catch {
       // retried when the service is reachable
@@ -363,7 +368,7 @@ export class Inbox {
 
   #heard(event, data) {
     if (this.#ended) return;
-    if (Object.values(this.lists).some((list) => list.loading) && !["state", "fresh", "resync"].includes(event)) this.#replay.push([event, data]);
+    if (this.#loading && !["state", "fresh", "resync"].includes(event)) this.#replay.push([event, data]);
     this.#apply(event, data);
     this.#changed();
   }
@@ -469,14 +474,14 @@ export class Inbox {
   #reset(ids, read) {
     for (const id of ids) {
       const note = this.notes.get(id);
-      if (note && Boolean(note.read_at) !== Boolean(read)) note.read_at = read;
+      if (note && !note.read_at === Boolean(read)) note.read_at = read;
     }
   }
 
   #set(id, read) {
     const note = this.notes.get(id);
     if (!note) return;
-    if (this.unread !== null && Boolean(note.read_at) !== Boolean(read)) this.unread = Math.max(0, this.unread + (read ? -1 : 1));
+    if (this.unread !== null && !note.read_at === Boolean(read)) this.unread = Math.max(0, this.unread + (read ? -1 : 1));
     note.read_at = read;
   }
 

@@ -33,9 +33,9 @@ async function tab({ provider = null, given = token() } = {}) {
 
 const STREAM = /stream/;
 
-test("stream start requests the list and is live", async () => {
+test("stream start requests the list after the first event, which has the position", async () => {
   const { heard } = await tab();
-  assert.deepEqual(heard, [["fresh", undefined], ["state", "live"]]);
+  assert.deepEqual(heard, [["state", "live"], ["count", { unread: 0 }], ["fresh", undefined]]);
   service.send("count", { unread: 3 });
   await settled();
   assert.deepEqual(heard.at(-1), ["count", { unread: 3 }]);
@@ -140,6 +140,12 @@ test("one tab of a user streams and another takes over when it closes", async ()
   await settled();
   assert.deepEqual(second.heard.at(-1), ["count", { unread: 8 }]);
   assert.deepEqual(first.heard.at(-1), ["count", { unread: 7 }]);
+});
+
+test("tab that joins another one requests the list, which may lack what was sent before", async () => {
+  await tab();
+  const { heard } = await tab();
+  assert.deepEqual(heard.filter(([event]) => event === "fresh").length, 1);
 });
 
 test("users do not share a stream and a token without sub shares none", async () => {

@@ -294,6 +294,22 @@ test("events during list loading are not lost", async () => {
   assert.ok(inbox.notes.get("Two").read_at);
 });
 
+test("notification that came after the list was read and before the stream began is not lost", async () => {
+  service.arrive("One");
+  let answer;
+  service.reply(/\/notifications\?/, () => new Promise((resolve) => { answer = resolve; }));
+  service.reply(/stream/, unreachable, 2);
+  const { shown } = await open();
+  const before = { data: service.notes.map((note) => ({ ...note })), pagination: { unread: 1, urls: {} } };
+  service.arrive("Two");
+  assert.equal(service.streams, 0);
+  await pass(4_000);
+  assert.equal(service.streams, 1);
+  answer(json(before));
+  await settled();
+  assert.deepEqual(shown(), ["Two", "One"]);
+});
+
 test("reads and deletions of other clients are applied", async () => {
   service.arrive("One", "Two", "Three");
   const { inbox, reported, shown } = await open();

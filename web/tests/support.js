@@ -83,8 +83,7 @@ export class Service {
   get streams() { return this.#streams.size; }
 
   send(type, data) {
-    const text = `id: ${this.#id += 1}\nevent: ${type}\ndata: ${JSON.stringify(data)}\n\n`;
-    for (const stream of this.#streams) stream.enqueue(new TextEncoder().encode(text));
+    this.raw(`id: ${this.#id += 1}\nevent: ${type}\ndata: ${JSON.stringify(data)}\n\n`);
   }
 
   raw(text) {
@@ -138,6 +137,7 @@ export class Service {
     const close = () => this.#streams.delete(stream);
     const body = new ReadableStream({ start: (controller) => { stream = controller; }, cancel: close });
     this.#streams.add(stream);
+    stream.enqueue(new TextEncoder().encode(`id: ${this.#id}\nevent: count\ndata: ${JSON.stringify({ unread: this.unread })}\n\n`));
     signal.addEventListener("abort", () => { if (this.#streams.has(stream)) stream.error(signal.reason); close(); });
     return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
   }

@@ -25,7 +25,11 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class StreamResponse(Response):
-    """A response that lasts until the client disconnects or the stream ends."""
+    """A response that lasts until the client disconnects or the stream ends.
+
+    Its head is sent with the first event, so that no change is missed by a client that loads the list when it has the
+    head: the first event has the position from which the changes are sent.
+    """
 
     media_type = "text/event-stream"
 
@@ -40,12 +44,17 @@ class StreamResponse(Response):
         disconnected = asyncio.create_task(_disconnect(receive, self._reader, scope[ABORT]))
         self._streams.join(self._reader)
 
+        is_started = False
+
         async def part(lines: bytes, *, more: bool = True) -> None:
+            nonlocal is_started
             async with asyncio.timeout(STALL_TIMEOUT):
+                if not is_started:
+                    is_started = True
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await send({"type": "http.response.body", "body": lines, "more_body": more})
 
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._reader.run(part)
             await part(b"", more=False)
         except TimeoutError:

@@ -21,6 +21,7 @@ from tocsin.db.admission import KIND, Admission, Slot
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
 from tocsin.db.url import Target, is_read_only, target_of
 from tocsin.errors import Overrun, Unavailable
+from tocsin.waking import Waiting, wake, woken
 
 SCHEMA = "tocsin"
 """The schema of all tables, so that the database can be shared with the host application."""
@@ -155,7 +156,7 @@ class Database:
         self._idle: list[tuple[float, Connection]] = []
         self._closing: asyncio.TimerHandle | None = None
         self._uses = 0
-        self._hoping: deque[asyncio.Future[None]] = deque()
+        self._hoping: deque[Waiting] = deque()
         self._is_open = False
         self._away_since: float | None = None
         self._logged_at: dict[str, float] = {}
@@ -277,14 +278,9 @@ class Database:
 
     async def _returned(self) -> None:
         """Wait until another caller has returned a connection, for `GROWTH_DELAY` at most."""
-        loop = asyncio.get_running_loop()
-        hope: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(GROWTH_DELAY, _end, hope)
+        hope: Waiting = asyncio.get_running_loop().create_future()
         self._hoping.append(hope)
-        try:
-            await hope
-        finally:
-            timer.cancel()
+        await woken(hope, GROWTH_DELAY)
 
     def _give_back(self, slot: Slot, connection: Connection, error: BaseException | None = None) -> None:
         """Return a connection to the pool, or close it if it is broken."""
@@ -295,7 +291,7 @@ class Database:
             self._idle.append((now, connection))
             if self._closing is None:
                 self._closing = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self.close_idle)
-            while self._hoping and not _end(self._hoping.popleft()):
+            while self._hoping and not wake(self._hoping.popleft()):
                 pass  # one whose wait has ended
         else:
             connection.terminate()
@@ -334,11 +330,6 @@ class Borrowed(Database):
         super().__init__("", 0)
         self._connection = connection
 
-    @property
-    def _needed(self) -> int:
-        """The number of connections that the recent uses need."""
-        return ceil(self._uses / USES_PER_CONNECTION)
-
     async def _take(self) -> tuple[Slot, Connection]:
         return ("", 0), self._connection
 
@@ -352,14 +343,6 @@ async def fetch(store: Database | Connection, statement: str, *arguments: Any) -
         return await store.rows(statement, *arguments)
     found: list[asyncpg.Record] = await store.fetch(statement, *arguments)
     return found
-
-
-def _end(waiting: "asyncio.Future[None]") -> bool:
-    """Let a caller continue; return whether it was waiting."""
-    if waiting.done():
-        return False
-    waiting.set_result(None)
-    return True
 
 
 def _give_way(connection: Connection) -> None:

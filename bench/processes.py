@@ -69,7 +69,7 @@ async def main() -> None:
     given = options(__doc__, rounds=3, seconds=10)
     events = round(given.seconds * EVENTS_PER_SECOND)
     async with AsyncExitStack() as stack:
-        holder = await stack.enter_async_context(_holder())
+        holder = await stack.enter_async_context(holding())
         nats = await stack.enter_async_context(nats_server())
         connection = await stack.enter_async_context(database(holder))
         people = await fill.users(connection, PEOPLE)
@@ -93,7 +93,7 @@ async def main() -> None:
 
 
 @asynccontextmanager
-async def _holder() -> AsyncIterator[Service]:
+async def holding() -> AsyncIterator[Service]:
     """Run PostgreSQL, by a service that nobody asks."""
     with folder() as outer:
         async with started(outer / "data", arguments=_API) as holder:

@@ -4,8 +4,8 @@ import asyncio
 import json
 import resource
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import uvloop
 
@@ -58,20 +58,11 @@ async def main() -> None:
         async with database(running) as connection:
             people = await fill.users(connection, STREAMS)
         base = resident(running.process.pid)
-        streams, reading = [Stream() for _ in people], []
-        for stream, user in zip(streams, people, strict=True):
-            reading.append(asyncio.create_task(stream.follow(running, user)))
-            if len(reading) % OPENED_AT_ONCE == 0:  # more at the same time would be refused
-                await asyncio.wait_for(stream.ready.wait(), 60)
-        for stream in streams:
-            await asyncio.wait_for(stream.ready.wait(), 60)
+        streams = await stack.enter_async_context(following(running, people))
         await asyncio.sleep(2)
         each = (resident(running.process.pid) - base) / len(streams)
         back_ends = await stack.enter_async_context(clients(running, BACK_ENDS))
-        took = [ms for _ in range(rounds) for ms in await _flow(running, back_ends, people, streams, seconds)]
-        for task in reading:
-            task.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
+        took = [ms for _ in range(rounds) for ms in await flow(running, back_ends, people, streams, seconds)]
     show(
         Claim(f"memory of each of {STREAMS} streams", each, "KiB", at_most=20),
         Claim("from 202 to the stream's line, 200 events a second, p50", percentile(took, 50), "ms", at_most=20),
@@ -79,7 +70,25 @@ async def main() -> None:
     )
 
 
-async def _flow(
+@asynccontextmanager
+async def following(running: Service, people: Sequence[int]) -> AsyncIterator[Sequence[Stream]]:
+    """Open a stream for each of these users."""
+    streams, reading = [Stream() for _ in people], []
+    try:
+        for stream, user in zip(streams, people, strict=True):
+            reading.append(asyncio.create_task(stream.follow(running, user)))
+            if len(reading) % OPENED_AT_ONCE == 0:  # more at the same time would be refused
+                await asyncio.wait_for(stream.ready.wait(), 60)
+        for stream in streams:
+            await asyncio.wait_for(stream.ready.wait(), 60)
+        yield streams
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def flow(
     running: Service, back_ends: Sequence[Client], people: Sequence[int], streams: Sequence[Stream], seconds: float
 ) -> list[float]:
     """Send events on schedule, each to one user, regardless of earlier ones; return the ms of each."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.service import Client, Service, clients
-from tocsin.db.pool import SCHEMA
+from tocsin.db.url import SCHEMA
 from tocsin.postgres.supervisor import Embedded
 
 CONNECTIONS = 16

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.service import Api, serving
 from tests.support.waiting import bounded, until
-from tocsin import bus, fanout, jobs, pubsub
+from tocsin import fanout, jobs, pubsub
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Words
 from tocsin.db.pool import Database, connect
@@ -406,7 +406,7 @@ async def test_lost_wakeup_delays_but_loses_no_event(
 async def test_thousand_wakeups_become_one_notification(idle: Api, url: str) -> None:
     heard: list[Any] = []
     listener = await connect(url)
-    await listener.add_listener(bus.CHANNEL, lambda *said: heard.append(said[-1]))
+    await listener.add_listener("tocsin_work", lambda *said: heard.append(said[-1]))
     for _ in range(1000):
         idle.app_state.pubsub.publish("direct")
         idle.app_state.pubsub.publish("bulk")

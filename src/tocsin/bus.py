@@ -8,8 +8,7 @@ from typing import Protocol
 from tocsin.backoff import Backoff
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.pool import Database, connect
-
-CHANNEL = "tocsin_work"
+from tocsin.db.url import schema_of
 
 MAX_BYTES = 7900
 """Maximum bytes of a message: NOTIFY accepts less than 8,000."""
@@ -83,6 +82,7 @@ class ByNotify(_OfAllUsers):
     def __init__(self, url: str, database: Database) -> None:
         self._url = url
         self._database = database
+        self._channel = f"{schema_of(url)}_work"
         self._backoff = Backoff("listening for other processes")
 
     @property
@@ -94,7 +94,7 @@ class ByNotify(_OfAllUsers):
         """Send by NOTIFY."""
         for text in texts(topics, user_ids):
             with contextlib.suppress(Exception):  # the pool logs it
-                await self._database.value("select pg_notify($1, $2)", CHANNEL, text)
+                await self._database.value("select pg_notify($1, $2)", self._channel, text)
 
     async def listen(self, receive: Receive) -> None:
         """Listen on a separate connection."""
@@ -113,7 +113,7 @@ class ByNotify(_OfAllUsers):
         connection = await connect(self._url)
         try:
             connection.add_termination_listener(lambda _: gone.set())
-            await connection.add_listener(CHANNEL, lambda *said: receive(str(said[-1])))
+            await connection.add_listener(self._channel, lambda *said: receive(str(said[-1])))
             self._backoff.succeeded()
             while not gone.is_set():
                 with contextlib.suppress(TimeoutError):

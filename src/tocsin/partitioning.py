@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from tocsin.db.errors import DRIVER_ERRORS, is_conflict
-from tocsin.db.pool import SCHEMA, Connection, Record, connect, queries
+from tocsin.db.pool import Connection, Record, connect, queries
 from tocsin.errors import Refusal
 
 PAGES = 500
@@ -37,7 +37,7 @@ async def partition(url: str, say: Say) -> None:
             if not has_begun:
                 await _patiently(connection, _SQL["begin"], name)
             await _copy(connection, name, say)
-            await connection.execute(f"analyze {SCHEMA}.{name}_next")
+            await connection.execute(f"analyze {name}_next")
             before, after, are_same = await connection.fetchrow(_SQL["compare"], name) or (0, 0, False)
             if not are_same:
                 raise Refusal(

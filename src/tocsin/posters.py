@@ -1,15 +1,11 @@
 """Posters: the database roles that may post events by `tocsin.post`, each as one service and for one company or all."""
 
-from tocsin.db.pool import SCHEMA, Connection, Database, queries
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Refusal
 
 _SQL = queries("posters")
 
-RIGHTS = (
-    f"usage on schema {SCHEMA}",
-    f"execute on function {SCHEMA}.post(jsonb)",
-    f"select on {SCHEMA}.own_posts",
-)
+RIGHTS = ('usage on schema "{schema}"', "execute on function post(jsonb)", "select on own_posts")
 """All that a poster may do."""
 
 
@@ -18,7 +14,7 @@ async def permit(database: Database, role: str, service: str, company_id: int | 
     async with database.transaction() as connection:
         quoted = await _quoted(connection, role)
         for right in RIGHTS:
-            await connection.execute(f"grant {right} to {quoted}")
+            await connection.execute(f"grant {right.format(schema=database.schema)} to {quoted}")
         await connection.execute(_SQL["add"], role, service, company_id)
 
 
@@ -30,7 +26,7 @@ async def withdraw(database: Database, role: str) -> None:
         if await connection.fetchval(_SQL["role"], role):
             quoted = await _quoted(connection, role)
             for right in RIGHTS:
-                await connection.execute(f"revoke {right} from {quoted}")
+                await connection.execute(f"revoke {right.format(schema=database.schema)} from {quoted}")
 
 
 async def _quoted(connection: Connection, role: str) -> str:

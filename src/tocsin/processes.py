@@ -40,6 +40,8 @@ async def serve(settings: Settings, count: int, arguments: Iterable[str]) -> Non
 
     `arguments` are further ones of `tocsin serve`.
     """
+    if settings.cells_file is not None:
+        raise Refusal("A process serves one cell of TOCSIN_CELLS_FILE: name it with --cell.")
     async with contextlib.AsyncExitStack() as stack:
         variables = {}
         taken = []

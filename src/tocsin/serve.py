@@ -75,6 +75,7 @@ async def serve(
     one of several processes on the same ports, and the process that started it runs the database. A read-only service
     has no worker.
     """
+    _refuse_cells(settings)
     raise_file_limit()
     if settings.database_url is not None or settings.has_keys:
         from_settings.verifier_of(settings)
@@ -135,6 +136,7 @@ async def serve(
 
 async def work(settings: Settings) -> None:
     """Run a worker until a signal ends the process. Raises `Refusal` without a database."""
+    _refuse_cells(settings)
     if settings.database_url is None and not is_running(settings):
         raise Refusal(
             f"No server runs for {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL."
@@ -178,6 +180,11 @@ async def work(settings: Settings) -> None:
             await working
             await _end([until])
         await pubsub.close()
+
+
+def _refuse_cells(settings: Settings) -> None:
+    if settings.cells_file is not None:
+        raise Refusal("A process serves one cell of TOCSIN_CELLS_FILE: name it with --cell.")
 
 
 async def _record_locks(database: Database, operator: Operator, command: str) -> None:

@@ -48,6 +48,7 @@ _SAFE_URL = re.compile(
     r"(https://[A-Za-z0-9.:\[\]-]{1,260}|http://(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?)([/?][!\"$-~]*)?",
     re.ASCII,
 )
+_SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _SCHEME = re.compile(r"\A[a-z]+:", re.ASCII | re.IGNORECASE)
 
 
@@ -114,6 +115,12 @@ def _size(value: Any) -> Any:
 
 def _database_url(value: SecretStr) -> SecretStr:
     url.check(value.get_secret_value())
+    return value
+
+
+def _schema(value: str) -> str:
+    if not _SCHEMA.fullmatch(value) or value.startswith("pg_") or value in {"public", "information_schema"}:
+        raise ValueError("write up to 40 of a-z, 0-9 and _, with a letter first; not public, and no name of PostgreSQL")
     return value
 
 
@@ -269,6 +276,7 @@ Size = Annotated[ByteSize, BeforeValidator(_size)]
 """A number of bytes, such as 500MB or 2GiB; `none` is 0."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 PublicUrl = Annotated[AnyHttpUrl, UrlConstraints(max_length=MAX_URL_LENGTH)]
+Schema = Annotated[str, AfterValidator(_schema)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 NatsUrl = Annotated[SecretStr, AfterValidator(_nats_url)]
 JwksUrl = Annotated[PublicUrl, AfterValidator(_jwks_url)]

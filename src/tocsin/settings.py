@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import AnyHttpUrl, BaseModel, Field, ValidationError
 
 from tocsin import setting_types as types
+from tocsin.db.url import SCHEMA, in_schema
 from tocsin.environment import variables
 from tocsin.errors import Refusal
 from tocsin.postgres.archive import Archive
@@ -36,6 +37,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, us
     """PostgreSQL 15 or newer; unset: an embedded one"""
     database_durable: Literal["yes"] | None = None
     """`yes` accepts a database that reports `fsync` or `full_page_writes` off"""
+    database_schema: types.Schema = SCHEMA
+    """the schema of all tables in that database"""
+    cells_file: types.File | None = None
+    """a file with further databases, of a group of companies each (TOML)"""
     replica_url: types.DatabaseUrl | None = None
     """a standby of the database, from which lists and changes of inboxes are read if it has their current state"""
     replica_max_lag: int = Field(10, ge=1, le=3600)
@@ -177,6 +182,13 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, us
     def has_keys(self) -> bool:
         """Whether keys for tokens are set. If not, the embedded mode creates a secret."""
         return bool(self.jwt_secret or self.jwt_public_key_files or self.jwt_jwks_url)
+
+    @property
+    def own_database_url(self) -> str | None:
+        """The url of a database that is not embedded, for sessions in its schema."""
+        if self.database_url is None:
+            return None
+        return in_schema(self.database_url.get_secret_value(), self.database_schema)
 
     @property
     def archive(self) -> Archive | None:

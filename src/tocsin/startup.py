@@ -14,7 +14,7 @@ from tocsin.auth.tokens import Verifier
 from tocsin.capacity import Capacity
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
-from tocsin.db.url import read_only
+from tocsin.db.url import in_schema, read_only
 from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
@@ -130,7 +130,8 @@ async def replica_for(settings: Settings, database: Database) -> AsyncIterator[R
     if settings.replica_url is None or database.is_read_only:
         yield None
         return
-    standby = Standby(read_only(settings.replica_url.get_secret_value()), CONNECTIONS, PATIENCE)
+    url = in_schema(settings.replica_url.get_secret_value(), settings.database_schema)
+    standby = Standby(read_only(url), CONNECTIONS, PATIENCE)
     await standby.open()
     replica = Replica(database, standby, settings.replica_max_lag)
     watching = asyncio.create_task(replica.watch())

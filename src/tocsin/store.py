@@ -11,7 +11,7 @@ import structlog
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import STATEMENT_TIMEOUT, Database
-from tocsin.db.url import is_read_only, read_only
+from tocsin.db.url import SCHEMA, is_read_only, read_only
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served
@@ -43,11 +43,13 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False, process
     """
     async with contextlib.AsyncExitStack() as stack:
         archive = settings.archive
-        if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
+        if settings.own_database_url is not None:
+            url = settings.own_database_url
             url = read_only(url) if settings.read_only else url
         elif settings.read_only:
             raise Refusal("A read-only server reads an existing database: set TOCSIN_DATABASE_URL.")
+        elif settings.database_schema != SCHEMA:
+            raise Refusal("A schema is for a database of your own: set its TOCSIN_DATABASE_URL.")
         elif not alone and is_running(settings):
             url = supervisor.url_of(settings.data_dir)
         else:

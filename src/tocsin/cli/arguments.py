@@ -4,13 +4,18 @@ import contextlib
 import os
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 from uuid import UUID
+
+import typer
 
 from tocsin.errors import Refusal
 from tocsin.ids import parsed_uuid
 
 MAX_PROCESSES = 64
 """Maximum processes of `tocsin serve`."""
+
+Cell = Annotated[str | None, typer.Option(metavar="NAME", help="The cell. Default: the default cell.")]
 
 _DURATION = re.compile(r"([1-9]\d{0,5})([smhd])")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")

@@ -67,9 +67,9 @@ async def restore(settings: Settings, folder: Path | None, moment: datetime | No
 
 async def finish_external(settings: Settings, folder: Path | None) -> None:
     """Finish the restore of the configured PostgreSQL. Raises `Refusal` if none is configured, or for a folder."""
-    if folder or settings.database_url is None:
+    if folder or settings.own_database_url is None:
         raise Refusal(f"--external is for {PREFIX}DATABASE_URL, and takes no folder.")
-    await _finish(settings.database_url.get_secret_value())
+    await _finish(settings.own_database_url)
     say("Clients load their lists again.", err=True)
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from tocsin.cli.arguments import parse_moment
-from tocsin.cli.running import load_settings, run_command
+from tocsin.cli.arguments import Cell, parse_moment
+from tocsin.cli.running import load_cell, run_command
 from tocsin.errors import Refusal
 
 
@@ -26,7 +26,7 @@ def backup(
 
     if (folder is None) != stdout or (stdout and keep is not None):
         raise Refusal("Give a folder, with --keep if wanted, or --stdout alone.")
-    run_command(make_backup(load_settings(), folder and folder.resolve(), keep))
+    run_command(make_backup(load_cell(), folder and folder.resolve(), keep))
 
 
 def restore(
@@ -48,11 +48,12 @@ def restore(
     external: Annotated[
         bool, typer.Option("--external", help="Finish a restore of your own PostgreSQL, which is done already.")
     ] = False,
+    cell: Cell = None,
 ) -> None:
     """Restore a backup and the archived log after it into an empty data folder."""
     from tocsin.cli import backup_steps
 
-    settings = load_settings()
+    settings = load_cell(cell)
     if external:
         run_command(backup_steps.finish_external(settings, folder))
         return
@@ -64,4 +65,4 @@ def upgrade() -> None:
     """Upgrade the embedded database to the major version of PostgreSQL of this release. The old one is kept."""
     from tocsin.cli.backup_steps import upgrade as upgrade_database
 
-    run_command(upgrade_database(load_settings()))
+    run_command(upgrade_database(load_cell()))

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from tocsin.cli import backups, data, terminal
-from tocsin.cli.arguments import parse_duration
-from tocsin.cli.running import load_settings, read_settings, run_command, uncollected
+from tocsin.cli import backups, cells, data, terminal
+from tocsin.cli.arguments import Cell, parse_duration
+from tocsin.cli.running import load_cell, load_settings, read_settings, run_command, uncollected
 from tocsin.cli.terminal import say
 from tocsin.errors import Refusal
 from tocsin.ids import MAX_ID
@@ -25,9 +25,11 @@ token = typer.Typer(no_args_is_help=True, help="Print tokens, to call the API wi
 app.add_typer(token, name="token")
 catalogue = typer.Typer(no_args_is_help=True, help="The kinds of notification and their texts.")
 app.add_typer(catalogue, name="catalogue")
+app.add_typer(cells.app, name="cell")
 
 Content = Literal["full", "title", "none"]
 Expires = Annotated[str, typer.Option(help="The lifetime of the token: 90s, 15m, 1h, 30d.")]
+OneCell = Annotated[str | None, typer.Option(metavar="NAME", help="Work for one cell only. Default: for all.")]
 Url = Annotated[str | None, typer.Option(help="The url of the service. Default: from the settings.")]
 
 
@@ -74,19 +76,21 @@ def serve(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Serve reads only, without a worker; the database may be a standby.")
     ] = False,
+    cell: OneCell = None,
     sibling: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve the API and process the queue. Without TOCSIN_DATABASE_URL, an embedded PostgreSQL is started."""
     from tocsin.cli.arguments import parse_processes
 
     count = parse_processes(processes)
-    settings = load_settings()
+    settings = load_cell(cell) if cell else load_settings()
     if read_only:
         settings = settings.model_copy(update={"read_only": "yes"})
     if count > 1:
         from tocsin.processes import serve as run_processes
 
-        options = (*(() if worker else ("--no-worker",)), *(("--read-only",) if read_only else ()))
+        options = [*(() if worker else ("--no-worker",)), *(("--read-only",) if read_only else ())]
+        options += ["--cell", cell] if cell else []
         run_command(run_processes(settings, count, options))
         return
     with uncollected():
@@ -98,12 +102,12 @@ def serve(
 
 
 @app.command()
-def worker() -> None:
+def worker(*, cell: OneCell = None) -> None:
     """Process the queue without serving the API. Any number of workers can run."""
     with uncollected():
         from tocsin.serve import work
 
-    run_command(work(load_settings()))
+    run_command(work(load_cell(cell) if cell else load_settings()))
 
 
 @app.command()
@@ -138,13 +142,17 @@ def phones(
 
 
 @app.command()
-def migrate() -> None:
-    """Apply pending migrations to the database, and exit."""
+def migrate(*, cell: OneCell = None) -> None:
+    """Apply pending migrations to the database, or to those of all cells, and exit."""
+    from tocsin.cells import every_cell
     from tocsin.store import store
 
+    settings = load_settings()
+
     async def only_migrate() -> None:
-        async with store(load_settings(), alone=False):
-            pass
+        for of_cell in every_cell(settings, cell):
+            async with store(of_cell, alone=False):
+                pass
 
     run_command(only_migrate())
 
@@ -225,6 +233,7 @@ def doctor(
         bool, typer.Option("--deep", help="Also check all rows, indexes and pages. It can take long.")
     ] = False,
     repair: Annotated[bool, typer.Option("--repair", help="With --deep: correct wrong counts of inboxes.")] = False,
+    cell: Cell = None,
 ) -> None:
     """Check settings, files, credentials and the database, and print what to do. Only --repair changes something."""
     import asyncio
@@ -238,7 +247,7 @@ def doctor(
         if sys.stderr.isatty():
             say(f"checking {what}", err=True)
 
-    found = asyncio.run(examine(deep=deep, repair=repair, progress=progress))
+    found = asyncio.run(examine(deep=deep, repair=repair, progress=progress, cell=cell))
     for finding in found:
         say(str(finding))
     if any(finding.level == "FAIL" for finding in found):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tocsin.cli.arguments import parse_event_id, parse_time
-from tocsin.cli.running import load_settings, open_database, run_command
+from tocsin.cli.arguments import Cell, parse_event_id, parse_time
+from tocsin.cli.running import load_cell, load_settings, open_database, run_command
 from tocsin.cli.terminal import say
 from tocsin.errors import Refusal
 from tocsin.ids import MAX_ID
@@ -17,11 +17,12 @@ Since = Annotated[str, typer.Option(help="The start: 10:00 today (UTC), or 90m, 
 
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Lines of JSON, as `export` writes them. -: stdin.")],
+    cell: Cell = None,
 ) -> None:
     """Import users, teams, devices and notifications. All lines are checked before the first is applied."""
     from tocsin.cli.transfer import import_file
 
-    settings = load_settings()
+    settings = load_cell(cell)
 
     async def run() -> None:
         counts = await import_file(settings, file, lambda line: say(line, err=True))
@@ -33,11 +34,12 @@ def import_(
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write. -: stdout.")] = "-",
     company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Export one company only.")] = None,
+    cell: Cell = None,
 ) -> None:
     """Export users, teams, devices and notifications, for `import`. The file contains the tokens of devices."""
     from tocsin.cli.transfer import export_file
 
-    settings = load_settings()
+    settings = load_cell(cell)
 
     async def run() -> None:
         say(f"{await export_file(settings, file, company_id):,} lines", err=True)
@@ -50,11 +52,12 @@ def explain(
     person: Annotated[int | None, typer.Argument(metavar="USER", help="The id of a user.")] = None,
     user: Annotated[int | None, typer.Option(help="Explain all events for this user instead.")] = None,
     since: Since = "24h",
+    cell: Cell = None,
 ) -> None:
     """Explain what a user received, what not, and why."""
     from tocsin import explain
 
-    settings, start = load_settings(), parse_time(since)
+    settings, start = load_cell(cell), parse_time(since)
     if user is not None:
         ask = partial(explain.of_user, user_id=user, since=start)
     elif event is not None and person is not None:
@@ -76,13 +79,14 @@ def replay(
     ] = None,
     lane: Annotated[str | None, typer.Option(help="Only the pushes of one lane, such as apns/default.")] = None,
     since: Since = "24h",
+    cell: Cell = None,
 ) -> None:
     """Retry events and pushes that were given up."""
     from tocsin import dead_letters
     from tocsin.audit import actor_of_command
     from tocsin.push.apps import plan
 
-    settings = load_settings()
+    settings = load_cell(cell)
     ids, start = ([parse_event_id(id_) for id_ in events] if events else None), parse_time(since)
 
     async def run() -> None:
@@ -103,6 +107,7 @@ def sign_out(
     ] = None,
     *,
     everyone: Annotated[bool, typer.Option("--all", help="End the sessions of all people.")] = False,
+    cell: Cell = None,
 ) -> None:
     """End the console sessions of a person, or of all, at once."""
     from tocsin import console_sessions
@@ -110,7 +115,7 @@ def sign_out(
 
     if (subject is None) != everyone:
         raise Refusal("Name the person whose sessions are to end, or use --all.")
-    settings = load_settings()
+    settings = load_cell(cell)
 
     async def run() -> None:
         async with open_database(settings) as (database, _):
@@ -123,12 +128,13 @@ def sign_out(
 def partition(
     *,
     abandon: Annotated[bool, typer.Option("--abandon", help="Delete the copies of a run that did not end.")] = False,
+    cell: Cell = None,
 ) -> None:
     """Divide the tables of notifications by user and by month, while the service runs. It can be repeated."""
     from tocsin import partitioning
     from tocsin.store import store
 
-    settings = load_settings()
+    settings = load_cell(cell)
 
     async def run() -> None:
         async with store(settings, alone=False, quiet=True) as url:
@@ -137,7 +143,7 @@ def partition(
     run_command(run())
 
 
-def post_role(
+def post_role(  # noqa: PLR0913 - what a caller may say
     role: Annotated[
         str, typer.Argument(metavar="ROLE", help="A role of the database that your application logs in as.")
     ],
@@ -152,6 +158,7 @@ def post_role(
         bool, typer.Option("--all-companies", help="It may notify users of all companies.")
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Take the right to post from it.")] = False,
+    cell: Cell = None,
 ) -> None:
     """Let a database role post events in its own transactions, by `select tocsin.post(...)`."""
     from tocsin import posters
@@ -162,7 +169,7 @@ def post_role(
         raise Refusal("Use one of --company-id, --all-companies and --remove.")
     if not is_service_name(name):
         raise Refusal(f"{name!r} cannot be the name of a service: use --service.")
-    settings = load_settings()
+    settings = load_cell(cell)
 
     async def run() -> None:
         async with open_database(settings, 1) as (database, _):
@@ -205,6 +212,7 @@ def relay(
 
 def cancel(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")],
+    cell: Cell = None,
 ) -> None:
     """Cancel an event of any service that is not delivered yet. An event that is being delivered stops."""
     from tocsin import cancellation
@@ -212,7 +220,7 @@ def cancel(
     from tocsin.errors import NotFound, TooLate
     from tocsin.event_status import Viewer
 
-    settings, id_ = load_settings(), parse_event_id(event)
+    settings, id_ = load_cell(cell), parse_event_id(event)
 
     async def run() -> None:
         async with open_database(settings) as (database, pubsub):

@@ -33,6 +33,16 @@ def load_settings() -> "Settings":
     return settings
 
 
+def load_cell(name: str | None = None) -> "Settings":
+    """Return the settings of one cell, without a name of the default one, as `load_settings` does."""
+    settings = load_settings()
+    if name is None and settings.cells_file is None:
+        return settings
+    from tocsin.cells import of_cell
+
+    return of_cell(settings, name)
+
+
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
     """Exclude all objects made in the block, and those before, from garbage collection.

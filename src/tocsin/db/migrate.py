@@ -13,8 +13,8 @@ from importlib.resources import files
 import asyncpg
 import structlog
 
-from tocsin.db.pool import SCHEMA, Connection, connect, queries
-from tocsin.db.url import check_files
+from tocsin.db.pool import Connection, connect, queries
+from tocsin.db.url import check_files, schema_of
 from tocsin.errors import Refusal
 
 OLDEST_SERVER = 15
@@ -31,11 +31,6 @@ FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 
 WAIT_TIMEOUT = 600.0
 """Seconds after which a migration that gets no lock is aborted."""
-
-GRANT = (
-    f"as the owner of the database: create schema if not exists {SCHEMA}; grant create, usage on schema {SCHEMA} to it"
-)
-"""The remedy for a missing privilege."""
 
 SHARED = (
     "The pooler in front of the database shares one session among several clients, as in transaction mode; set it to"
@@ -132,7 +127,7 @@ async def refuse_shared_sessions(connection: Connection, url: str) -> None:
         if "pooling mode" not in str(error):
             raise
         raise Refusal(f"{SHARED}.") from None
-    if before != now or now == theirs or (path, scans) != (SCHEMA, "off"):
+    if before != now or now == theirs or (path, scans) != (schema_of(url), "off"):
         raise Refusal(f"{SHARED}.")
 
 
@@ -162,8 +157,8 @@ async def is_current(connection: Connection) -> bool:
 async def missing(connection: Connection) -> list[Step]:
     """Return the steps of this release that are not applied."""
     try:
-        done = {row["number"] for row in await connection.fetch(f"select number from {SCHEMA}.migrations")}  # noqa: S608 - a constant
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+        done = {row["number"] for row in await connection.fetch(_SQL["done"])}
+    except asyncpg.UndefinedTableError:
         done = set()
     return [step for step in steps() if step.number not in done]
 
@@ -175,7 +170,7 @@ async def _is_off(connection: Connection, setting: str) -> bool:
 async def _lock(connection: Connection) -> None:
     """Take the lock of migrations by polling: a waiting statement would hold a snapshot that delays others."""
     is_logged = False
-    while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):
+    while not await connection.fetchval(_SQL["turn"], _LOCK):
         if not is_logged:
             log.info("waiting for another process to migrate the schema")
             is_logged = True
@@ -227,31 +222,33 @@ async def _run_apart(connection: Connection, step: Step) -> None:
 
 
 async def _note(connection: Connection, step: Step) -> None:
-    statement = f"insert into {SCHEMA}.migrations (number, name) values ($1, $2)"  # noqa: S608 - a constant
-    await connection.execute(statement, step.number, step.name)
+    await connection.execute(_SQL["add"], step.number, step.name)
 
 
 async def _prepare(connection: Connection) -> None:
     """Create the schema, and set a short lock timeout. Raises `Refusal` if the schema cannot be used.
 
-    A statement that waits for a lock blocks all later requests for it, so the wait must be short.
+    A statement that waits for a lock blocks all later requests for it, so the wait must be short. Functions take their
+    search path from the transaction (`set search_path from current`).
     """
     await connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}s'")
-    if not await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", SCHEMA):
-        await connection.execute(f"create schema {SCHEMA}")
-    if await connection.fetchval("select current_schema()") != SCHEMA:
-        raise await lacking(connection, f"it may not use the schema {SCHEMA}")
+    schema = await connection.fetchval(_SQL["schema"])
+    if not await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", schema):
+        await connection.execute(f'create schema "{schema}"')
+    if await connection.fetchval("select current_schema()") != schema:
+        raise await lacking(connection, f"it may not use the schema {schema}")
+    await connection.execute(f'set local search_path = "{schema}", pg_temp')
     await connection.execute(
-        f"create table if not exists {SCHEMA}.migrations"
+        "create table if not exists migrations"
         " (number int primary key, name text not null, applied_at timestamptz not null default now())"
     )
 
 
 async def lacking(connection: Connection, what: str) -> Refusal:
     """Return the `Refusal` for a missing privilege, with the statements that grant it."""
-    role = await connection.fetchval("select quote_ident(current_user)")
+    role, schema = await connection.fetchrow(_SQL["role_and_schema"]) or ("", "")
     return Refusal(
         f"The role {role} lacks a right: {what.rstrip('.')}; as the owner of the database, run: create schema if not"
-        f" exists {SCHEMA}; grant create, usage on schema {SCHEMA} to {role}; or run `tocsin migrate` as the role that"
+        f" exists {schema}; grant create, usage on schema {schema} to {role}; or run `tocsin migrate` as the role that"
         " owns the tables."
     )

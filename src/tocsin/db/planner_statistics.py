@@ -7,7 +7,7 @@ milliseconds.
 
 import asyncpg
 
-from tocsin.db.pool import SCHEMA, Connection, Database, queries
+from tocsin.db.pool import Connection, Database, queries
 
 SMALL_TABLE_ROWS = 100
 """Rows below which the planner may assume an empty table: fewer than a list that it is joined with may have."""
@@ -39,13 +39,13 @@ async def _clear(connection: Connection, table: str) -> bool:
     """Clear the statistics of a table, unless it is locked: a wait for the lock would cancel an automatic vacuum."""
     try:
         async with connection.transaction():
-            await connection.execute(f'lock table {SCHEMA}."{table}" in share update exclusive mode nowait')
-            await connection.execute(f"select pg_clear_relation_stats('{SCHEMA}', '{table}')")
+            await connection.execute(f'lock table "{table}" in share update exclusive mode nowait')
+            await connection.execute("select pg_clear_relation_stats(current_schema(), $1)", table)
     except asyncpg.LockNotAvailableError:
         return False
     return True
 
 
 async def _analyse(connection: Connection, table: str) -> bool:
-    await connection.execute(f'analyze (skip_locked) {SCHEMA}."{table}"')
+    await connection.execute(f'analyze (skip_locked) "{table}"')
     return True

@@ -19,12 +19,9 @@ import structlog
 
 from tocsin.db.admission import KIND, Admission, Slot
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
-from tocsin.db.url import Target, is_read_only, target_of
+from tocsin.db.url import SCHEMA, SCHEMA_PARAMETER, Target, is_read_only, schema_of, target_of
 from tocsin.errors import Overrun, Unavailable
 from tocsin.waking import Waiting, wake, woken
-
-SCHEMA = "tocsin"
-"""The schema of all tables, so that the database can be shared with the host application."""
 
 STATEMENT_TIMEOUT = 20.0
 """Seconds after which a statement is cancelled."""
@@ -149,6 +146,7 @@ class Database:
         self, url: str, size: int, patience: float = STATEMENT_TIMEOUT, *, yields: bool = False, beats: bool = False
     ) -> None:
         self.is_read_only = is_read_only(url)
+        self.schema = schema_of(url)
         self._url = url
         self._patience = patience
         self._yields = yields
@@ -358,10 +356,11 @@ def _session(asked: Iterable[tuple[str, str]], slowest: float | None, version: i
     empty table must not scan a large one, or lock rows in their order on disk. The timeouts are independent of those of
     the role, because they distinguish an outage from a slow statement.
     """
+    given = dict(asked)
     return {
         "application_name": "tocsin",
-        **dict(asked),
-        "search_path": SCHEMA,
+        **given,
+        "search_path": given.get(SCHEMA_PARAMETER, SCHEMA),
         "timezone": "UTC",
         "enable_seqscan": "off",
         "enable_bitmapscan": "off",

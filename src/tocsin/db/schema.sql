@@ -95,7 +95,7 @@ begin
     join pg_attribute a on a.attrelid = i.indrelid and a.attnum > 0 and not a.attisdropped
     where i.indrelid = to_regclass(table_name) and i.indisprimary;
     execute format(
-        'create function %1$I() returns trigger language plpgsql set search_path = tocsin, pg_temp as $body$
+        'create function %1$I() returns trigger language plpgsql set search_path from current as $body$
         begin
             if tg_op = ''DELETE'' then
                 delete from %1$I where (%2$s) in (select %2$s from old_rows);
@@ -437,8 +437,8 @@ begin
         raise configuration_limit_exceeded using
             message = 'Too many posted events wait.', hint = 'Look whether a worker of Tocsin runs: tocsin doctor';
     end if;
-    if pg_try_advisory_xact_lock(8390033978155757679) then
-        perform pg_notify('tocsin_work', 'direct');
+    if pg_try_advisory_xact_lock(8390033978155757679 - hashtext(current_schema())) then
+        perform pg_notify(current_schema() || '_work', 'direct');
     end if;
     return posted_id;
 end

@@ -43,6 +43,12 @@ _LAST_PORT = 65535
 READ_ONLY = "default_transaction_read_only"
 """The setting of a session that refuses all writes, also on a primary."""
 
+SCHEMA = "tocsin"
+"""The schema of all tables, so that the database can be shared with the host application, unless the url names one."""
+
+SCHEMA_PARAMETER = "tocsin.schema"
+"""The parameter of a url that names another schema."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -111,7 +117,17 @@ def _dsn(parts: SplitResult, taken: Mapping[str, str], netloc: str) -> str:
 
 def read_only(url: str) -> str:
     """Return the url of the same database for sessions that cannot write."""
-    return url if is_read_only(url) else f"{url}{'&' if '?' in url else '?'}{READ_ONLY}=on"
+    return url if is_read_only(url) else _with(url, READ_ONLY, "on")
+
+
+def in_schema(url: str, schema: str) -> str:
+    """Return the url of the same database for sessions whose tables are in a schema."""
+    return url if schema_of(url) == schema else _with(url, SCHEMA_PARAMETER, schema)
+
+
+def schema_of(url: str) -> str:
+    """Return the schema of the tables for sessions of a url."""
+    return dict(target_of(url).settings).get(SCHEMA_PARAMETER, SCHEMA)
 
 
 def is_read_only(url: str) -> bool:
@@ -170,6 +186,10 @@ def _parameters(parts: SplitResult) -> dict[str, str]:
             raise ValueError(f"its parameters are not name=value: {ENCODE}")
         found[name] = unquote(value)
     return found
+
+
+def _with(url: str, name: str, value: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{name}={value}"
 
 
 def _ports_of(parameters: dict[str, str]) -> list[str]:

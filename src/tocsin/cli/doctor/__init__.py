@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tocsin.api.connections import file_limits
+from tocsin.cells import of_cell
 from tocsin.cli.doctor.configuration import check_bus, check_catalogue, check_jwks, check_keys, check_push
 from tocsin.cli.doctor.database import check_database, check_replica
 from tocsin.cli.doctor.deep import check_deeply
@@ -24,16 +25,21 @@ __all__ = ["Finding", "examine"]
 
 
 async def examine(
-    file: Path = Path(".env"), *, deep: bool = False, repair: bool = False, progress: Progress = unreported
+    file: Path = Path(".env"),
+    *,
+    deep: bool = False,
+    repair: bool = False,
+    progress: Progress = unreported,
+    cell: str | None = None,
 ) -> list[Finding]:
     """Return the findings of all checks; a check that fails to run is a finding too.
 
     With `deep`, all rows, indexes and pages are read, and `progress` gets the name of each check. With `repair`, wrong
-    counts are corrected.
+    counts are corrected. Of several cells, one is checked.
     """
     found = [*check_env_file(file)]
     try:
-        settings = read_settings(env_file=file)
+        settings = of_cell(read_settings(env_file=file), cell)
     except Refusal as refusal:
         return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists all settings"), *found]
     found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} settings are set"), *found]

@@ -8,7 +8,7 @@ from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on
 from tocsin.db.pool import Connection, connect, queries
-from tocsin.db.url import check_files, place_of
+from tocsin.db.url import check_files, in_schema, place_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.push import deliveries
@@ -31,7 +31,7 @@ async def check_database(settings: Settings) -> AsyncIterator[Finding]:
         if settings.database_url is None and not is_served(settings.data_dir):
             yield Finding("warn", "database", "the embedded PostgreSQL does not run", "start `tocsin serve`")
             return
-        url = settings.database_url.get_secret_value() if settings.database_url else url_of(settings.data_dir)
+        url = settings.own_database_url or url_of(settings.data_dir)
         check_files(url)
         connection = await connect(url, 10)
     except (*DRIVER_ERRORS, ValueError, Refusal) as error:
@@ -92,7 +92,7 @@ async def check_replica(settings: Settings) -> AsyncIterator[Finding]:
     """Check that the replica, if one is set, is a standby with current data. Without it, the primary serves all."""
     if settings.replica_url is None:
         return
-    url = settings.replica_url.get_secret_value()
+    url = in_schema(settings.replica_url.get_secret_value(), settings.database_schema)
     remedy = f"see that it runs and follows the primary, and that {PREFIX}REPLICA_URL leads there"
     try:
         connection = await connect(url, 10)

@@ -26,7 +26,7 @@ async def check_deeply(settings: Settings, *, repair: bool, progress: Progress =
     if settings.database_url is None and not is_served(settings.data_dir):
         yield Finding("FAIL", "deep checks", "the embedded PostgreSQL does not run", "start `tocsin serve`")
         return
-    url = settings.database_url.get_secret_value() if settings.database_url else url_of(settings.data_dir)
+    url = settings.own_database_url or url_of(settings.data_dir)
     try:
         connection = await invariants.open_session(url, may_write=repair)
         try:

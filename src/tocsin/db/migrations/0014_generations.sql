@@ -6,7 +6,7 @@ create table generations (
 insert into generations (id, current) values (1, 0);
 
 create function generation() returns bigint language sql stable
-return coalesce((select g.current from tocsin.generations g where g.id = 1), 0);
+return coalesce((select g.current from generations g where g.id = 1), 0);
 
 alter table heads add column generation bigint not null default 0;
 alter table heads alter column generation set default generation();

@@ -57,7 +57,7 @@ return given is null or (
 -- the workers; they look for work every 1.5 seconds in any case.
 create function post(event jsonb) returns uuid
 language plpgsql volatile security definer
-set search_path = tocsin, pg_temp
+set search_path from current
 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -148,8 +148,8 @@ begin
         raise configuration_limit_exceeded using
             message = 'Too many posted events wait.', hint = 'Look whether a worker of Tocsin runs: tocsin doctor';
     end if;
-    if pg_try_advisory_xact_lock(8390033978155757679) then
-        perform pg_notify('tocsin_work', 'direct');
+    if pg_try_advisory_xact_lock(8390033978155757679 - hashtext(current_schema())) then
+        perform pg_notify(current_schema() || '_work', 'direct');
     end if;
     return posted_id;
 end

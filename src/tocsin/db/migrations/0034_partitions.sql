@@ -59,7 +59,7 @@ end;
 -- It runs as the owner of the tables, because the service may have no right to create any. Who may delete events may call it.
 create function make_partition(max_bytes bigint) returns text
 language plpgsql volatile security definer
-set search_path = tocsin, pg_temp
+set search_path from current
 as $$
 declare
     missing record;
@@ -115,7 +115,7 @@ $$;
 -- looks under its locks, so that it looks before, too, and drops nothing if that took long: many dead rows are to be vacuumed.
 create function drop_month(month text, days int) returns bool
 language plpgsql volatile security definer
-set search_path = tocsin, pg_temp
+set search_path from current
 as $$
 declare
     low constant uuid := first_id(to_date(month, 'YYYY_MM')::timestamp at time zone 'UTC');

@@ -10,7 +10,7 @@ return case table_name when 'events' then 'id' when 'inbox' then 'user_id' when 
 -- one of the first event, at most two years ago.
 create function begin_partitions(table_name text) returns void
 language plpgsql volatile
-set search_path = tocsin, pg_temp
+set search_path from current
 as $$
 declare
     next constant text := table_name || '_next';
@@ -92,7 +92,7 @@ begin
     join pg_attribute a on a.attrelid = i.indrelid and a.attnum > 0 and not a.attisdropped
     where i.indrelid = to_regclass(table_name) and i.indisprimary;
     execute format(
-        'create function %1$I() returns trigger language plpgsql set search_path = tocsin, pg_temp as $body$
+        'create function %1$I() returns trigger language plpgsql set search_path from current as $body$
         begin
             if tg_op = ''DELETE'' then
                 delete from %1$I where (%2$s) in (select %2$s from old_rows);
@@ -127,7 +127,7 @@ $$;
 -- Rows that others change meanwhile come by the triggers.
 create function copy_to_partitions(table_name text, pages int, out copied bigint, out total bigint)
 language plpgsql volatile
-set search_path = tocsin, pg_temp
+set search_path from current
 as $$
 declare
     next constant text := table_name || '_next';
@@ -151,7 +151,7 @@ $$;
 -- Compare the rows of the table and of `<table>_next`, in one snapshot: how many they are, and whether they are the same.
 create function compare_partitions(table_name text, out before bigint, out after bigint, out are_same bool)
 language plpgsql stable
-set search_path = tocsin, pg_temp
+set search_path from current
 as $$
 begin
     execute format(
@@ -167,7 +167,7 @@ $$;
 -- Put `<table>_next` in the place of the table, which is dropped with its triggers.
 create function finish_partitions(table_name text) returns void
 language plpgsql volatile
-set search_path = tocsin, pg_temp
+set search_path from current
 as $$
 declare
     next constant text := table_name || '_next';
@@ -189,7 +189,7 @@ $$;
 -- Drop `<table>_next` and its triggers.
 create function abandon_partitions(table_name text) returns void
 language plpgsql volatile
-set search_path = tocsin, pg_temp
+set search_path from current
 as $$
 begin
     execute format('lock table %I in access exclusive mode', table_name);

@@ -254,7 +254,7 @@ select i.indexrelid::regclass::text as name, c.relname as short_name, i.indrelid
 from pg_index i
 join pg_class c on c.oid = i.indexrelid
 join pg_am m on m.oid = c.relam and m.amname = 'btree'
-where c.relnamespace = 'tocsin'::regnamespace and c.relkind = 'i' and i.indisvalid
+where c.relnamespace = current_schema()::regnamespace and c.relkind = 'i' and i.indisvalid
 order by name
 
 -- name: amcheck

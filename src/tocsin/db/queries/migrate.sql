@@ -18,9 +18,25 @@ where a.pid <> pg_backend_pid()
             from pg_locks l
             join pg_class c on c.oid = l.relation
             join pg_namespace n on n.oid = c.relnamespace
-            where l.pid = a.pid and l.granted and n.nspname = 'tocsin'
+            where l.pid = a.pid and l.granted and n.nspname = current_setting('search_path')
                 and l.database = (select oid from pg_database where datname = current_database())
         )
     )
 order by a.xact_start, a.pid
 limit 5
+
+-- name: turn
+-- Each schema of a database has its own lock.
+select pg_try_advisory_lock($1::bigint + hashtext(current_setting('search_path')) - hashtext('tocsin'))
+
+-- name: schema
+select current_setting('search_path')
+
+-- name: role_and_schema
+select quote_ident(current_user), quote_ident(split_part(current_setting('search_path'), ',', 1))
+
+-- name: done
+select number from migrations
+
+-- name: add
+insert into migrations (number, name) values ($1, $2)

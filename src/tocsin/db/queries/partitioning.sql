@@ -1,7 +1,7 @@
 -- Partitions for tables that have rows.
 
 -- name: turn
-select pg_try_advisory_lock($1)
+select pg_try_advisory_lock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: tables
 -- The tables that can have partitions, those of events first: their names, whether they have partitions, and whether

@@ -5,7 +5,7 @@
 -- a locked table would wait.
 select c.relname as name
 from pg_class c
-where c.relnamespace = 'tocsin'::regnamespace and c.relkind = 'r' and c.reltuples >= 0 and c.reltuples < $1
+where c.relnamespace = current_schema()::regnamespace and c.relkind = 'r' and c.reltuples >= 0 and c.reltuples < $1
   and pg_has_role(c.relowner, 'usage')
   and case when $2::bigint > 0 then pg_relation_size(c.oid) >= $2 else true end
 order by c.relname

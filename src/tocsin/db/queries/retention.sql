@@ -2,7 +2,7 @@
 
 -- name: turn
 -- A lock until the end of the transaction, so that one process at a time runs a step.
-select pg_try_advisory_xact_lock($1)
+select pg_try_advisory_xact_lock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: idempotency_keys
 with old as materialized (

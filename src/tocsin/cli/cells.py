@@ -1,0 +1,59 @@
+"""The commands `tocsin cell`: list the cells, and make the database of a further one."""
+
+from typing import Annotated
+
+import typer
+
+from tocsin.cli.running import load_settings, run_command
+from tocsin.cli.terminal import say
+from tocsin.errors import Refusal
+
+app = typer.Typer(no_args_is_help=True, help="The cells: databases for a group of companies each.")
+
+
+@app.command("list")
+def list_() -> None:
+    """Print the cells, whether each can be used, and how many companies and users it has."""
+    settings = load_settings()
+
+    async def run() -> None:
+        from tocsin.cells import cells_of, state_of
+
+        cells = cells_of(settings)
+        if cells is None:
+            raise Refusal("TOCSIN_CELLS_FILE is not set: there is one cell, the database of the service.")
+        for cell in cells:
+            listed = ", ".join(
+                str(each.start) if len(each) == 1 else f"{each.start}-{each.stop - 1}" for each in cell.entry.companies
+            )
+            whom = "all other companies" if cell.is_default else f"companies {listed}" if listed else "no company"
+            say(f"{cell.name}: {await state_of(cell.settings(settings))}; for {whom}")
+
+    run_command(run())
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the cell.")],
+    url: Annotated[str, typer.Option(help="The url of its database. Default: TOCSIN_DATABASE_URL.")] = "",
+    schema: Annotated[str, typer.Option(help="The schema of its tables.")] = "tocsin",
+    company: Annotated[
+        list[str] | None, typer.Option(help="An id of a company, or a range such as 100-199. Can be repeated.")
+    ] = None,
+) -> None:
+    """Check and migrate the database of a further cell, and print its table for TOCSIN_CELLS_FILE."""
+    from tocsin.cells import text_of, with_cell
+    from tocsin.store import store
+
+    settings = load_settings()
+    companies = [int(each) if each.isdigit() else each for each in company or ()]
+    given = {"url": url, "schema": schema, "companies": companies}
+    table = {key: value for key, value in given.items() if value}
+    cell = with_cell(settings, name, table)
+
+    async def run() -> None:
+        async with store(cell.settings(settings), alone=False, quiet=True):
+            pass
+        say(text_of(name, table), lines=True)
+
+    run_command(run())

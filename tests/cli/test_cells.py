@@ -1,0 +1,73 @@
+"""`tocsin cell` and `--cell`: each command opens the database of the cell that it names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import refusal, run
+from tests.support.database import make_database
+from tests.support.service import SECRET
+from tocsin.db.pool import connect
+from tocsin.db.url import in_schema
+from tocsin.postgres.supervisor import Embedded
+
+
+@pytest.fixture(scope="module")
+async def database(server: Embedded) -> str:
+    return await make_database(server, "of_cells")
+
+
+@pytest.fixture
+def cells(database: str, tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "cells.toml").write_text(
+        "[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [17, '20-29']\n\n"
+        "[away]\nurl = 'postgresql://127.0.0.1:1/x'\ncompanies = [18]\n"
+    )
+    return {
+        "TOCSIN_DATABASE_URL": database,
+        "TOCSIN_JWT_SECRET": SECRET,
+        "TOCSIN_CELLS_FILE": "cells.toml",
+        "TOCSIN_DATA_DIR": str(tmp_path / "data"),
+    }
+
+
+def test_cell_is_added_listed_filled_and_read_alone(cells: dict[str, str], tmp_path: Path) -> None:
+    assert run("migrate", "--cell", "north", cwd=tmp_path, **cells).returncode == 0
+    lines = [{"user": {"id": 1, "company_id": 17, "first_name": "A", "last_name": "B"}}]
+    (tmp_path / "users").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    imported = run("import", "users", "--cell", "north", cwd=tmp_path, **cells)
+    assert imported.returncode == 0, imported.stderr
+    exported = [run("export", *of, cwd=tmp_path, **cells).stdout for of in ((), ("--cell", "north"))]
+    assert ['"id":1' in each.replace(" ", "") for each in exported] == [False, True]
+    main, north, away = run("cell", "list", cwd=tmp_path, **cells).stdout.splitlines()
+    assert main == "main: ready, 0 companies, 0 users; for all other companies"
+    assert north == "north: ready, 1 companies, 1 users; for companies 17, 20-29"
+    assert away.startswith("away: ")
+    assert "ready" not in away
+    doctor = run("doctor", "--cell", "north", cwd=tmp_path, **cells).stdout
+    assert "ok   schema: it has every migration of this release" in doctor, doctor
+
+
+async def test_new_cell_is_migrated_and_its_table_printed(cells: dict[str, str], database: str, tmp_path: Path) -> None:
+    added = run("cell", "add", "west", "--schema", "tocsin_west", "--company", "30-39", cwd=tmp_path, **cells)
+    assert added.returncode == 0, added.stderr
+    assert added.stdout == '[west]\nschema = "tocsin_west"\ncompanies = ["30-39"]\n'
+    connection = await connect(in_schema(database, "tocsin_west"))
+    assert await connection.fetchval("select count(*) from users") == 0
+    await connection.close()
+
+
+def test_cell_that_does_not_fit_is_not_added(cells: dict[str, str], tmp_path: Path) -> None:
+    said = refusal("cell", "add", "west", "--schema", "tocsin_west", "--company", "17", cwd=tmp_path, **cells)
+    assert "both have company 17" in said
+    assert "There is no cell west" in refusal("export", "--cell", "west", cwd=tmp_path, **cells)
+
+
+def test_without_a_file_no_cells_are_listed(database: str, tmp_path: Path) -> None:
+    assert "there is one cell" in refusal("cell", "list", cwd=tmp_path, TOCSIN_DATABASE_URL=database)
+
+
+def test_schema_needs_a_database_of_its_own(tmp_path: Path) -> None:
+    said = refusal("migrate", cwd=tmp_path, TOCSIN_DATABASE_SCHEMA="b", TOCSIN_DATA_DIR=str(tmp_path / "data"))
+    assert "A schema is for a database of your own" in said

@@ -1,18 +1,22 @@
 """Retention deletes expired rows and nothing else."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import pytest
 
 from tests.support.database import everything
-from tests.support.events import custom, in_future, message_event, post, state
+from tests.support.events import custom, id_made, in_future, message_event, post, state
 from tests.support.service import Api
-from tests.support.waiting import bounded
-from tocsin import fanout, retention
+from tests.support.waiting import bounded, reaches
+from tocsin import fanout, invariants, retention
 from tocsin.db.pool import Connection, Database
 from tocsin.ids import new_id
 from tocsin.retention import run_once
+
+OLD = timedelta(days=31)
 
 
 async def age(api: Api, table: str, column: str, days: float, where: str = "true") -> None:
@@ -129,10 +133,16 @@ async def test_retention_deletes_old_notifications_and_related_rows(api: Api, mo
         assert (await api.as_service("GET", f"/events/{id_}")).status_code == 404
 
 
-async def test_concurrent_retention_runs_keep_counts_exact(api: Api) -> None:
+@pytest.mark.parametrize("found_by", ["id", "time"])
+async def test_concurrent_retention_runs_keep_counts_exact(
+    api: Api, found_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH_SIZE", 3)
     await api.people(1, 2, 3)
-    ids = [await api.post(custom(1, 2, 3)) for _ in range(30)]
-    await age(api, "recipients", "delivered_at", 31, f"event_id in ({', '.join(repr(id_) for id_ in ids[:20])})")
+    ids = [await (old_event(api, 1, 2, 3) if found_by == "id" else api.post(custom(1, 2, 3))) for _ in range(20)]
+    ids += [await api.post(custom(1, 2, 3)) for _ in range(10)]
+    if found_by == "time":
+        await age(api, "recipients", "delivered_at", 31, f"event_id in ({', '.join(repr(id_) for id_ in ids[:20])})")
     await asyncio.gather(
         *(go_round(api, 30) for _ in range(3)),
         *(api.as_user(user, "PUT", f"/notifications/{id_}/read") for user in (1, 2) for id_ in ids[10:25]),
@@ -143,6 +153,175 @@ async def test_concurrent_retention_runs_keep_counts_exact(api: Api) -> None:
         page = await api.inbox(user, "?per_page=100")
         counts = page["pagination"]["total"], page["pagination"]["unread"]
         assert counts == due == (len(page["data"]), sum(not entry["read"] for entry in page["data"]))
+
+
+async def old_event(api: Api, *users: int, **more: Any) -> str:
+    """Post an event that was made, accepted and delivered 31 days ago."""
+    id_ = await api.post({**custom(*users, body="geheim"), "id": id_made(datetime.now(UTC) - OLD), **more})
+    await age(api, "recipients", "delivered_at", OLD.days, f"event_id = '{id_}'")
+    await age(api, "events", "accepted_at", OLD.days, f"id = '{id_}'")
+    return id_
+
+
+async def events_of(api: Api) -> list[str]:
+    return [row["id"] for row in await api.app_state.database.rows("select id::text from events order by id")]
+
+
+async def violations(api: Api) -> list[str]:
+    async with api.app_state.database.connection() as connection:
+        return [str(found) async for found in invariants.check_rows(connection) if found]
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+async def test_old_events_go_in_the_order_of_their_ids_with_all_that_belongs_to_them(
+    api: Api, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 4)
+    people = range(1, 11)
+    await api.people(*people)
+    await api.team(7, *people)
+    await api.as_user(1, "POST", f"/notifications/devices/{'ab' * 32}")
+    since = await cursor(api, 1)
+    kept = await api.post(custom(*people))
+    old = [
+        await old_event(api, 1, 2, about=["order:7"], key="k"),
+        await old_event(api, notify={"teams": [7]}),
+        await old_event(api, 1),
+        (
+            await post(api, message_event("geheim", 1, deliver_at=in_future(), id=id_made(datetime.now(UTC) - OLD)))
+        ).json()["id"],
+    ]
+    await api.as_service("DELETE", f"/events/{old[3]}")
+    await age(api, "events", "accepted_at", OLD.days, f"id = '{old[3]}'")
+    monkeypatch.setattr(retention, "BATCH_SIZE", size)
+    assert await go_round(api, 30) == {"notifications": 4}
+    for table, text in (await everything(api)).items():
+        ids = () if table == "audit_entries" else old  # the audit log names what was cancelled
+        assert not [word for word in (*ids, "geheim", "order:7") if word in text] or table == "changes", table
+    assert [await api.ids(user) for user in people] == [[kept]] * 10
+    assert [(await api.inbox(user))["pagination"]["unread"] for user in people] == [1] * 10
+    told = (await changes(api, 1, since))["data"]
+    assert [change["event"] for change in told if change["event"] != "deleted"] == ["notification"]
+    assert await violations(api) == []
+
+
+async def test_events_among_old_ids_that_are_needed_stay(api: Api) -> None:
+    await api.people(1, 2)
+    made = datetime.now(UTC) - OLD
+    first = await old_event(api, 1)
+    held = (await post(api, message_event("later", 1, deliver_at=in_future(), id=id_made(made)))).json()["id"]
+    failed = (await post(api, message_event("never", 1, deliver_at=in_future(), id=id_made(made)))).json()["id"]
+    await api.app_state.database.value(
+        "with gone as (delete from jobs where id = $1 returning *)"
+        " insert into dead_letters (id, task, lane, attempts, progress, reason)"
+        " select id, task, lane, 8, 0, 'why' from gone",
+        failed,
+    )
+    delivered_late = await api.post({**custom(1, 2), "id": id_made(made)})
+    await age(api, "events", "accepted_at", OLD.days)
+    young = await api.post({**custom(2), "id": id_made(made)})
+    last = await old_event(api, 2)
+    assert await go_round(api, 30) == {"notifications": 2}
+    assert await events_of(api) == sorted([held, failed, delivered_late, young])
+    assert first not in await api.ids(1)
+    assert last not in await api.ids(2)
+    assert await api.ids(1) == [delivered_late]
+    assert await api.ids(2) == [young, delivered_late]
+    assert [(await state(api, id_))["state"] for id_ in (held, failed)] == ["held", "failed"]
+    assert await violations(api) == []
+    assert await go_round(api, 30) == {}
+
+
+async def test_retention_that_is_killed_continues_where_it_was(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "BATCH_SIZE", 2)
+    await api.people(1, 2)
+    old = [await old_event(api, 1, 2) for _ in range(4)]
+    kept = await api.post(custom(1, 2))
+    monkeypatch.setattr(retention, "PAUSE", 1e6)
+    going = asyncio.create_task(go_round(api, 30))
+    await reaches(lambda: api.app_state.database.value("select count(*) from recipients"), 4)
+    going.cancel()
+    await asyncio.gather(going, return_exceptions=True)
+    assert await api.ids(1) == [kept, *old[:0:-1]]
+    assert await violations(api) == []
+    monkeypatch.undo()
+    assert await go_round(api, 30) == {"notifications": 3}
+    assert await events_of(api) == [kept]
+    assert await violations(api) == []
+
+
+async def test_step_whose_connection_is_lost_is_undone_and_repeated(api: Api) -> None:
+    await api.people(1)
+    old = await old_event(api, 1)
+    await api.app_state.database.value(
+        "create function lose() returns trigger language plpgsql as"
+        " $$ begin perform pg_terminate_backend(pg_backend_pid()); return old; end $$"
+    )
+    await api.app_state.database.value(
+        "create trigger lose before delete on contents for each row execute function lose()"
+    )
+    try:
+        assert await go_round(api, 30) == {}
+    finally:
+        await api.app_state.database.value("drop trigger lose on contents")
+        await api.app_state.database.value("drop function lose()")
+    assert await api.ids(1) == [old]
+    assert await violations(api) == []
+    assert await go_round(api, 30) == {"notifications": 1}
+
+
+async def test_only_one_process_at_a_time_deletes_old_events(api: Api) -> None:
+    await api.people(1)
+    old = await old_event(api, 1)
+    async with api.app_state.database.transaction() as other:
+        assert await other.fetchval(retention._SQL["turn"], retention._LOCK)  # noqa: SLF001 - the step of another process
+        async with bounded():
+            assert await go_round(api, 30) == {}
+    assert await api.ids(1) == [old]
+    assert await go_round(api, 30) == {"notifications": 1}
+
+
+@pytest.mark.parametrize("found_by", ["id", "time"])
+async def test_inbox_in_use_delays_its_notifications_only(api: Api, found_by: str) -> None:
+    await api.people(1, 2, 3)
+    if found_by == "id":
+        ids = [await old_event(api, 1, 2), await old_event(api, 2), await old_event(api, 3)]
+    else:
+        ids = [await api.post(custom(1, 2)), await api.post(custom(2)), await api.post(custom(3))]
+        await age(api, "recipients", "delivered_at", OLD.days)
+    async with api.app_state.database.transaction() as other, bounded():
+        await other.fetch("select from heads where user_id = 1 for update")
+        await go_round(api, 30)
+    assert await api.ids(1) == ids[:1]
+    assert await api.ids(2) == ids[:1]
+    assert await api.ids(3) == []
+    assert await violations(api) == []
+    await go_round(api, 30)
+    assert await events_of(api) == []
+    assert await violations(api) == []
+
+
+async def test_pause_is_as_long_as_the_step_before(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await api.people(1)
+    for _ in range(3):
+        await old_event(api, 1)
+    slept: list[float] = []
+    seconds = count(0, 3)
+
+    class Clock:
+        monotonic = staticmethod(lambda: float(next(seconds)))
+
+    async def sleep(duration: float) -> None:
+        slept.append(duration)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "time", Clock)
+        patch.setattr(asyncio, "sleep", sleep)
+        patch.setattr(retention, "BATCH_SIZE", 1)
+        await go_round(api, 30)
+    assert slept
+    assert set(slept) == {3.0}
 
 
 async def test_retention_deletes_interrupted_imports_after_an_hour(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

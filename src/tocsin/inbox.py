@@ -27,6 +27,9 @@ NEWEST = 2**63 - 1
 OLDEST = -(2**62)
 """A position below all others. Imported history has positions of 0 and less."""
 
+FIRST_RECORD = -(2**31)
+"""The `after_user` below all others."""
+
 MAX_CHANGES = 500
 """Maximum changes per response."""
 
@@ -280,9 +283,31 @@ async def mark(connection: Connection, entries: Sequence[tuple[UUID, int]], chan
     await connection.execute(_SQL["mark"], *map(list, zip(*entries, strict=True)), change, len(entries))
 
 
-async def remove(connection: Connection, entries: Sequence[tuple[UUID, int]]) -> None:
-    """Delete the rows of entries of locked inboxes, by event and user."""
-    await connection.execute(_SQL["remove"], *map(list, zip(*entries, strict=True)))
+async def expire(
+    connection: Connection, first: tuple[UUID, int], end: UUID, cutoff: datetime, limit: int
+) -> tuple[int, tuple[UUID, int]]:
+    """Delete the next records of recipients that are older than `cutoff`, with their entries in inboxes.
+
+    These are the records from one (its event and `after_user`) to the events before `end`, with about `limit` users.
+    Records with an inbox that is in use stay. Returns how many are deleted, and where the next ones begin.
+    """
+    row = await connection.fetchrow(_SQL["lock_expired"], *first, end, cutoff, limit)
+    assert row is not None  # noqa: S101 - the statement returns one row
+    following = (end, FIRST_RECORD) if row["event_id"] is None else (row["event_id"], row["after_user"])
+    count = await connection.fetchval(_SQL["remove_range"], *first, *following, cutoff, row["busy"])
+    return count, following
+
+
+async def expire_oldest(connection: Connection, cutoff: datetime, limit: int) -> tuple[int, list[UUID]]:
+    """Delete the oldest records of recipients that are older than `cutoff`, with their entries in inboxes.
+
+    Records with an inbox that is in use stay. Returns how many are deleted, and the events that may have lost one.
+    """
+    row = await connection.fetchrow(_SQL["lock_oldest"], cutoff, limit)
+    if row is None or row["event_ids"] is None:
+        return 0, []
+    count = await connection.fetchval(_SQL["remove_records"], row["event_ids"], row["after_users"], row["busy"])
+    return count, list(dict.fromkeys(row["event_ids"]))
 
 
 async def forget_changes(connection: Connection, limit: int) -> int:

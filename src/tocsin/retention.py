@@ -7,7 +7,9 @@ and the audit log as long as the operator configures.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -15,18 +17,21 @@ import structlog
 
 from tocsin import audit, inbox
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Locked, Unavailable
 from tocsin.isolation import lock_timeout
 
 INTERVAL = 60.0
 """Seconds between two rounds."""
 
-STEP_INTERVAL = 0.05
-"""Seconds between two steps, so that most of the database's time is left to other work."""
+PAUSE = 1.0
+"""The pause after a step, as a multiple of the time that the step took: what other work slows down gives way to it."""
 
 BATCH_SIZE = 1_000
 """Rows per step."""
+
+TURN_INTERVAL = 0.05
+"""Seconds until the next attempt of a step that cannot be left out, if another process runs one."""
 
 MAX_REST_BYTES = 2**28
 """Size of the partition for the rest up to which partitions of months are made: it is locked and read for each."""
@@ -56,6 +61,7 @@ _SQL = queries("retention")
 
 Step = Callable[[Connection], Awaitable[int]]
 Work = Callable[[Database], Awaitable[int]]
+Forget = Callable[[Connection, UUID, UUID], Awaitable[int]]
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +84,7 @@ async def run_once(
     works["partitions"] = _make_partitions
     if retention_days is not None:
         works["months"] = partial(_drop_months, days=retention_days)
-        works["notifications"] = partial(_repeat, step=partial(_delete_notifications, days=retention_days))
+        works["notifications"] = partial(_delete_notifications, days=retention_days)
         works["events"] = partial(_repeat, step=partial(_delete_events, days=retention_days))
     forgotten: dict[str, int] = {}
     for name, work in works.items():
@@ -105,13 +111,14 @@ async def _repeat(database: Database, step: Step, *, waits: bool = False) -> int
     """
     total = 0
     while True:
+        began = time.monotonic()
         async with database.transaction() as connection:
             has_turn = await connection.fetchval(_SQL["turn"], _LOCK)
             found = await step(connection) if has_turn else 0
         if not found and (has_turn or not waits):
             return total
         total += found
-        await asyncio.sleep(STEP_INTERVAL)
+        await asyncio.sleep(PAUSE * (time.monotonic() - began) if has_turn else TURN_INTERVAL)
 
 
 def _statement(name: str) -> Step:
@@ -138,14 +145,15 @@ async def _make_partitions(database: Database) -> int:
 async def _drop_months(database: Database, days: int) -> int:
     """Delete the notifications of months of which nothing else is needed, and drop their partitions.
 
-    Other months are left to the steps that delete row by row. Returns the number of months.
+    Other months are left to the steps that delete rows. Returns the number of months.
     """
     dropped = 0
     for month, low, high in await database.rows(_SQL["months"]):
         if await database.value(_SQL["is_needed"], low, high, days):
             continue
+        cutoff = await database.value(_SQL["cutoff"], days)
         await database.rows(_SQL["end_events"], low, high)
-        await _empty_month(database, low, high)
+        await _empty_month(database, low, high, cutoff)
         if not await _drop_month(database, month, days):
             return dropped  # the next round tries again
         dropped += 1
@@ -167,45 +175,74 @@ async def _drop_month(database: Database, month: str, days: int) -> bool:
     return False
 
 
-async def _empty_month(database: Database, low: UUID, high: UUID) -> None:
+async def _empty_month(database: Database, low: UUID, high: UUID, cutoff: datetime) -> None:
     """Delete what belongs to the events of a month in other tables, and their recipients and entries in inboxes."""
-    start, last = low, (low, -(2**31))
 
-    async def forget(connection: Connection) -> int:
-        nonlocal start
-        after, start = start, await connection.fetchval(_SQL["event_after"], start, high, BATCH_SIZE)
-        await connection.execute(_SQL["forget_related"], after, start)
+    async def delete_left(connection: Connection) -> int:
+        count, _ = await inbox.expire(connection, (low, inbox.FIRST_RECORD), high, cutoff, BATCH_SIZE)
+        return count
+
+    await _delete_range(database, (low, high), cutoff, _forget_related, waits=True)
+    for _ in range(DROP_ATTEMPTS):
+        await _repeat(database, delete_left, waits=True)
+        if not await database.value(_SQL["has_recipients"], low, high):
+            return
+        await asyncio.sleep(DROP_INTERVAL)  # their inboxes are in use
+
+
+async def _delete_notifications(database: Database, days: int) -> int:
+    """Delete notifications in the order of the ids of their events, then those that are left; return their number.
+
+    Left are events that were delivered later than their ids say, and inboxes that were in use.
+    """
+    count = 0
+    for low, high, cutoff in await database.rows(_SQL["ranges"], days):
+        count += await _delete_range(database, (low, high), cutoff, partial(_forget_range, cutoff=cutoff))
+    return count + await _repeat(database, partial(_delete_oldest, days=days))
+
+
+async def _delete_range(
+    database: Database, ids: tuple[UUID, UUID], cutoff: datetime, forget: Forget, *, waits: bool = False
+) -> int:
+    """Delete recipients older than `cutoff` of the events with ids in a range, and `forget` the events, in steps.
+
+    A step has a part of the range, with about `BATCH_SIZE` recipients and at most as many events. Returns the sum of
+    what `forget` returns.
+    """
+    start, high = ids
+    first, count = (start, inbox.FIRST_RECORD), 0
+
+    async def step(connection: Connection) -> int:
+        nonlocal start, first, count
+        end = await connection.fetchval(_SQL["event_after"], start, high, BATCH_SIZE)
+        _, first = await inbox.expire(connection, first, end, cutoff, BATCH_SIZE)
+        count += await forget(connection, start, first[0])
+        start = first[0]
         return int(start < high)
 
-    async def delete(connection: Connection) -> int:
-        nonlocal last
-        old = await connection.fetch(_SQL["recipients_of_month"], *last, high, BATCH_SIZE)
-        if old:
-            await _delete_recipients(connection, old)
-            last = old[-1]["event_id"], old[-1]["after_user"]
-        return len(old)
-
-    await _repeat(database, forget, waits=True)
-    await _repeat(database, delete, waits=True)
+    await _repeat(database, step, waits=waits)
+    return count
 
 
-async def _delete_notifications(connection: Connection, days: int) -> int:
-    old = await connection.fetch(_SQL["old_recipients"], BATCH_SIZE, days)
-    if old:
-        await _delete_recipients(connection, old)
-        await _forget_rest(connection, [record["event_id"] for record in old])
-    return len(old)
+async def _forget_related(connection: Connection, start: UUID, end: UUID) -> int:
+    count: int = await connection.fetchval(_SQL["forget_related"], start, end)
+    return count
 
 
-async def _delete_recipients(connection: Connection, old: Sequence[Record]) -> None:
-    """Delete these records of recipients, with the entries in their inboxes."""
-    people = {id_ for record in old for id_ in record["user_ids"]}
-    there = await inbox.lock(connection, people)
-    entries = [(record["event_id"], id_) for record in old for id_ in record["user_ids"] if id_ in there]
-    if entries:
-        await inbox.remove(connection, entries)
-    keys = [record["event_id"] for record in old], [record["after_user"] for record in old]
-    await connection.execute(_SQL["forget_recipients"], *keys)
+async def _forget_range(connection: Connection, start: UUID, end: UUID, cutoff: datetime) -> int:
+    count: int | None = await connection.fetchval(_SQL["forget_range"], start, end, cutoff)
+    if count is None:  # some are needed
+        ids = await connection.fetchval(_SQL["old_in_range"], start, end, cutoff)
+        await _forget_rest(connection, ids)
+        count = len(ids)
+    return count
+
+
+async def _delete_oldest(connection: Connection, days: int) -> int:
+    cutoff = await connection.fetchval(_SQL["cutoff"], days)
+    count, ids = await inbox.expire_oldest(connection, cutoff, BATCH_SIZE)
+    await _forget_rest(connection, ids)
+    return count
 
 
 async def _delete_events(connection: Connection, days: int) -> int:
@@ -215,4 +252,4 @@ async def _delete_events(connection: Connection, days: int) -> int:
 
 
 async def _forget_rest(connection: Connection, ids: Sequence[UUID]) -> None:
-    await connection.execute(_SQL["forget_events"], list(dict.fromkeys(ids)))
+    await connection.execute(_SQL["forget_events"], ids)

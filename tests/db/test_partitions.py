@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -9,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.database import make_database
-from tests.support.events import custom, in_future, message_event, post, state
+from tests.support.events import custom, id_made, in_future, message_event, post, state
 from tests.support.partitions import whole_database
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import Api, serving
@@ -35,8 +36,7 @@ DEPENDENTS = ("contents", "recipients", "subjects", "cancellations", "deliveries
 
 def old_id() -> str:
     """Return an id of version 7 of January 2020."""
-    made = int(datetime(2020, 1, 15, tzinfo=UTC).timestamp() * 1000)
-    return str(UUID(int=made << 80 | new_id().int & ((1 << 80) - 1)))
+    return id_made(datetime(2020, 1, 15, tzinfo=UTC))
 
 
 def months() -> list[str]:
@@ -224,8 +224,8 @@ async def test_event_that_comes_during_the_deletion_of_its_month_stays(
     ids, late = await old_events(aged), old_id()
     empty_month = retention._empty_month  # noqa: SLF001 - events are posted when it ends
 
-    async def and_post(database: Database, low: UUID, high: UUID) -> None:
-        await empty_month(database, low, high)
+    async def and_post(*given: Any) -> None:
+        await empty_month(*given)
         await post(aged, {**custom(1), "id": late})
         assert await violations(aged) == []
 
@@ -260,8 +260,12 @@ async def test_installation_with_events_keeps_its_tables(server: Embedded, catal
         await database.value("update events set accepted_at = now() - interval '40 days'")
         await api.people(1, 2)
         old, kept = await api.post(custom(1, 2)), await api.post(custom(1))
-        await database.value(f"update recipients set delivered_at = '2020-01-15' where event_id = '{old}'")
-        assert await retention.run_once(database, 30) == {"notifications": 1, "events": 1}
+        by_id = await api.post({**custom(1, 2), "id": old_id(), "key": "k"})
+        await database.value("update events set accepted_at = '2020-01-15' where id = $1", by_id)
+        await database.value(
+            "update recipients set delivered_at = '2020-01-15' where event_id = any($1::text[]::uuid[])", [old, by_id]
+        )
+        assert await retention.run_once(database, 30) == {"notifications": 2, "events": 1}
         assert await api.ids(1) == [kept]
         assert await violations(api) == []
 

@@ -9,6 +9,7 @@ import httpx
 
 from tests.support.built_in import CATALOGUE
 from tests.support.service import Api
+from tocsin.ids import new_id
 
 CASE = "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88"
 
@@ -35,6 +36,11 @@ def message_event(body: str, *users: int, **more: Any) -> dict[str, Any]:
 
 def in_future(ahead: timedelta = LATER) -> str:
     return (datetime.now(UTC) + ahead).isoformat()
+
+
+def id_made(moment: datetime) -> str:
+    """Return a new id of version 7 as if it was made at a time."""
+    return str(UUID(int=int(moment.timestamp() * 1000) << 80 | new_id().int & ((1 << 80) - 1)))
 
 
 async def post(api: Api, event: dict[str, Any], **more: Any) -> httpx.Response:

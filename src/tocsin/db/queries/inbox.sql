@@ -289,31 +289,69 @@ noted as (
 insert into changes (user_id, position, change, event_ids)
 select user_id, position, $3, event_ids from head
 
--- name: remove
--- Delete the rows of entries, and record a change for those that were visible.
-with pair as materialized (
-    select event_id, user_id from unnest($1::uuid[], $2::int[]) as p (event_id, user_id)
+-- name: lock_expired
+-- Lock the heads of the users in the next records of recipients that are older than $4, from ($1, $2) to the events before $3:
+-- several records with few users each, or one with many. Returns the record after them, if there is one, and the users whose
+-- heads others hold.
+with record as materialized (
+    select event_id, after_user, user_ids,
+           sum(cardinality(user_ids)) over (order by event_id, after_user) - cardinality(user_ids) as before,
+           row_number() over (order by event_id, after_user) as nth
+    from (
+        select event_id, after_user, user_ids
+        from recipients
+        where (event_id, after_user) >= ($1, $2) and event_id >= $1 and event_id < $3 and delivered_at < $4
+        order by event_id, after_user
+        limit $5::int + 1
+    ) next
 ),
-gone as (
-    delete from inbox i using pair p
-    where i.user_id = p.user_id and i.event_id = p.event_id
-    returning i.user_id, i.event_id, i.deleted_at is null as shown, i.deleted_at is null and i.read_at is null as unread
+-- include: free_heads(size=$5)
+select next.event_id, next.after_user, array(select user_id from busy) as busy
+from (select) always
+left join (
+    select event_id, after_user from record where before >= $5 or nth > $5 order by event_id, after_user limit 1
+) next on true
+
+-- name: lock_oldest
+-- Lock the heads of the users in the oldest records of recipients, like `lock_expired`. Returns these records, and the users
+-- whose heads others hold.
+with record as materialized (
+    select event_id, after_user, user_ids,
+           sum(cardinality(user_ids)) over (order by delivered_at, event_id, after_user) - cardinality(user_ids) as before,
+           1 as nth
+    from (
+        select event_id, after_user, user_ids, delivered_at
+        from recipients
+        where delivered_at < $1
+        order by delivered_at, event_id, after_user
+        limit $2
+    ) oldest
 ),
-person as materialized (
-    select user_id, count(*)::int as n, count(*) filter (where unread)::int as unread, array_agg(event_id) as event_ids
-    from gone
-    where shown
-    group by user_id
+-- include: free_heads(size=$2)
+select array_agg(event_id) as event_ids, array_agg(after_user) as after_users, array(select user_id from busy) as busy
+from record
+where before < $2
+
+-- name: remove_range
+-- Delete the records of recipients from ($1, $2) to those before ($3, $4) that are older than $5 and have none of the
+-- users $6, with their entries.
+with record as (
+    delete from recipients
+    where (event_id, after_user) >= ($1, $2) and (event_id, after_user) < ($3, $4) and event_id >= $1 and event_id <= $3
+      and delivered_at < $5 and not user_ids && $6::int[]
+    returning event_id, user_ids
 ),
-head as (
-    update heads h
-    set position = h.position + 1, total = h.total - p.n, unread = h.unread - p.unread
-    from person p
-    where h.user_id = p.user_id
-    returning h.user_id, h.position, p.event_ids
-)
-insert into changes (user_id, position, change, event_ids)
-select user_id, position, 'deleted', event_ids from head
+-- include: removed
+
+-- name: remove_records
+-- Delete these records of recipients, but for those that have one of the users $3, with their entries.
+with record as (
+    delete from recipients r
+    using unnest($1::uuid[], $2::int[]) as o (event_id, after_user)
+    where r.event_id = o.event_id and r.after_user = o.after_user and not r.user_ids && $3::int[]
+    returning r.event_id, r.user_ids
+),
+-- include: removed
 
 -- name: position
 select position from inbox where user_id = $1 and event_id = $2

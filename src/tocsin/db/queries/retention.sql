@@ -178,56 +178,102 @@ on conflict (id) do update set low = excluded.low, high = excluded.high
 -- name: keep_events
 delete from ending_events where id = 1
 
--- name: recipients_of_month
--- Records of recipients of a month, those after one: several with few users each, or one with many.
-with next as materialized (
-    select event_id, after_user, user_ids,
-           sum(cardinality(user_ids)) over (order by event_id, after_user) - cardinality(user_ids) as before
-    from (
-        select event_id, after_user, user_ids
-        from recipients
-        where (event_id, after_user) > ($1, $2) and event_id < $3
-        order by event_id, after_user
-        limit $4
-    ) first
-)
-select event_id, after_user, user_ids from next where before < $4
-
 -- name: event_after
 -- The event that is $3 events after one in a month; without one, the end of the month.
 select coalesce((select id from events where id >= $1 and id < $2 order by id offset $3::int limit 1), $2)
 
+-- name: has_recipients
+select exists (select from recipients where event_id >= $1 and event_id < $2)
+
 -- name: forget_related
--- What belongs to the events in a range of ids, and is not in partitions.
+-- What belongs to the events in a range of ids, and is not in partitions. Returns the number of their keys.
 with cancellation as (
     delete from cancellations where event_id >= $1 and event_id < $2
 ),
 push as (
     delete from deliveries where event_id >= $1 and event_id < $2
+),
+key as (
+    delete from event_keys k using events e
+    where e.id >= $1 and e.id < $2 and e.key is not null and k.service = e.service
+      and k.company_id = coalesce(e.company_id, 0) and k.key = e.key and k.event_id = e.id
+    returning true
 )
-delete from event_keys k using events e
-where e.id >= $1 and e.id < $2 and e.key is not null and k.service = e.service
-  and k.company_id = coalesce(e.company_id, 0) and k.key = e.key and k.event_id = e.id
+select count(*) from key
 
 -- name: drop_month
 select drop_month($1, $2)
 
--- name: old_recipients
--- The oldest records of recipients: several with few users each, or one with many.
-with old as materialized (
-    select event_id, after_user, user_ids,
-           sum(cardinality(user_ids)) over (order by delivered_at, event_id, after_user) - cardinality(user_ids) as before
-    from recipients
-    where delivered_at < now() - make_interval(days => $2)
-    order by delivered_at, event_id, after_user
-    limit $1
-)
-select event_id, after_user, user_ids from old where before < $1
+-- name: cutoff
+-- The time before which everything is past retention.
+select now() - make_interval(days => $1)
 
--- name: forget_recipients
-delete from recipients r
-using unnest($1::uuid[], $2::int[]) as o (event_id, after_user)
-where r.event_id = o.event_id and r.after_user = o.after_user
+-- name: ranges
+-- The same time, and the ids that were made before it, but for those of a month that is being dropped.
+select range.low, range.high, old as cutoff
+from (select now() - make_interval(days => $1) as old) past
+left join ending_events ending on ending.id = 1
+cross join lateral (
+    values
+        ('00000000-0000-0000-0000-000000000000'::uuid, least(first_id(old), ending.low)),
+        (ending.high, first_id(old))
+) range (low, high)
+where range.low < range.high
+order by range.low
+
+-- name: forget_range
+-- Delete the events in a range of ids with all that belongs to them, if none is needed, and none is younger than $3. Returns
+-- their number, or null.
+with free as materialized (
+    select
+        not exists (select from recipients where event_id >= $1 and event_id < $2)
+        and not exists (select from events where id >= $1 and id < $2 and accepted_at >= $3)
+        and not exists (select from jobs where id >= $1 and id < $2)
+        and not exists (select from dead_letters where id >= $1 and id < $2) as is_free
+),
+old as materialized (
+    select id, subjects, service, company_id, key
+    from events
+    where id >= $1 and id < $2 and (select is_free from free)
+),
+about as materialized (
+    select old.id as event_id, of.subject from old cross join unnest(old.subjects) as of (subject)
+),
+keyed as materialized (
+    select * from old where key is not null
+),
+subject as (
+    delete from subjects s using about a
+    where s.subject = a.subject and s.event_id = a.event_id and s.event_id >= $1 and s.event_id < $2
+),
+key as (
+    delete from event_keys k using keyed o
+    where k.service = o.service and k.company_id = coalesce(o.company_id, 0) and k.key = o.key and k.event_id = o.id
+),
+content as (
+    delete from contents where event_id >= $1 and event_id < $2 and (select is_free from free)
+),
+cancellation as (
+    delete from cancellations where event_id >= $1 and event_id < $2 and (select is_free from free)
+),
+push as (
+    delete from deliveries where event_id >= $1 and event_id < $2 and (select is_free from free)
+),
+event as (
+    delete from events where id >= $1 and id < $2 and (select is_free from free)
+)
+select case when is_free then (select count(*) from old) end from free
+
+-- name: old_in_range
+-- The events in a range of ids that are older than $3, and have no recipients.
+select array(
+    select id
+    from events e
+    where e.id >= $1 and e.id < $2 and e.accepted_at < $3
+      and not exists (select from recipients r where r.event_id = e.id)
+      and not exists (select from jobs j where j.id = e.id)
+      and not exists (select from dead_letters d where d.id = e.id)
+)
 
 -- name: forget_events
 -- Of these events, those without recipients are deleted.

@@ -1,4 +1,4 @@
-"""Processor time of PostgreSQL for an event and a page, with 10 million entries in inboxes against one million."""
+"""Processor time of PostgreSQL for an event, its deletion and a page, with 10 million entries against one million."""
 
 import contextlib
 
@@ -6,8 +6,10 @@ import uvloop
 
 from bench import fill
 from bench.measure import Claim, medians, options, show
-from bench.partitions import cost_of
+from bench.partitions import cost_of, used
+from bench.retention import PAST, old_events
 from bench.service import folder
+from tocsin import retention
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
 from tocsin.postgres.supervisor import Embedded
@@ -19,6 +21,8 @@ ENTRIES = {"small": 10, "large": 100}
 """Entries of each user."""
 
 CALLS = 1_000
+EXPIRED = 5_000
+"""Events that retention deletes in a round."""
 
 
 async def main() -> None:
@@ -26,7 +30,7 @@ async def main() -> None:
     rounds, seconds = options(__doc__, rounds=7, seconds=1)
     with folder() as outer:
         async with Embedded(outer / "data") as server, contextlib.AsyncExitStack() as stack:
-            databases = dict[str, Database]()
+            databases, urls = dict[str, Database](), dict[str, str]()
             for name, entries in ENTRIES.items():
                 owner = await connect(server.url)
                 await owner.execute(f"create database {name}")
@@ -39,21 +43,37 @@ async def main() -> None:
                 await fill.inboxes(owner, users, entries, unread=entries)
                 await fill.settle(owner)
                 await owner.close()
+                urls[name] = url
                 databases[name] = await stack.enter_async_context(pool(url, 1))
 
             async def one_round() -> dict[str, float]:
-                return {
+                costs = {
                     f"{kind} {name}": await cost_of(database, kind, round(CALLS * seconds), USERS)
                     for kind in ("deliver", "page")
                     for name, database in databases.items()
                 }
+                for name, database in databases.items():
+                    costs[f"delete {name}"] = await _cost_of_deletion(urls[name], database)
+                return costs
 
             await one_round()  # connects, and plans the statements
             found = await medians(rounds, one_round)
     show(
         Claim("an event, accepted and delivered", found["deliver large"], "µs", found["deliver small"], at_most=1.2),
+        Claim("an event, deleted by retention", found["delete large"], "µs", found["delete small"], at_most=1.2),
         Claim("a page of at most 15", found["page large"], "µs", found["page small"]),
     )
+
+
+async def _cost_of_deletion(url: str, database: Database) -> float:
+    """Return the microseconds of PostgreSQL's processor time for the deletion of one event, of `EXPIRED`."""
+    owner = await connect(url)
+    await old_events(owner, PAST, EXPIRED)
+    await owner.close()
+    pid = await database.value("select pg_backend_pid()")
+    before = used(pid)
+    await retention.run_once(database, 30)
+    return (used(pid) - before) / EXPIRED / 1000
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ async def cost_of(database: Database, kind: str, calls: int, users: int = USERS)
     draft = Catalogue.load().check("custom", None, {"body": "Hello"})
     disk = DiskGuard(None)
     intake = Intake(database, PubSub("", database, Silent()), disk, AtOnce(Catalogue.load()))
-    before = _used(pid)
+    before = used(pid)
     for number in range(calls):
         user_id = fill.FIRST + number * 7919 % users
         if kind == "deliver":
@@ -90,10 +90,10 @@ async def cost_of(database: Database, kind: str, calls: int, users: int = USERS)
             await inbox.page(database, UserCaller(user_id, 0), unread=False, limit=15)
         else:
             await inbox.changes_since(database, {user_id: INBOX * 1000})
-    return (_used(pid) - before) / calls / 1000
+    return (used(pid) - before) / calls / 1000
 
 
-def _used(pid: int) -> int:
+def used(pid: int) -> int:
     """Return the nanoseconds that a process has run."""
     return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0])
 

@@ -1,5 +1,6 @@
-"""Retention of a million events of an old month, beside 100 posts a second: what is felt, and how fast it is."""
+"""Retention of old events: how fast it is against acceptance, and what 100 posts a second feel of it."""
 
+import argparse
 import asyncio
 import json
 import sys
@@ -9,25 +10,30 @@ from pathlib import Path
 import uvloop
 
 from bench import fill
-from bench.measure import Claim, options, percentile, show
+from bench.measure import Claim, load, percentile, show
+from bench.post_event import drained
 from bench.service import Service, database, service
 from tocsin import retention
 from tocsin.db.pool import Connection, Database
 from tocsin.store import pool
 
-EVENTS = 1_000_000
 USERS = 10_000
 RATE = 100.0
+BATCH = 100
+ROUNDS = 10
 LOW, HIGH = "016f5e66-e800-0000-0000-000000000000", "016ffe0c-0c00-0000-0000-000000000000"
-"""The first ids of January and of February 2020."""
+"""The first ids of January and of February 2020, which has a partition here. Earlier ids are in `_past`."""
+
+PAST, JANUARY = "016f0000-e", "016f5e66-e"
+"""What the ids of old events begin with."""
 
 OLD = f"""
-create temp table old as
+create temp table old on commit drop as
     select number, (
-        '016f5e66-e' || to_hex(2048 + number / 1000) || '-7' || lpad(to_hex(number % 1000), 3, '0') || '-8000-'
+        $1 || to_hex(2048 + number / 1000) || '-7' || lpad(to_hex(number % 1000), 3, '0') || '-8000-'
         || lpad(to_hex(number), 12, '0')
     )::uuid as id, {fill.FIRST} + number % {USERS} as user_id
-    from generate_series(0, {EVENTS} - 1) as number;
+    from generate_series(0, $2 - 1) as number;
 insert into events (id, kind, data, params, users, teams, subjects, accepted_at)
     select id, 'custom', '{{}}', jsonb_build_object('body', repeat('x', 200)), array[user_id], '{{}}',
            array['order:' || number], '2020-01-15'
@@ -37,50 +43,79 @@ insert into subjects (subject, event_id) select 'order:' || number, id from old;
 insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped, delivered_at)
     select id, 0, array[user_id], array[0], 1, 0, '2020-01-15' from old;
 insert into inbox (position, created_at, event_id, user_id, language)
-    select 1 + number / {USERS}, '2020-01-15', id, user_id, 'en' from old;
-update heads set position = {EVENTS // USERS}, total = {EVENTS // USERS}, unread = {EVENTS // USERS};
+    select h.position + 1 + old.number / {USERS}, '2020-01-15', old.id, old.user_id, 'en'
+    from old join heads h using (user_id);
+update heads h
+    set position = h.position + n, total = h.total + n, unread = h.unread + n
+    from (select user_id, count(*) as n from old group by user_id) entered
+    where h.user_id = entered.user_id;
 """  # noqa: S608 - constants
 
 
 async def main() -> None:
     """Measure and print."""
-    _, seconds = options(__doc__, rounds=1, seconds=20)
+    events, seconds = _options()
     async with (
         service() as running,
         database(running) as connection,
         pool(running.database_url, 1, yields=True) as bulk,
     ):
-        await _fill(connection)
+        await fill.users(connection, USERS)
         await _post(running, 5)
-        before = await _post(running, seconds)
-        began = time.perf_counter()
-        forgetting = asyncio.create_task(_forget(bulk))
-        beside = await _post(running, seconds)
-        left = await connection.fetchval("select count(*) from inbox where created_at < '2020-02-01'")
-        speed = (EVENTS - left) / (time.perf_counter() - began)
-        await forgetting
-        dropped_after = time.perf_counter() - began
-        is_there = await connection.fetchval("select to_regclass('events_2020_01') is not null")
-        after = await _post(running, seconds)
-    if is_there:
-        raise RuntimeError("the month is not dropped")
-    calm = (before + after) / 2
-    print(f"  p99 before {before:.1f}, beside {beside:.1f}, after {after:.1f} ms", file=sys.stderr)
+        single = await _accepted(running, seconds, 1)
+        batched = await _accepted(running, seconds, BATCH)
+        calm = [await _post(running, seconds)]
+        beside, speeds = dict[str, float](), dict[str, float]()
+        for name, first in (("notifications", PAST), ("months", JANUARY)):
+            if name == "months":
+                await _partition(connection)
+            await old_events(connection, first, events)
+            await fill.settle(connection)
+            beside[name], speeds[name] = await _measure(running, bulk, name, events)
+            calm.append(await _post(running, seconds))
+        left = await connection.fetchval("select count(*) from events where accepted_at < '2020-02-01'")
+    if left:
+        raise RuntimeError(f"{left} events are left")
+    print(f"  p99 without retention {calm} ms, beside it {beside} ms", file=sys.stderr)
+    usual = sum(calm) / len(calm)
     show(
-        Claim("p99 of a post beside retention", beside, "ms", calm, at_most=1.5),
-        Claim("events of which retention deletes the notifications", speed, "/s"),
-        Claim(f"until {EVENTS:,} events are dropped", dropped_after, "s"),
+        Claim("events that retention deletes, against accepted", speeds["notifications"], "/s", single, 5),
+        Claim("the same against accepted and delivered in batches", speeds["notifications"], "/s", batched),
+        Claim("events that it drops with a month, against accepted", speeds["months"], "/s", single, 5),
+        Claim("p99 of a post beside the deletion", beside["notifications"], "ms", usual, at_most=1.5),
+        Claim("p99 of a post beside the drop of a month", beside["months"], "ms", usual, at_most=1.5),
     )
 
 
-async def _forget(bulk: Database) -> None:
-    """Run rounds of retention until the month is dropped."""
-    while "months" not in await retention.run_once(bulk, 30):
+def _options() -> tuple[int, float]:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=200_000, help="old events of each kind (default: 200,000)")
+    parser.add_argument("--seconds", type=float, default=10, help="how long without retention (default: 10)")
+    given = parser.parse_args()
+    return given.events, given.seconds
+
+
+async def _measure(running: Service, bulk: Database, name: str, events: int) -> tuple[float, float]:
+    """Delete old events while posts arrive; return the 99th percentile of the posts, and deleted events per second."""
+    began = time.perf_counter()
+    deleting = asyncio.create_task(_delete(bulk, name))
+    took: list[float] = []
+    while not deleting.done():
+        took += await _took(running, 3)
+    return percentile(took, 99), events / (await deleting - began)
+
+
+async def _delete(bulk: Database, name: str) -> float:
+    """Run rounds of retention until the old events are deleted; return when."""
+    for _ in range(ROUNDS):
+        if name in await retention.run_once(bulk, 30):
+            return time.perf_counter()
         await asyncio.sleep(1)
+    raise RuntimeError("the old events are not deleted")
 
 
-async def _fill(connection: Connection) -> None:
-    """Insert the events, in partitions of their month."""
+async def _partition(connection: Connection) -> None:
+    """Make a partition of January 2020."""
     async with connection.transaction():  # the service makes partitions that are missing
         for table in ("events", "contents", "recipients", "subjects"):
             await connection.execute(f"drop table {table}_past")
@@ -90,13 +125,36 @@ async def _fill(connection: Connection) -> None:
             await connection.execute(
                 f"create table {table}_2020_01 partition of {table} for values from ('{LOW}') to ('{HIGH}')"
             )
-    await fill.users(connection, USERS)
-    await connection.execute(OLD)
-    await fill.settle(connection)
+
+
+async def old_events(connection: Connection, first: str, events: int) -> None:
+    """Insert old events to one user each. Their ids begin with these characters."""
+    async with connection.transaction():
+        for statement in OLD.replace("$1", f"'{first}'").replace("$2", str(events)).split(";\n")[:-1]:
+            await connection.execute(statement)
+
+
+async def _accepted(running: Service, seconds: float, size: int) -> float:
+    """Return how many events to one user each are accepted and delivered per second, in requests with so many."""
+    event = {"type": "custom", "params": {"body": "Hello"}}
+    events = [{**event, "notify": {"users": [fill.FIRST + number]}} for number in range(500)]
+    requests = (
+        [running.post(each) for each in events]
+        if size == 1
+        else [running.post_batch(events[start : start + size]) for start in range(0, len(events), size)]
+    )
+    began = time.perf_counter()
+    accepted = await load(running, requests, seconds, status=b"202", accept=bool)
+    await drained(running)
+    return size * accepted * seconds / (time.perf_counter() - began)
 
 
 async def _post(running: Service, seconds: float) -> float:
-    """Post events to one user each at `RATE`, from another process; return the 99th percentile in milliseconds."""
+    return percentile(await _took(running, seconds), 99)
+
+
+async def _took(running: Service, seconds: float) -> list[float]:
+    """Post events to one user each at `RATE`, from another process; return the milliseconds of each."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.arrivals"),
         stdin=asyncio.subprocess.PIPE,
@@ -109,7 +167,8 @@ async def _post(running: Service, seconds: float) -> float:
     ]
     given = {"host": running.host, "port": running.port, "requests": requests, "rate": RATE, "seconds": seconds}
     found = json.loads((await process.communicate(json.dumps(given).encode()))[0])
-    return percentile(found["took"]["202"], 99)
+    took: list[float] = found["took"]["202"]
+    return took
 
 
 if __name__ == "__main__":

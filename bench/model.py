@@ -53,7 +53,7 @@ class Server:
     cores: float = 32
     disk: float = 4e12  # bytes: more takes too long to back up and to restore
     wal: float = 100e6  # bytes a second that one standby follows
-    forgotten: float = 3_500  # events a second that retention deletes beside the load
+    forgotten: float = 30_000  # events a second that retention deletes beside the load
     heads: float = 20_000  # inbox heads a second that are written
     lookups: float = 100_000  # heads a second that open streams look at
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvloop
 
 from bench import fill
-from bench.measure import Claim, load, percentile, show
+from bench.measure import Claim, load, medians, percentile, show
 from bench.post_event import drained
 from bench.service import Service, database, service
 from tocsin import retention
@@ -54,7 +54,7 @@ update heads h
 
 async def main() -> None:
     """Measure and print."""
-    events, seconds = _options()
+    rounds, seconds, events = _options()
     async with (
         service() as running,
         database(running) as connection,
@@ -62,37 +62,42 @@ async def main() -> None:
     ):
         await fill.users(connection, USERS)
         await _post(running, 5)
-        single = await _accepted(running, seconds, 1)
-        batched = await _accepted(running, seconds, BATCH)
-        calm = [await _post(running, seconds)]
-        beside, speeds = dict[str, float](), dict[str, float]()
-        for name, first in (("notifications", PAST), ("months", JANUARY)):
-            if name == "months":
-                await _partition(connection)
-            await old_events(connection, first, events)
-            await fill.settle(connection)
-            beside[name], speeds[name] = await _measure(running, bulk, name, events)
-            calm.append(await _post(running, seconds))
-        left = await connection.fetchval("select count(*) from events where accepted_at < '2020-02-01'")
-    if left:
-        raise RuntimeError(f"{left} events are left")
-    print(f"  p99 without retention {calm} ms, beside it {beside} ms", file=sys.stderr)
-    usual = sum(calm) / len(calm)
+
+        async def one_round() -> dict[str, float]:
+            found = {
+                "single": await _accepted(running, seconds, 1),
+                "batched": await _accepted(running, seconds, BATCH),
+            }
+            for name, first in (("notifications", PAST), ("months", JANUARY)):
+                if name == "months":
+                    await _partition(connection)
+                await old_events(connection, first, events)
+                await fill.settle(connection)
+                found[f"calm {name}"] = await _post(running, seconds)
+                found[f"beside {name}"], found[name] = await _measure(running, bulk, name, events)
+            if left := await connection.fetchval("select count(*) from events where accepted_at < '2020-02-01'"):
+                raise RuntimeError(f"{left} events are left")
+            return found
+
+        found = await medians(rounds, one_round)
     show(
-        Claim("events that retention deletes, against accepted", speeds["notifications"], "/s", single, 5),
-        Claim("the same against accepted and delivered in batches", speeds["notifications"], "/s", batched),
-        Claim("events that it drops with a month, against accepted", speeds["months"], "/s", single, 5),
-        Claim("p99 of a post beside the deletion", beside["notifications"], "ms", usual, at_most=1.5),
-        Claim("p99 of a post beside the drop of a month", beside["months"], "ms", usual, at_most=1.5),
+        Claim("events that retention deletes, against accepted", found["notifications"], "/s", found["single"], 5),
+        Claim("the same, accepted and delivered in batches", found["notifications"], "/s", found["batched"]),
+        Claim("events that it drops with a month, against accepted", found["months"], "/s", found["single"], 5),
+        *(
+            Claim(f"p99 of a post beside {what}", found[f"beside {name}"], "ms", found[f"calm {name}"], at_most=1.5)
+            for name, what in (("notifications", "the deletion"), ("months", "the drop of a month"))
+        ),
     )
 
 
-def _options() -> tuple[int, float]:
+def _options() -> tuple[int, float, int]:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=200_000, help="old events of each kind (default: 200,000)")
-    parser.add_argument("--seconds", type=float, default=10, help="how long without retention (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often to measure (default: 3)")
+    parser.add_argument("--seconds", type=float, default=5, help="how long without retention (default: 5)")
+    parser.add_argument("--events", type=int, default=100_000, help="old events of each kind (default: 100,000)")
     given = parser.parse_args()
-    return given.events, given.seconds
+    return given.rounds, given.seconds, given.events
 
 
 async def _measure(running: Service, bulk: Database, name: str, events: int) -> tuple[float, float]:

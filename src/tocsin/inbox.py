@@ -289,7 +289,7 @@ async def expire(
     """Delete the next records of recipients that are older than `cutoff`, with their entries in inboxes.
 
     These are the records from one (its event and `after_user`) to the events before `end`, with about `limit` users.
-    Records with an inbox that is in use stay. Returns how many are deleted, and where the next ones begin.
+    Records with an inbox that is in use stay. Returns how many are deleted, and the first key of the next ones.
     """
     row = await connection.fetchrow(_SQL["lock_expired"], *first, end, cutoff, limit)
     assert row is not None  # noqa: S101 - the statement returns one row

@@ -12,14 +12,15 @@ from structlog.testing import capture_logs
 from tests.support.database import locked, waiting_at
 from tests.support.events import SAMPLES, accepted, custom, in_future, message_event, note, post, state
 from tests.support.pushes import IPHONE, register
-from tests.support.service import Api, serving
+from tests.support.service import Api
 from tests.support.waiting import until
 from tests.support.workers import work
+from tocsin import at_once as at_once_module
 from tocsin.at_once import MAX_LANGUAGES, AtOnce
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, connect
+from tocsin.db.pool import Connection, Database, connect
 from tocsin.ids import MAX_ID
-from tocsin.jobs import DIRECT_MAX_RECIPIENTS
+from tocsin.jobs import DIRECT_MAX_RECIPIENTS, enrol
 
 
 @pytest.fixture
@@ -149,6 +150,41 @@ async def test_push_of_an_event_that_is_delivered_at_once_wakes_the_dispatcher(
         assert wakeup.is_set() == is_woken
     rows = await dba.fetch("select event_id, user_id, lane, is_bulk, type, token_ending, state from deliveries")
     assert [tuple(row) for row in rows] == [(id_, 1, lane, False, "iOS", IPHONE[-6:], "queued")]
+
+
+async def test_process_without_a_worker_delivers_at_once_for_the_lanes_of_running_workers(
+    idle: Api, dba: Connection, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(at_once_module, "LOOK_INTERVAL", 0.01)
+    await idle.people(1)
+    await register(idle, 1, IPHONE)
+    lane = await dba.fetchval("select lane from devices")
+    at_once = idle.app_state.intake.at_once
+    assert at_once
+    database = Database(url, 1)
+    watching = asyncio.create_task(at_once.watch(database))
+    await post(idle, custom(1))
+    assert await queued(idle) == 1, "no worker is running, and the database of the watch is not open"
+    first, second = uuid4(), uuid4()
+    await enrol(idle.app_state.database, first, "one", [lane])
+    await database.open()
+    await until(lambda: at_once.lanes == [lane])
+    await enrol(idle.app_state.database, second, "other", ["fcm/other", lane])
+    await until(lambda: set(at_once.lanes or ()) == {"fcm/other", lane})
+    id_ = await accepted(idle, 1)
+    assert (await idle.ids(1), await queued(idle)) == ([str(id_)], 1)
+    assert await dba.fetchval("select lane from deliveries where event_id = $1", id_) == lane
+    for change in ("lanes = null where name = 'other'", "lanes = '{}', seen_at = now() - interval '1 minute'"):
+        await dba.execute(f"update workers set {change}")
+        await until(lambda: at_once.lanes is None)
+        before = await queued(idle)
+        await post(idle, custom(1))
+        assert await queued(idle) == before + 1
+        await dba.execute("update workers set lanes = '{}', seen_at = now()")
+        await until(lambda: at_once.lanes == [])
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await database.close()
 
 
 async def test_held_event_waits_in_the_queue(prompt: Api) -> None:
@@ -332,8 +368,3 @@ async def test_events_wait_in_the_queue_for_a_while_after_a_failure(catalogue: C
     assert at_once.is_paused
     now = 30.0
     assert not at_once.is_paused
-
-
-async def test_process_without_a_worker_leaves_delivery_to_others(url: str, catalogue: Catalogue) -> None:
-    async with serving(url, catalogue, with_worker=False) as api:
-        assert api.app_state.intake.at_once is None

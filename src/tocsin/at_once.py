@@ -4,6 +4,7 @@ This saves a job, two transactions and the wait for a worker. What cannot be del
 recipient whose head is locked, or of one whose language was not used recently in this process.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,10 @@ from uuid import UUID
 
 import structlog
 
+from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue, Checked
+from tocsin.db.pool import Database
+from tocsin.jobs import lanes_of_workers
 from tocsin.notifications import body_with
 
 MAX_COST = 2_000
@@ -20,6 +24,9 @@ MAX_COST = 2_000
 MAX_LANGUAGES = 4
 """Maximum languages in which an event is rendered before its recipients are known."""
 
+LOOK_INTERVAL = 2.0
+"""Seconds between two looks at the lanes of the running workers."""
+
 PAUSE = 30.0
 """Seconds after a failure for which all events get a job: a table may be locked, and no caller should wait for it."""
 
@@ -27,21 +34,22 @@ log = structlog.get_logger(__name__)
 
 
 class AtOnce:
-    """Selects and renders the events that are delivered at once. `lanes` are those of pushes.
+    """Selects and renders the events that are delivered at once.
 
+    `lanes` are those of pushes; None: not known, so that all events get a job until `watch` knows those of the workers.
     `entered` is called with the seconds from the acceptance of an event to the last inbox.
     """
 
     def __init__(
         self,
         catalogue: Catalogue,
-        lanes: Sequence[str] = (),
+        lanes: Sequence[str] | None = (),
         entered: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.entered = entered
         self.languages = list(catalogue.languages)
-        self.lanes = list(lanes)
+        self.lanes = lanes
         self._catalogue = catalogue
         self._clock = clock
         self._recent = dict.fromkeys(self.languages[:1])
@@ -50,7 +58,18 @@ class AtOnce:
     @property
     def is_paused(self) -> bool:
         """Whether all events get a job."""
-        return self._clock() < self._paused_until
+        return self.lanes is None or self._clock() < self._paused_until
+
+    async def watch(self, database: Database) -> None:
+        """Keep the lanes of the running workers, forever, in a process that has no worker."""
+        backoff = Backoff("lanes of the workers")
+        while True:
+            try:
+                self.lanes = await lanes_of_workers(database)
+                backoff.succeeded()
+            except Exception as error:  # noqa: BLE001 - the look is repeated
+                backoff.note(error)
+            await asyncio.sleep(LOOK_INTERVAL)
 
     def pause(self, error: Exception) -> None:
         """Give all events a job for a while."""

@@ -311,8 +311,9 @@ async def _store(
     """
     began = time.monotonic()
     users = await _users_of_data(connection, drafts.values())
-    few = _few_of(drafts, batch) if at_once else frozenset[UUID]()
-    languages = at_once.recent if at_once else ()  # others may become recent while this loop pauses
+    # The languages and lanes may change while this loop pauses.
+    languages, lanes = (at_once.recent, at_once.lanes) if at_once else ((), None)
+    few = _few_of(drafts, batch) if lanes is not None else frozenset[UUID]()
     rows, contents = [], list[tuple[int, str, str]]()
     for position, (id_, draft) in enumerate(drafts.items(), 1):
         if position % EVENTS_PER_TURN == 0:
@@ -327,7 +328,7 @@ async def _store(
     arguments = (*map(list, zip(*rows, strict=True)), len(rows))
     if at_once and contents:
         words = map(list, zip(*contents, strict=True))
-        entering = (*words, at_once.languages, at_once.lanes, batch is not None, DIRECT_MAX_RECIPIENTS)
+        entering = (*words, at_once.languages, lanes, batch is not None, DIRECT_MAX_RECIPIENTS)
         found = await connection.fetch(_SQL["accept_at_once"], *arguments, *entering)
         entered = _entered(found, len(drafts), at_once, time.monotonic() - began)
     else:

@@ -144,10 +144,16 @@ async def is_there(database: Database, job: UUID) -> bool:
     return bool(await database.value(_SQL["is_there"], job))
 
 
-async def enrol(database: Database, worker: UUID, name: str) -> datetime:
-    """Register a worker; return the time of the database."""
-    seen_at: datetime = await database.value(_SQL["enrol"], worker, name)
+async def enrol(database: Database, worker: UUID, name: str, lanes: Sequence[str] = ()) -> datetime:
+    """Register a worker and the lanes of its pushes; return the time of the database."""
+    seen_at: datetime = await database.value(_SQL["enrol"], worker, name, list(lanes))
     return seen_at
+
+
+async def lanes_of_workers(database: Database) -> list[str] | None:
+    """Return the lanes of all running workers; None if none is running, or one is of a release that does not say."""
+    lanes: list[str] | None = await database.value(_SQL["lanes_of_workers"], LEASE_TIMEOUT)
+    return lanes
 
 
 async def beat(database: Database, worker: UUID, problem: str | None = None) -> datetime | None:

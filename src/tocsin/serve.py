@@ -110,6 +110,8 @@ async def serve(
         if not database.is_read_only:
             await stack.enter_async_context(_in_background(_record_locks(own, app_state.operator, "tocsin serve")))
             await stack.enter_async_context(_in_background(Recorder(own, app_state.metrics).run()))
+            if not with_worker and app_state.intake.at_once:
+                await stack.enter_async_context(_in_background(app_state.intake.at_once.watch(own)))
         worker = None
         if with_worker:
             app_state.metrics.watch_pool("worker", own)

@@ -54,7 +54,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
 ) -> AppState:
     """Return the state of the application. Requires a running event loop.
 
-    A process with a worker delivers events with few recipients at once: it knows the lanes of their pushes.
+    With a worker, events are delivered at once in its lanes; without, `AtOnce.watch` has to learn those of the workers.
 
     Rate limits use the pool `counting`, so that a request that holds a connection never waits for another one.
     """
@@ -66,7 +66,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     disk = guard_of(settings)
     metrics.watch_disk(disk)
     capacity = Capacity(metrics)
-    at_once = AtOnce(catalogue, [lane.name for lane in lanes], metrics.inbox) if with_worker else None
+    at_once = AtOnce(catalogue, [lane.name for lane in lanes] if with_worker else None, metrics.inbox)
     intake, cursors = Intake(database, pubsub, disk, at_once), Cursors(database)
     if replica:
         metrics.watch_pool("replica", replica.database)

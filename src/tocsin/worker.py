@@ -251,7 +251,8 @@ class Worker:
             self._metrics.job(job.task, "cancelled")
 
     async def _enrol(self) -> None:
-        self._witness.beat(await jobs.enrol(self._database, self.id, jobs.process_name()))
+        lanes = self.dispatcher.lanes if self.dispatcher else ()
+        self._witness.beat(await jobs.enrol(self._database, self.id, jobs.process_name(), lanes))
 
     async def _send_heartbeats(self) -> None:
         """Send heartbeats. Nothing else is done here, because it could delay the next heartbeat."""

@@ -21,6 +21,8 @@ from tocsin.errors import Locked, Overrun, Unavailable
         (TimeoutError(), Unavailable),
         (ConnectionResetError(), Unavailable),
         (asyncpg.InterfaceError("closed"), Unavailable),
+        (asyncpg.InternalServerError('could not create temporary file "base/pgsql_tmp/pgsql_tmp7.0"'), Unavailable),
+        (asyncpg.InternalServerError("cache lookup failed"), type(None)),
         (asyncpg.FeatureNotSupportedError(), type(None)),
         (asyncpg.UniqueViolationError(), type(None)),
         (asyncpg.DataError("a string where a number belongs"), type(None)),

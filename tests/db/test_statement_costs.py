@@ -43,6 +43,7 @@ BOUNDED = {
     ("jobs", "hand_back"): "at most 200 jobs are claimed",
     ("jobs", "reap"): "a row for each worker",
     ("jobs", "reap_deliveries"): "a row for each worker",
+    ("jobs", "lanes_of_workers"): "a row for each worker",
     ("jobs", "workers"): "a row for each worker",
     ("posts", "taken"): "at most 200 jobs are claimed",
     ("rate_limits", "take"): "at most 200 keys are asked for",

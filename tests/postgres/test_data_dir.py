@@ -51,7 +51,7 @@ async def test_data_folder_is_private(server: Embedded, folder: Path) -> None:
     assert server.postmaster
     assert owner != 0
     assert kind_of(data) == (("0o710", 0) if ROOT else ("0o700", owner))
-    for name in ("postgres", "run", "log"):
+    for name in ("postgres", "postgres/base/pgsql_tmp", "run", "log"):
         assert kind_of(data / name) == ("0o700", owner), name
     for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
         assert kind_of(data / "postgres" / name) == ("0o600", owner), name

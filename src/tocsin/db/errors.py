@@ -57,6 +57,8 @@ OUTAGES: Mapping[str, str] = MappingProxyType(
 """Reasons of outages without secrets, by SQLSTATE or its class (the first two characters)."""
 
 
+NO_TEMPORARY_FILES = "the server cannot create temporary files: its disk may be full"
+
 CORRUPTION = frozenset({"XX001", "XX002"})
 """SQLSTATEs of damaged tables and indexes."""
 
@@ -162,6 +164,8 @@ def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | N
     if state == "0A000" and not isinstance(error, asyncpg.InvalidCachedStatementError):
         return None
     words = OUTAGES.get(state) or OUTAGES.get(state[:2])
+    if state == "XX000" and "pgsql_tmp" in str(error):  # an internal error for PostgreSQL, which names the file
+        words = NO_TEMPORARY_FILES
     kind = Locked if state == LOCK_NOT_AVAILABLE else Unavailable
     return kind(reason=words) if words else None
 

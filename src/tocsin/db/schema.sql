@@ -954,7 +954,8 @@ CREATE TABLE tocsin.workers (
     name text NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     seen_at timestamp with time zone DEFAULT now() NOT NULL,
-    problem text
+    problem text,
+    lanes text[]
 )
 WITH (fillfactor='50');
 

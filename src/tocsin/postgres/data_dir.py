@@ -222,7 +222,8 @@ def write_configuration(
     """Create the folders of the socket and the log, and write the configuration of the database, or of a draft."""
     database = database or folder / "postgres"
     _refuse_another_owner(database, user)
-    for ours in (folder / "run", folder / "log", database):  # an operator or a volume may have changed their modes
+    temporary = database / "base/pgsql_tmp"  # PostgreSQL makes it when it needs it, which fails on a full disk
+    for ours in (folder / "run", folder / "log", database, temporary):  # an operator or a volume may change their modes
         own(ours, user)
     configuration = _configuration("postgresql.conf").format(run=folder / "run", log=folder / "log", port=PORT)
     configuration += archive.configuration if archive else ""

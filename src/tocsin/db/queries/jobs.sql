@@ -240,7 +240,7 @@ update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where wor
 
 -- name: enrol
 -- It may be repeated, if the answer to the first time was lost.
-insert into workers (id, name) values ($1, $2)
+insert into workers (id, name, lanes) values ($1, $2, $3)
 on conflict (id) do update set seen_at = clock_timestamp()
 returning seen_at
 
@@ -285,6 +285,13 @@ update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where wor
 
 -- name: workers
 select id, name from workers
+
+-- name: lanes_of_workers
+-- The lanes of all running workers together; null if none is running, or one has not said.
+select case when bool_and(w.lanes is not null) then array_remove(array_agg(distinct l.lane), null) end
+from workers w
+left join lateral unnest(w.lanes) as l (lane) on true
+where w.seen_at > clock_timestamp() - make_interval(secs => $1::double precision)
 
 -- name: forget_workers
 delete from workers where id = any($1::uuid[])

@@ -152,7 +152,7 @@ async def test_push_of_an_event_that_is_delivered_at_once_wakes_the_dispatcher(
     assert [tuple(row) for row in rows] == [(id_, 1, lane, False, "iOS", IPHONE[-6:], "queued")]
 
 
-async def test_process_without_a_worker_delivers_at_once_for_the_lanes_of_running_workers(
+async def test_process_without_a_worker_delivers_at_once_while_workers_run(
     idle: Api, dba: Connection, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(at_once_module, "LOOK_INTERVAL", 0.01)

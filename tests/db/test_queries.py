@@ -16,7 +16,9 @@ def test_statements_start_with_the_verb_that_traces_show() -> None:
 def test_inbox_positions_and_counts_are_written_by_one_module() -> None:
     writes = re.compile(r"update heads\b|(into|update) changes\b|(into|update) inbox\b")
     found = {(module, name) for module, name in STATEMENTS if writes.search(queries(module)[name])}
-    assert {module for module, _ in found - {("events", "accept_at_once")}} == {"inbox", "imports"}
+    assert {module for module, _ in found - {("events", "accept_at_once")}} == {"inbox", "imports", "moving"}
+    moved = {name for module, name in STATEMENTS if module == "moving" and writes.search(queries(module)[name])}
+    assert moved == {"put_inbox", "put_changes"}  # rows of another database, as they were
     imported = {name for module, name in STATEMENTS if module == "imports" and writes.search(queries(module)[name])}
     assert imported == {"notifications", "sort"}  # history, below what the head counts
     assert not any(re.search(r"update heads\b|into changes\b", queries("imports")[name]) for name in imported)

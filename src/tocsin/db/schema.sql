@@ -259,6 +259,14 @@ CREATE FUNCTION tocsin.grants_on(table_name text) RETURNS SETOF text
    WHERE ((c.oid = (to_regclass(grants_on.table_name))::oid) AND (a.grantee <> c.relowner));
 END;
 
+CREATE FUNCTION tocsin.hold_events() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+    lock table events in share mode;
+end
+$$;
+
 CREATE FUNCTION tocsin.is_list_of_ids(given jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((given IS NULL) OR ((jsonb_typeof(given) = 'array'::text) AND (NOT jsonb_path_exists(given, 'strict $[*]?(((@.type() != "number" || @ < 1) || @ > 2147483647) || @.floor() != @)'::jsonpath))));
@@ -335,6 +343,30 @@ $_$;
 CREATE FUNCTION tocsin.new_event_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send(((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid;
+
+CREATE FUNCTION tocsin.note_registration() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if tg_op = 'DELETE' then
+        update registrations set left_at = clock_timestamp() where digest = md5(old.token) and device_id = old.id;
+        return old;
+    end if;
+    insert into registrations (digest, device_id, registered_at)
+    values (md5(new.token), new.id, new.registered_at)
+    on conflict (digest) do update
+    set device_id = excluded.device_id, registered_at = excluded.registered_at, noted_at = excluded.noted_at, left_at = null;
+    delete from registrations
+    where digest = any(array(
+        select digest from registrations
+        where left_at < now() - interval '30 days'
+        order by left_at
+        limit 2
+        for update skip locked
+    ));
+    return new;
+end
+$$;
 
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -443,6 +475,22 @@ begin
     return posted_id;
 end
 $_$;
+
+CREATE FUNCTION tocsin.refuse_moved_company() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+    standing record;
+begin
+    if current_setting('tocsin.receiving', true) is distinct from 'on' then
+        select state, closed_until into standing from moves where company_id = new.company_id for share;
+        if standing.state = 'moved' or standing.closed_until > clock_timestamp() then
+            raise lock_not_available using message = format('Company %s is moving to another database.', new.company_id);
+        end if;
+    end if;
+    return new;
+end
+$$;
 
 CREATE TABLE tocsin.teams (
     id integer NOT NULL,
@@ -808,6 +856,42 @@ CREATE TABLE tocsin.migrations (
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE tocsin.moved_ids (
+    kind text NOT NULL,
+    id integer NOT NULL,
+    company_id integer NOT NULL,
+    CONSTRAINT moved_ids_kind_check CHECK ((kind = ANY (ARRAY['user'::text, 'team'::text])))
+);
+
+CREATE TABLE tocsin.moved_rows (
+    number bigint NOT NULL,
+    company_id integer NOT NULL,
+    table_name text NOT NULL,
+    "row" text NOT NULL
+);
+
+ALTER TABLE tocsin.moved_rows ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME tocsin.moved_rows_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE tocsin.moves (
+    company_id integer NOT NULL,
+    turn integer NOT NULL,
+    state text NOT NULL,
+    other text NOT NULL,
+    after_user integer DEFAULT 0 NOT NULL,
+    closed_until timestamp with time zone,
+    received_turn integer DEFAULT 0 NOT NULL,
+    received bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT moves_company_id_check CHECK ((company_id > 0)),
+    CONSTRAINT moves_state_check CHECK ((state = ANY (ARRAY['copying'::text, 'moved'::text, 'here'::text])))
+);
+
 CREATE TABLE tocsin.operator_rules (
     id integer NOT NULL,
     digest text NOT NULL,
@@ -915,6 +999,14 @@ CREATE TABLE tocsin.recipients (
 PARTITION BY RANGE (event_id);
 ALTER TABLE ONLY tocsin.recipients ALTER COLUMN user_ids SET STORAGE EXTERNAL;
 
+CREATE TABLE tocsin.registrations (
+    digest text NOT NULL,
+    device_id uuid NOT NULL,
+    registered_at timestamp with time zone NOT NULL,
+    noted_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    left_at timestamp with time zone
+);
+
 CREATE TABLE tocsin.resolutions (
     id uuid NOT NULL,
     how text NOT NULL,
@@ -927,6 +1019,11 @@ CREATE TABLE tocsin.resolutions (
     after_user integer DEFAULT '-1'::integer NOT NULL,
     accepted_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT resolutions_how_check CHECK ((how = ANY (ARRAY['read'::text, 'gone'::text, 'erased'::text])))
+);
+
+CREATE TABLE tocsin.seen_registrations (
+    cell text NOT NULL,
+    noted_at timestamp with time zone NOT NULL
 );
 
 CREATE UNLOGGED TABLE tocsin.streams (
@@ -1037,6 +1134,15 @@ ALTER TABLE ONLY tocsin.metric_minutes
 ALTER TABLE ONLY tocsin.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);
 
+ALTER TABLE ONLY tocsin.moved_ids
+    ADD CONSTRAINT moved_ids_pkey PRIMARY KEY (kind, id);
+
+ALTER TABLE ONLY tocsin.moved_rows
+    ADD CONSTRAINT moved_rows_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY tocsin.moves
+    ADD CONSTRAINT moves_pkey PRIMARY KEY (company_id);
+
 ALTER TABLE ONLY tocsin.operator_rules
     ADD CONSTRAINT operator_rules_pkey PRIMARY KEY (id);
 
@@ -1070,8 +1176,14 @@ ALTER TABLE ONLY tocsin.rate_limits
 ALTER TABLE ONLY tocsin.recipients
     ADD CONSTRAINT recipients_pkey PRIMARY KEY (event_id, after_user);
 
+ALTER TABLE ONLY tocsin.registrations
+    ADD CONSTRAINT registrations_pkey PRIMARY KEY (digest);
+
 ALTER TABLE ONLY tocsin.resolutions
     ADD CONSTRAINT resolutions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.seen_registrations
+    ADD CONSTRAINT seen_registrations_pkey PRIMARY KEY (cell);
 
 ALTER TABLE ONLY tocsin.streams
     ADD CONSTRAINT streams_pkey PRIMARY KEY (id);
@@ -1165,6 +1277,10 @@ CREATE INDEX rate_limits_by_end ON tocsin.rate_limits USING btree (ends_at);
 
 CREATE INDEX recipients_by_time ON ONLY tocsin.recipients USING btree (delivered_at);
 
+CREATE INDEX registrations_by_time ON tocsin.registrations USING btree (noted_at, digest);
+
+CREATE INDEX registrations_left ON tocsin.registrations USING btree (left_at) WHERE (left_at IS NOT NULL);
+
 CREATE INDEX streams_by_end ON tocsin.streams USING btree (ends_at);
 
 CREATE INDEX streams_by_user ON tocsin.streams USING btree (user_id) WHERE (NOT is_over);
@@ -1180,6 +1296,12 @@ CREATE INDEX users_by_name ON tocsin.users USING btree (lower(((first_name || ' 
 CREATE TRIGGER keep_all_audit_entries BEFORE TRUNCATE ON tocsin.audit_entries FOR EACH STATEMENT EXECUTE FUNCTION tocsin.keep_audit_entries();
 
 CREATE TRIGGER keep_audit_entries BEFORE DELETE OR UPDATE ON tocsin.audit_entries FOR EACH ROW EXECUTE FUNCTION tocsin.keep_audit_entries();
+
+CREATE TRIGGER note_registration AFTER INSERT OR DELETE OR UPDATE OF registered_at ON tocsin.devices FOR EACH ROW EXECUTE FUNCTION tocsin.note_registration();
+
+CREATE TRIGGER refuse_moved_company BEFORE INSERT ON tocsin.teams FOR EACH ROW EXECUTE FUNCTION tocsin.refuse_moved_company();
+
+CREATE TRIGGER refuse_moved_company BEFORE INSERT ON tocsin.users FOR EACH ROW EXECUTE FUNCTION tocsin.refuse_moved_company();
 
 ALTER TABLE ONLY tocsin.devices
     ADD CONSTRAINT devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;

@@ -1,0 +1,83 @@
+-- The rows `row` of the events @events, as far as they are those of the company @company: an event of another company, or of none,
+-- has only its users and teams. Its users may have left already (`moved_ids`).
+event as materialized (
+    select e.*, e.company_id is not distinct from @company as is_own
+    from unnest(@events) as given (id)
+    cross join lateral (select * from events where id = given.id offset 0) e
+),
+row as materialized (
+    select 'events' as table_name, (
+               to_jsonb(event) - 'is_own' || case
+                   when is_own then '{}'
+                   else jsonb_build_object(
+                       'users', array(
+                           select named.id from unnest(event.users) with ordinality as named (id, nth)
+                           where (select u.company_id = @company from users u where u.id = named.id)
+                              or (select m.company_id = @company from moved_ids m where m.kind = 'user' and m.id = named.id)
+                           order by nth
+                       ),
+                       'excepted', array(
+                           select named.id from unnest(event.excepted) with ordinality as named (id, nth)
+                           where (select u.company_id = @company from users u where u.id = named.id)
+                              or (select m.company_id = @company from moved_ids m where m.kind = 'user' and m.id = named.id)
+                           order by nth
+                       ),
+                       'teams', array(
+                           select named.id from unnest(event.teams) with ordinality as named (id, nth)
+                           where (select t.company_id = @company from teams t where t.id = named.id)
+                              or (select m.company_id = @company from moved_ids m where m.kind = 'team' and m.id = named.id)
+                           order by nth
+                       )
+                   )
+               end
+           )::text as row
+    from event
+    union all
+    select 'recipients', (
+               to_jsonb(r) || case
+                   when event.is_own then '{}'
+                   else jsonb_build_object(
+                       'user_ids', part.user_ids, 'team_ids', part.team_ids, 'reached', cardinality(part.user_ids)
+                   )
+               end
+           )::text
+    from event
+    cross join lateral (select * from recipients where event_id = event.id offset 0) r
+    cross join lateral (
+        select coalesce(array_agg(pair.user_id order by nth), '{}') as user_ids,
+               coalesce(array_agg(pair.team_id order by nth), '{}') as team_ids
+        from unnest(r.user_ids, r.team_ids) with ordinality as pair (user_id, team_id, nth)
+        where not event.is_own and (
+            (select u.company_id = @company from users u where u.id = pair.user_id)
+            or (select m.company_id = @company from moved_ids m where m.kind = 'user' and m.id = pair.user_id)
+        )
+    ) part
+    where event.is_own or part.user_ids <> '{}'
+    union all
+    select 'contents', to_jsonb(c)::text
+    from event
+    cross join lateral (select * from contents where event_id = event.id offset 0) c
+    union all
+    select 'subjects', to_jsonb(s)::text
+    from event
+    cross join lateral unnest(event.subjects) as named (subject)
+    cross join lateral (select * from subjects where subject = named.subject and event_id = event.id offset 0) s
+    union all
+    select 'cancellations', to_jsonb(c)::text
+    from event
+    cross join lateral (select * from cancellations where event_id = event.id offset 0) c
+    union all
+    select 'dead_letters', to_jsonb(d)::text
+    from event
+    cross join lateral (select * from dead_letters where id = event.id and task = 'deliver' offset 0) d
+    union all
+    select case when event.is_own then 'event_keys' else 'other_keys' end, to_jsonb(k)::text
+    from event
+    cross join lateral (
+        select * from event_keys
+        where service = event.service and company_id = coalesce(event.company_id, 0) and key = event.key
+          and event_id = event.id
+        offset 0
+    ) k
+    where event.key is not null
+)

@@ -1,0 +1,519 @@
+-- Moves of companies between databases: rows are read as JSON, compared by a digest, and written as they were.
+
+-- name: turn
+-- One command at a time moves companies out of a database.
+select pg_try_advisory_lock($1)
+
+-- name: end_turn
+select pg_advisory_unlock($1)
+
+-- name: wait_for_the_end
+-- Wait for what a command that was killed still does. Its transactions hold this lock.
+select pg_advisory_xact_lock($1)
+
+-- name: standings
+select company_id, turn, state, other, coalesce(closed_until > clock_timestamp(), false) as is_closed from moves
+
+-- name: standing
+select turn, state, other, after_user, received_turn, received from moves where company_id = $1
+
+-- name: begin
+insert into moves (company_id, turn, state, other) values ($1, $2, 'copying', $3)
+on conflict (company_id) do update
+set turn = excluded.turn, state = 'copying', other = excluded.other, after_user = 0, closed_until = null
+
+-- name: expect
+-- At the target: which move brings the company here.
+insert into moves as m (company_id, turn, state, other, received_turn) values ($1, 0, 'here', $3, $2)
+on conflict (company_id) do update
+set received_turn = excluded.received_turn, received = 0
+where m.received_turn <> excluded.received_turn
+
+-- name: copied
+update moves set after_user = $2 where company_id = $1
+
+-- name: close
+update moves set closed_until = clock_timestamp() + make_interval(secs => $2) where company_id = $1 and state = 'copying'
+
+-- name: reopen
+update moves set closed_until = null where company_id = $1 and state = 'copying'
+
+-- name: next_users
+-- The end of the next range of users: at most 200 users, or about $3 entries.
+select max(id)
+from (
+    select id, sum(total) over (order by id) - total as before
+    from (
+        select u.id, (select h.total from heads h where h.user_id = u.id) as total
+        from users u
+        where u.id > $1 and u.company_id = $2
+        order by u.id
+        limit 200
+    ) few
+) counted
+where before < $3
+
+-- name: next_teams
+select max(id) from (select id from teams where id > $1 and company_id = $2 order by id limit $3) few
+
+-- name: next_events
+-- Events of the company after $1 that have reached nobody and do not wait.
+select array(
+    select id from events e
+    where e.id > $1 and e.company_id = $2
+      and not exists (select from recipients r where r.event_id = e.id)
+      and not exists (select from jobs j where j.id = e.id)
+    order by id
+    limit $3
+)
+
+-- name: events_of_users
+select array(
+    select distinct i.event_id
+    from (select id from users where id > $2 and id <= $3 and company_id = $1 offset 0) person
+    cross join lateral (select event_id from inbox where user_id = person.id offset 0) i
+)
+
+-- name: digest_of_users
+with
+-- include: moving_users(company=$1, low=$2, high=$3)
+select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark from row group by table_name order by table_name
+
+-- name: rows_of_users
+with
+-- include: moving_users(company=$1, low=$2, high=$3)
+select table_name, row from row
+
+-- name: digest_of_teams
+with
+-- include: moving_teams(company=$1, low=$2, high=$3)
+select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark from row group by table_name order by table_name
+
+-- name: rows_of_teams
+with
+-- include: moving_teams(company=$1, low=$2, high=$3)
+select table_name, row from row
+
+-- name: digest_of_events
+with
+-- include: moving_events(company=$1::int, events=$2::uuid[])
+select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark
+from row
+where table_name <> 'other_keys'
+group by table_name
+order by table_name
+
+-- name: rows_of_events
+with
+-- include: moving_events(company=$1::int, events=$2::uuid[])
+select table_name, row from row
+
+-- name: taken_users
+-- Ids of the other database that belong to other companies here.
+select id from users where id = any($1::int[]) and company_id <> $2 limit 10
+
+-- name: taken_teams
+select id from teams where id = any($1::int[]) and company_id <> $2 limit 10
+
+-- name: receive
+select set_config('tocsin.receiving', 'on', true), pg_advisory_xact_lock_shared($1)
+
+-- name: discard_users
+with person as materialized (
+    select id from users where id > $2 and id <= $3 and company_id = $1
+),
+entry as (
+    delete from inbox where user_id = any(array(select id from person))
+),
+change as (
+    delete from changes where user_id = any(array(select id from person))
+),
+cleared as (
+    delete from clears where user_id = any(array(select id from person))
+),
+push as (
+    delete from deliveries d using person p where d.user_id = p.id and d.settled_at is not null
+),
+asked as (
+    delete from idempotency_keys where caller = any(array(select 'user ' || id from person))
+)
+delete from users where id = any(array(select id from person))
+
+-- name: discard_teams
+delete from teams where id > $2 and id <= $3 and company_id = $1
+
+-- name: discard_events
+-- Delete those of these events that are of the company $1, or have recipients of no other company.
+with alone as materialized (
+    select e.id, e.service, e.company_id, e.key, e.subjects
+    from unnest($2::uuid[]) as given (id)
+    cross join lateral (select * from events where id = given.id offset 0) e
+    where e.company_id = $1
+       or not exists (
+           select
+           from recipients r
+           cross join unnest(r.user_ids) as named (user_id)
+           where r.event_id = e.id and (select u.company_id <> $1 from users u where u.id = named.user_id)
+       )
+),
+-- include: moving_alone
+delete from events where id = any(array(select id from alone))
+
+-- name: put_users
+insert into users select * from json_populate_recordset(null::users, $1::json)
+
+-- name: put_heads
+insert into heads select * from json_populate_recordset(null::heads, $1::json)
+
+-- name: put_preferences
+insert into preferences select * from json_populate_recordset(null::preferences, $1::json)
+
+-- name: put_devices
+-- A token that was registered here later stays here.
+insert into devices as d
+    (
+        token, user_id, type, provider, environment, app, registered_at, last_delivered_at, id, p256dh, auth, told_up_to,
+        server_key, whole_token
+    )
+select token, user_id, type, provider, environment, app, registered_at, last_delivered_at, id, p256dh, auth, told_up_to,
+       server_key, whole_token
+from json_populate_recordset(null::devices, $1::json)
+order by token collate "C"
+on conflict (token) do update
+set user_id = excluded.user_id, type = excluded.type, provider = excluded.provider, environment = excluded.environment,
+    app = excluded.app, registered_at = excluded.registered_at, last_delivered_at = excluded.last_delivered_at,
+    id = excluded.id, p256dh = excluded.p256dh, auth = excluded.auth, told_up_to = excluded.told_up_to,
+    server_key = excluded.server_key, whole_token = excluded.whole_token
+where d.registered_at <= excluded.registered_at
+
+-- name: put_inbox
+insert into inbox select * from json_populate_recordset(null::inbox, $1::json)
+
+-- name: put_changes
+insert into changes select * from json_populate_recordset(null::changes, $1::json)
+
+-- name: put_clears
+insert into clears select * from json_populate_recordset(null::clears, $1::json) on conflict do nothing
+
+-- name: put_deliveries
+insert into deliveries select * from json_populate_recordset(null::deliveries, $1::json) on conflict do nothing
+
+-- name: put_idempotency_keys
+insert into idempotency_keys select * from json_populate_recordset(null::idempotency_keys, $1::json) on conflict do nothing
+
+-- name: put_teams
+insert into teams select * from json_populate_recordset(null::teams, $1::json)
+
+-- name: put_members
+insert into members select * from json_populate_recordset(null::members, $1::json)
+
+-- name: put_events
+-- An event of several companies that is here already gets the users and teams of this one ($2), too.
+insert into events as e select * from json_populate_recordset(null::events, $1::json)
+on conflict (id) do update
+set users = array(
+        select named.id from unnest(e.users) as named (id)
+        where (select u.company_id <> $2::int from users u where u.id = named.id)
+    ) || excluded.users,
+    teams = array(
+        select named.id from unnest(e.teams) as named (id)
+        where (select t.company_id <> $2::int from teams t where t.id = named.id)
+    ) || excluded.teams,
+    excepted = array(
+        select named.id from unnest(e.excepted) as named (id)
+        where (select u.company_id <> $2::int from users u where u.id = named.id)
+    ) || excluded.excepted,
+    data = excluded.data, params = excluded.params, subjects = excluded.subjects, erased = excluded.erased
+where e.digest is not distinct from excluded.digest and e.company_id is not distinct from excluded.company_id
+
+-- name: put_recipients
+insert into recipients as r select * from json_populate_recordset(null::recipients, $1::json)
+on conflict (event_id, after_user) do update
+set user_ids = array(
+        select pair.user_id from unnest(r.user_ids) with ordinality as pair (user_id, nth)
+        where (select u.company_id <> $2::int from users u where u.id = pair.user_id)
+        order by nth
+    ) || excluded.user_ids,
+    team_ids = array(
+        select pair.team_id from unnest(r.user_ids, r.team_ids) with ordinality as pair (user_id, team_id, nth)
+        where (select u.company_id <> $2::int from users u where u.id = pair.user_id)
+        order by nth
+    ) || excluded.team_ids,
+    reached = excluded.reached + (
+        select count(*) from unnest(r.user_ids) as named (user_id)
+        where (select u.company_id <> $2::int from users u where u.id = named.user_id)
+    )
+
+-- name: put_contents
+insert into contents select * from json_populate_recordset(null::contents, $1::json)
+on conflict (event_id, language) do update set body = excluded.body
+
+-- name: put_subjects
+insert into subjects select * from json_populate_recordset(null::subjects, $1::json) on conflict do nothing
+
+-- name: put_cancellations
+insert into cancellations select * from json_populate_recordset(null::cancellations, $1::json) on conflict do nothing
+
+-- name: put_dead_letters
+insert into dead_letters select * from json_populate_recordset(null::dead_letters, $1::json) on conflict do nothing
+
+-- name: put_event_keys
+insert into event_keys select * from json_populate_recordset(null::event_keys, $1::json)
+on conflict (service, company_id, key) do update set event_id = excluded.event_id
+
+-- name: put_other_keys
+insert into event_keys select * from json_populate_recordset(null::event_keys, $1::json) on conflict do nothing
+
+-- name: put_erased_ids
+insert into erased_ids select * from json_populate_recordset(null::erased_ids, $1::json)
+on conflict (digest) do update set erased_at = greatest(erased_ids.erased_at, excluded.erased_at)
+
+-- name: put_generations
+-- New events here are younger than all users that come.
+insert into generations as g select * from json_populate_recordset(null::generations, $1::json)
+on conflict (id) do update set current = greatest(g.current, excluded.current)
+
+-- name: put_jobs
+-- Users of other companies who have got an event here already do not get it again.
+with job as (
+    insert into jobs select * from json_populate_recordset(null::jobs, $1::json) on conflict do nothing
+    returning id, progress
+)
+update events e
+set excepted = e.excepted || got.user_ids
+from (
+    select job.id, array_agg(named.user_id) as user_ids
+    from job
+    join recipients r on r.event_id = job.id
+    cross join unnest(r.user_ids) as named (user_id)
+    where named.user_id > job.progress
+    group by job.id
+) got
+where e.id = got.id
+
+-- name: still
+-- Retention, which takes this lock for each step, deletes nothing until the end of the transaction.
+select pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock_shared($2)
+
+-- name: busy
+-- What has to end before a company can leave: imports, erasures and resolutions that may concern it.
+select (select count(*) from imports where company_id = $1 or company_id is null)
+    + (select count(*) from resolutions where company_id = $1 or company_id is null)
+    + (select count(*) from erasures)
+
+-- name: pending
+-- The events that wait and have users or teams of the company, and whether a worker has the job.
+select e.id, e.company_id is not distinct from $1 as is_own, j.worker_id is not null as is_leased
+from jobs j
+cross join lateral (select * from events where id = j.id offset 0) e
+where j.task = 'deliver' and (
+    e.company_id = $1
+    or e.company_id is null and (
+        exists (
+            select from unnest(e.users) as named (id)
+            where (select u.company_id = $1 from users u where u.id = named.id)
+               or (select m.company_id = $1 from moved_ids m where m.kind = 'user' and m.id = named.id)
+        )
+        or exists (
+            select from unnest(e.teams) as named (id)
+            where (select t.company_id = $1 from teams t where t.id = named.id)
+               or (select m.company_id = $1 from moved_ids m where m.kind = 'team' and m.id = named.id)
+        )
+    )
+)
+
+-- name: lock_jobs
+select id from jobs where id = any($1::uuid[]) and worker_id is null order by id for update skip locked
+
+-- name: lock_deliveries
+-- Lock the pushes of the company that wait; returns how many others are being sent.
+with free as materialized (
+    select d.event_id, d.device_id
+    from (select id from users where company_id = $1 offset 0) person
+    cross join lateral (
+        select event_id, device_id from deliveries where user_id = person.id and settled_at is null and worker_id is null
+        offset 0
+    ) waiting
+    join deliveries d on d.event_id = waiting.event_id and d.device_id = waiting.device_id
+    where d.worker_id is null
+    order by d.event_id, d.device_id
+    for update of d skip locked
+)
+select count(*) - (select count(*) from free)
+from (select id from users where company_id = $1 offset 0) person
+cross join lateral (select from deliveries where user_id = person.id and settled_at is null offset 0) d
+
+-- name: lock_users
+select id from users where company_id = $1 order by id for update
+
+-- name: lock_heads
+select h.user_id
+from users u
+join heads h on h.user_id = u.id
+where u.company_id = $1
+order by h.user_id
+for update of h
+
+-- name: lock_teams
+select id from teams where company_id = $1 order by id for update
+
+-- name: stash_rest
+-- Keep what is not compared, since it changes while the company is closed, for the target.
+insert into moved_rows (company_id, table_name, row)
+select $1, table_name, row
+from (
+    select 'generations' as table_name, to_jsonb(g)::text as row from generations g
+    union all
+    select 'erased_ids', to_jsonb(e)::text from erased_ids e where e.erased_at > now() - interval '1 hour'
+    union all
+    select 'idempotency_keys', to_jsonb(k)::text from idempotency_keys k where k.caller like '% of company ' || $1::int
+    union all
+    select 'clears', to_jsonb(c)::text
+    from (select id from users where company_id = $1 offset 0) person
+    cross join lateral (select * from clears where user_id = person.id offset 0) c
+    union all
+    select 'deliveries', to_jsonb(d)::text
+    from (select id from users where company_id = $1 offset 0) person
+    cross join lateral (select * from deliveries where user_id = person.id and settled_at is null offset 0) d
+) rest
+
+-- name: stash_events
+with
+-- include: moving_events(company=$1::int, events=$2::uuid[])
+insert into moved_rows (company_id, table_name, row)
+select $1, table_name, row
+from row
+where table_name <> 'dead_letters'
+
+-- name: stash_jobs
+-- Keep the jobs of these events for the target; those of the company itself go away here.
+with kept as (
+    insert into moved_rows (company_id, table_name, row)
+    select $1, 'jobs', (to_jsonb(j) || '{"worker_id": null}')::text from jobs j where j.id = any($2::uuid[])
+)
+delete from jobs where id = any($3::uuid[])
+
+-- name: release
+-- The users and teams of the company leave.
+with person as materialized (
+    select id from users where company_id = $1
+),
+team as materialized (
+    select id from teams where company_id = $1
+),
+noted as (
+    insert into moved_ids (kind, id, company_id)
+    select 'user', id, $1 from person union all select 'team', id, $1 from team
+    on conflict (kind, id) do update set company_id = excluded.company_id
+),
+push as (
+    delete from deliveries d using person p where d.user_id = p.id and d.settled_at is null
+),
+cleared as (
+    delete from clears c using person p where c.user_id = p.id
+),
+phone as (
+    delete from last_clears l using person p, devices d
+    where d.user_id = p.id and l.token = coalesce(d.whole_token, d.token)
+),
+gone as (
+    delete from teams t using team where t.id = team.id
+)
+delete from users u using person p where u.id = p.id
+
+-- name: hold_events
+-- Until the end of the transaction no event is accepted.
+select hold_events()
+
+-- name: switch
+update moves set state = 'moved', closed_until = null
+where company_id = $1 and state = 'copying' and closed_until > clock_timestamp()
+
+-- name: next_rows
+select number, table_name, row from moved_rows where company_id = $1 and number > $2 order by number limit $3
+
+-- name: received
+update moves set received = $2, state = 'here' where company_id = $1
+
+-- name: forget_rows
+delete from moved_rows where company_id = $1 and number <= $2
+
+-- name: next_audit_entries
+select happened_at, id, to_jsonb(a)::text as row
+from audit_entries a
+where company_id = $1 and (happened_at, id) > ($2, $3)
+order by happened_at, id
+limit $4
+
+-- name: put_audit_entries
+insert into audit_entries select * from json_populate_recordset(null::audit_entries, $1::json) on conflict do nothing
+
+-- name: next_moved_users
+select array(select id from moved_ids where kind = 'user' and company_id = $1 order by id limit $2)
+
+-- name: forget_users
+-- Delete what users had who have left; returns their events.
+with entry as (
+    delete from inbox where user_id = any($1::int[]) returning event_id
+),
+change as (
+    delete from changes where user_id = any($1::int[])
+),
+push as (
+    delete from deliveries where user_id = any($1::int[])
+),
+asked as (
+    delete from idempotency_keys where caller = any(array(select 'user ' || id from unnest($1::int[]) as named (id)))
+)
+select array(select distinct event_id from entry)
+
+-- name: shrink_recipients
+-- Take the users who have left from the recipients of these events.
+with left_over as materialized (
+    select r.event_id, r.after_user, part.user_ids, part.team_ids
+    from unnest($1::uuid[]) as given (event_id)
+    cross join lateral (select * from recipients where event_id = given.event_id offset 0) r
+    cross join lateral (
+        select coalesce(array_agg(pair.user_id order by nth), '{}') as user_ids,
+               coalesce(array_agg(pair.team_id order by nth), '{}') as team_ids
+        from unnest(r.user_ids, r.team_ids) with ordinality as pair (user_id, team_id, nth)
+        where not exists (select from moved_ids m where m.kind = 'user' and m.id = pair.user_id)
+    ) part
+    where part.user_ids <> r.user_ids
+),
+gone as (
+    delete from recipients r using left_over l
+    where l.user_ids = '{}' and r.event_id = l.event_id and r.after_user = l.after_user
+)
+update recipients r
+set user_ids = l.user_ids, team_ids = l.team_ids, reached = cardinality(l.user_ids)
+from left_over l
+where l.user_ids <> '{}' and r.event_id = l.event_id and r.after_user = l.after_user
+
+-- name: forget_events
+-- Delete those of these events that are of the company, or that have no recipients and do not wait.
+with alone as materialized (
+    select e.id, e.service, e.company_id, e.key, e.subjects
+    from unnest($2::uuid[]) as given (id)
+    cross join lateral (select * from events where id = given.id offset 0) e
+    where not exists (select from jobs j where j.id = e.id)
+      and (
+          e.company_id = $1
+          or not exists (select from recipients r where r.event_id = e.id)
+          and not exists (select from dead_letters d where d.id = e.id)
+      )
+),
+-- include: moving_alone
+delete from events where id = any(array(select id from alone))
+
+-- name: forget_ids
+delete from moved_ids where kind = 'user' and id = any($1::int[])
+
+-- name: left_events
+select array(select id from events where id > $1 and company_id = $2 order by id limit $3)
+
+-- name: forget_rest
+with team as (
+    delete from moved_ids where kind = 'team' and company_id = $1
+)
+delete from idempotency_keys where caller like '% of company ' || $1::int

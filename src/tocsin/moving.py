@@ -1,0 +1,437 @@
+"""Moves a company from one database (a cell) to another, while it is in use.
+
+Its rows are copied in ranges of users, teams and events, and read again until both databases have the same. Then the
+company is closed for seconds: its rows are locked, what has changed since is copied, and all ranges are compared by
+counts and digests. The switch is one transaction of the source: it deletes the users and teams, keeps the work that
+waits for the target, and records in `moves` where the company is. Each step can be repeated, so that a move that was
+interrupted continues.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from tocsin import registrations, retention
+from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.errors import Refusal, Unavailable
+from tocsin.ids import MAX_ID
+
+CONNECTIONS = 12
+"""The size of the pool of each database. Four connections are used at the same time, and long ones count thrice."""
+
+ENTRIES = 5_000
+"""Entries of inboxes in a range of users."""
+
+TEAMS, EVENTS, ROWS = 50, 500, 500
+"""Teams and events in a range, and rows of a step."""
+
+ATTEMPTS = 3
+"""How often a company is closed if it cannot be compared or locked in time."""
+
+CLOSE_DELAY = 2.0
+"""Seconds between the closing of a company and the locks: processes look every second which companies are closed."""
+
+CLOSED_FOR, RENEW_INTERVAL = 10.0, 2.0
+"""Seconds until a company whose move was interrupted is served again, and between two extensions."""
+
+IDLE_TIMEOUT = 15.0
+"""Seconds to wait for imports, erasures, deliveries and pushes under way."""
+
+LOCK_TIMEOUT = 5.0
+"""Seconds that a statement waits for a lock of the company."""
+
+EVENTS_LOCK_TIMEOUT = 0.2
+"""Seconds that the switch waits for the lock of all events, behind which new events of the cell wait."""
+
+TURN_TIMEOUT = 5.0
+"""Seconds to wait for the end of another move. The sessions of a process that was killed end soon."""
+
+_TURN, _UNDER_WAY = 0x6D6F7665, 0x6D6F7666
+_FIRST_USERS = ("users", "heads", "teams", "events")  # the rows that others refer to
+_SQL = queries("moving")
+
+Say = Callable[[str], None]
+Keys = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a cell says of a company: it `moved` to another, is `copying` to it, or `here`. `is_closed`: not served now."""
+
+    company_id: int
+    turn: int
+    state: str
+    other: str
+    is_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a move did: rows by table that the target had to get, and for how many seconds the company was closed."""
+
+    copied: Mapping[str, int]
+    compared: Mapping[str, int]
+    closed: float
+
+
+async def standings(database: Database) -> dict[int, Standing]:
+    """Return what a cell says about the companies that moved, by their ids. It is one small look-up."""
+    return {row["company_id"]: Standing(*row) for row in await database.rows(_SQL["standings"])}
+
+
+def cell_of(company_id: int, said: Iterable[Mapping[int, Standing]]) -> str | None:
+    """Return the cell that a company moved to, by what all cells say; None: it never moved."""
+    moved = [each[company_id] for each in said if company_id in each and each[company_id].state == "moved"]
+    return max(moved, key=lambda each: each.turn).other if moved else None
+
+
+def nothing(_: str) -> None:
+    """Say nothing."""
+
+
+class _Changed(Exception):  # noqa: N818 - the move is repeated
+    """The company could not be closed, locked or compared in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """A range of the rows of a company: `users` and `teams` by first and last id, `events` by a list."""
+
+    of: str
+    keys: Keys
+
+
+async def move(  # noqa: PLR0913, PLR0917 - two databases and their names
+    source: Database, target: Database, company_id: int, origin: str, destination: str, say: Say = nothing
+) -> Moved:
+    """Move a company from the cell `origin` to `destination`, or continue to. Each pool has `CONNECTIONS`.
+
+    Raises `Refusal` if the company is elsewhere, ids of it are taken in the target, or it cannot be closed; it stays
+    in its cell then.
+    """
+    async with source.connection() as own:
+
+        async def has_turn() -> bool:
+            taken: bool = await own.fetchval(_SQL["turn"], _TURN)
+            return taken
+
+        try:
+            await _patiently(has_turn, "another move has not ended", TURN_TIMEOUT)
+        except _Changed as error:
+            raise Refusal("Another `tocsin cell move` is moving a company out of this cell.") from error
+        try:
+            for each in (source, target):
+                await each.rows(_SQL["wait_for_the_end"], _UNDER_WAY)
+            return await _Move(source, target, company_id, origin, destination, say).run()
+        finally:
+            with contextlib.suppress(Exception):  # the end of the session frees it, too
+                await own.fetchval(_SQL["end_turn"], _TURN)
+
+
+class _Move:
+    def __init__(  # noqa: PLR0913, PLR0917 - the arguments of `move`
+        self, source: Database, target: Database, company_id: int, origin: str, destination: str, say: Say
+    ) -> None:
+        self._source, self._target, self._company = source, target, company_id
+        self._origin, self._destination, self._say = origin, destination, say
+        self._copied: dict[str, int] = {}
+        self._compared: dict[str, int] = {}
+        self._closed = 0.0
+        self._turn = 0
+
+    async def run(self) -> Moved:
+        after, is_moved = await self._begin()
+        if not is_moved:
+            await registrations.release_elsewhere(self._source, {self._destination: self._target})
+            await self._copy(after)
+            await self._switch()
+        await self._carry()
+        await registrations.look_again(self._target)
+        await self._copy_audit_entries()
+        self._say(f"Company {self._company} is in cell {self._destination}.")
+        await self._clean()
+        return Moved(self._copied, self._compared, self._closed)
+
+    async def _begin(self) -> tuple[int, bool]:
+        """Record the move; return up to which user it was copied before, and whether it has been switched."""
+        mine = await self._source.row(_SQL["standing"], self._company)
+        theirs = await self._target.row(_SQL["standing"], self._company)
+        turns = [row["turn"] for row in (mine, theirs) if row]
+        if mine and mine["state"] == "moved" and mine["turn"] == max(turns):
+            if mine["other"] != self._destination:
+                raise Refusal(f"Company {self._company} is in cell {mine['other']}.")
+            self._turn = mine["turn"]
+            return 0, True
+        if theirs and mine and theirs["state"] == "moved" and theirs["other"] != self._origin:
+            raise Refusal(f"Company {self._company} is in cell {theirs['other']}.")
+        if mine and mine["state"] == "copying" and mine["other"] == self._destination:
+            self._turn = mine["turn"]
+        else:
+            self._turn = max(turns, default=0) + 1
+            await self._source.rows(_SQL["begin"], self._company, self._turn, self._destination)
+        await self._target.rows(_SQL["expect"], self._company, self._turn, self._origin)
+        return mine["after_user"] if mine and self._turn == mine["turn"] else 0, False
+
+    async def _copy(self, after: int) -> None:
+        """Copy what the target does not have, while the company is in use."""
+        async for part in self._users(after):
+            await self._bring(part)
+            await self._source.rows(_SQL["copied"], self._company, part.keys[1])
+            self._say(f"copied up to user {part.keys[1]}" if part.keys[1] < MAX_ID else "copied all users")
+        async for part in self._rest():
+            await self._bring(part)
+
+    async def _switch(self) -> None:
+        """Close the company and make the target its cell."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                began = time.monotonic()
+                async with self._closing():
+                    await self._leave()
+                self._closed += time.monotonic() - began
+            except (_Changed, Unavailable) as error:
+                self._closed += time.monotonic() - began
+                self._say(f"attempt {attempt}: {error}")
+                if attempt == ATTEMPTS:
+                    raise Refusal(
+                        f"Company {self._company} cannot be closed: {error}. It stays in its cell."
+                    ) from error
+            else:
+                return
+
+    @contextlib.asynccontextmanager
+    async def _closing(self) -> AsyncIterator[None]:
+        """Close the company for the block. If this process dies, it is served again after `CLOSED_FOR`."""
+        await self._wait_until_idle()
+        await self._source.rows(_SQL["close"], self._company, CLOSED_FOR)
+        renewing = asyncio.create_task(self._renew())
+        try:
+            await asyncio.sleep(CLOSE_DELAY)
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            with contextlib.suppress(Unavailable):  # it opens by itself
+                await self._source.rows(_SQL["reopen"], self._company)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_INTERVAL)
+            with contextlib.suppress(Unavailable):
+                await self._source.rows(_SQL["close"], self._company, CLOSED_FOR)
+
+    async def _wait_until_idle(self) -> None:
+        await _patiently(self._is_idle, "imports, erasures or resolutions do not end")
+
+    async def _is_idle(self) -> bool:
+        busy: int = await self._source.value(_SQL["busy"], self._company)
+        return busy == 0
+
+    async def _leave(self) -> None:
+        """Lock the rows of the company, bring what changed, compare all, and let the company go."""
+        async with self._source.transaction() as source, self._target.transaction() as target:
+            for each in (source, target):
+                await each.execute(_SQL["still"], retention._LOCK, _UNDER_WAY)  # noqa: SLF001 - the lock of its steps
+            await _limit_locks(source, LOCK_TIMEOUT)
+            await self._lock(source)
+            again = [part async for part in self._parts() if await self._bring(part, source)]
+            for part in again:
+                if await self._bring(part, source):
+                    raise _Changed(f"{part.of} differ in the two cells")
+            await source.execute(_SQL["stash_rest"], self._company)
+            pending = await self._pending(source)
+            await self._stash(source, pending)
+            await source.execute(_SQL["release"], self._company)
+            await _limit_locks(source, EVENTS_LOCK_TIMEOUT)
+            await source.execute(_SQL["hold_events"])
+            kept = {row["id"] for row in pending}
+            late = [row for row in await self._pending(source) if row["id"] not in kept]
+            if any(row["is_leased"] for row in late):
+                raise _Changed("an event is being delivered")
+            await self._stash(source, late)
+            if await source.execute(_SQL["switch"], self._company) != "UPDATE 1":
+                raise _Changed("the company did not stay closed")
+
+    async def _lock(self, source: Connection) -> None:
+        """Lock work that waits, then users, heads and teams; requests and deliveries that began before end first."""
+
+        async def are_jobs_locked() -> bool:
+            pending = [row["id"] for row in await self._pending(source)]
+            return len(await source.fetch(_SQL["lock_jobs"], pending)) == len(pending)
+
+        async def are_pushes_locked() -> bool:
+            under_way: int = await source.fetchval(_SQL["lock_deliveries"], self._company)
+            return under_way == 0
+
+        await _patiently(are_jobs_locked, "deliveries of events do not end")
+        await _patiently(are_pushes_locked, "pushes do not end")
+        for name in ("lock_users", "lock_heads", "lock_teams"):
+            await source.execute(_SQL[name], self._company)
+        if await source.fetchval(_SQL["busy"], self._company):
+            raise _Changed("an import, erasure or resolution began")
+
+    async def _pending(self, source: Connection) -> list[Any]:
+        return list(await source.fetch(_SQL["pending"], self._company))
+
+    async def _stash(self, source: Connection, pending: Sequence[Any]) -> None:
+        """Keep events that wait, with their jobs, for the target."""
+        for some in _pieces(pending, EVENTS):
+            ids = [row["id"] for row in some]
+            own = [row["id"] for row in some if row["is_own"]]
+            await source.execute(_SQL["stash_events"], self._company, ids)
+            await source.execute(_SQL["stash_jobs"], self._company, ids, own)
+
+    async def _parts(self) -> AsyncIterator[_Range]:
+        async for part in self._users(0):
+            yield part
+        async for part in self._rest():
+            yield part
+
+    async def _users(self, after: int) -> AsyncIterator[_Range]:
+        """Yield ranges of users without a gap, so that users who have left are found in the target."""
+        while after < MAX_ID:
+            found = await self._source.value(_SQL["next_users"], after, self._company, ENTRIES)
+            last = MAX_ID if found is None else found
+            yield _Range("users", (after, last))
+            after = last
+
+    async def _rest(self) -> AsyncIterator[_Range]:
+        """Yield the teams, and the events that reached nobody."""
+        after = 0
+        while after < MAX_ID:
+            last = await self._source.value(_SQL["next_teams"], after, self._company, TEAMS) or MAX_ID
+            yield _Range("teams", (after, last))
+            after = last
+        first = UUID(int=0)
+        while ids := await self._source.value(_SQL["next_events"], first, self._company, EVENTS):
+            yield _Range("events", (ids,))
+            first = ids[-1]
+
+    async def _bring(self, part: _Range, source: Connection | None = None) -> bool:
+        """Compare a range, and replace that of the target if it differs; return whether it did."""
+        mine, theirs = await asyncio.gather(
+            self._digests(source or self._source, part), self._digests(self._target, part)
+        )
+        if mine == theirs:
+            if source:
+                for table, n, _ in mine:
+                    self._compared[table] = self._compared.get(table, 0) + n
+            return False
+        if source:
+            await self._replace(source, part)
+        else:
+            async with (
+                self._source.connection() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                await self._replace(connection, part)
+        return True
+
+    async def _digests(self, store: Database | Connection, part: _Range) -> list[tuple[str, int, str]]:
+        """Return the count and the digest of each table in a range; that of users has their events, too."""
+        found = await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, *part.keys)
+        if part.of == "users":
+            ids = await self._events(store, part)
+            found += await fetch(store, _SQL["digest_of_events"], self._company, ids)
+        return [tuple(row) for row in found]
+
+    async def _events(self, store: Database | Connection, part: _Range) -> list[UUID]:
+        [row] = await fetch(store, _SQL["events_of_users"], self._company, *part.keys)
+        ids: list[UUID] = row[0]
+        return ids
+
+    async def _replace(self, source: Connection, part: _Range) -> None:
+        """Replace a range of the target by that of the source, in one transaction."""
+        said = await source.fetchrow(_SQL["standing"], self._company)
+        if said is None or (said["state"], said["turn"]) != ("copying", self._turn):
+            raise Refusal("Another `tocsin cell move` has moved the company.")
+        async with self._target.transaction() as target:
+            await target.execute(_SQL["receive"], _UNDER_WAY)
+            rows = list(await source.fetch(_SQL[f"rows_of_{part.of}"], self._company, *part.keys))
+            ids = part.keys[0] if part.of == "events" else []
+            if part.of == "users":
+                ids = sorted({*await self._events(source, part), *await self._events(target, part)})
+                rows += await source.fetch(_SQL["rows_of_events"], self._company, ids)
+            if part.of != "events":
+                await target.execute(_SQL[f"discard_{part.of}"], self._company, *part.keys)
+            if ids:
+                await target.execute(_SQL["discard_events"], self._company, ids)
+            await self._put(target, rows)
+
+    async def _put(self, target: Connection, rows: Iterable[Any]) -> None:
+        """Write rows of the source into the target, as they were."""
+        tables: dict[str, list[str]] = {}
+        for row in rows:
+            tables.setdefault(row["table_name"], []).append(row["row"])
+        for table in sorted(tables, key=lambda each: each not in _FIRST_USERS):
+            given = "[" + ",".join(tables[table]) + "]"
+            if table in {"users", "teams"}:
+                await self._check_free(target, table, [json.loads(row)["id"] for row in tables[table]])
+            company = (self._company,) if table in {"events", "recipients"} else ()
+            await target.execute(_SQL[f"put_{table}"], given, *company)
+            self._copied[table] = self._copied.get(table, 0) + len(tables[table])
+
+    async def _check_free(self, target: Connection, table: str, ids: Collection[int]) -> None:
+        taken = [str(row["id"]) for row in await target.fetch(_SQL[f"taken_{table}"], list(ids), self._company)]
+        if taken:
+            raise Refusal(f"Cell {self._destination} has {table} of other companies with the ids {', '.join(taken)}.")
+
+    async def _carry(self) -> None:
+        """Bring the work that waited at the switch. The target notes in the same transaction what it has."""
+        row = await self._target.row(_SQL["standing"], self._company)
+        received = row["received"] if row and row["received_turn"] == self._turn else 0
+        while rows := await self._source.rows(_SQL["next_rows"], self._company, received, ROWS):
+            async with self._target.transaction() as target:
+                await target.execute(_SQL["receive"], _UNDER_WAY)
+                received = rows[-1]["number"]
+                await target.execute(_SQL["received"], self._company, received)
+                await self._put(target, rows)
+            await self._source.rows(_SQL["forget_rows"], self._company, received)
+        await self._source.rows(_SQL["forget_rows"], self._company, received)
+        await self._target.rows(_SQL["received"], self._company, received)
+
+    async def _copy_audit_entries(self) -> None:
+        """Copy the audit entries of the company. Those of the source stay: its log is append-only."""
+        after = datetime.min.replace(tzinfo=UTC), UUID(int=0)
+        while rows := await self._source.rows(_SQL["next_audit_entries"], self._company, *after, ROWS):
+            await self._target.rows(_SQL["put_audit_entries"], "[" + ",".join(row["row"] for row in rows) + "]")
+            after = rows[-1]["happened_at"], rows[-1]["id"]
+
+    async def _clean(self) -> None:
+        """Delete what is left in the source, in steps."""
+        while ids := await self._source.value(_SQL["next_moved_users"], self._company, ROWS):
+            async with self._source.transaction() as source:
+                events = await source.fetchval(_SQL["forget_users"], ids)
+                for some in _pieces(events, EVENTS):
+                    await source.execute(_SQL["shrink_recipients"], some)
+                    await source.execute(_SQL["forget_events"], self._company, some)
+                await source.execute(_SQL["forget_ids"], ids)
+        first = UUID(int=0)
+        while found := await self._source.value(_SQL["left_events"], first, self._company, EVENTS):
+            await self._source.rows(_SQL["forget_events"], self._company, found)
+            first = found[-1]
+        await self._source.rows(_SQL["forget_rest"], self._company)
+
+
+async def _patiently(is_done: Callable[[], Awaitable[bool]], problem: str, seconds: float = IDLE_TIMEOUT) -> None:
+    end = time.monotonic() + seconds
+    while not await is_done():
+        if time.monotonic() > end:
+            raise _Changed(problem)
+        await asyncio.sleep(0.1)
+
+
+async def _limit_locks(connection: Connection, seconds: float) -> None:
+    await connection.execute(
+        f"set local lock_timeout = {round(1000 * seconds)}; set local idle_in_transaction_session_timeout = 0"
+    )
+
+
+def _pieces(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,79 @@
+"""Phones in several cells: a token that was registered in another cell later leaves its user in this one.
+
+Each cell remembers when it registered which token, also those that have left for thirty days. Each looks at what the
+others registered since its last look, so that a cell that was away makes up for it. The later registration wins, by the
+clocks of the two servers; a registration of the same microsecond changes nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from tocsin.backoff import Backoff
+from tocsin.db.admission import KIND
+from tocsin.db.pool import Database, queries
+
+INTERVAL = 10.0
+"""Seconds between two looks."""
+
+OVERLAP = timedelta(minutes=1)
+"""How far a look begins before the end of the one before: a transaction may have been open meanwhile."""
+
+BATCH_SIZE = 1_000
+"""Tokens of a step."""
+
+_EARLIEST = datetime.min.replace(tzinfo=UTC) + 2 * OVERLAP
+_SQL = queries("registrations")
+
+log = structlog.get_logger(__name__)
+
+
+async def watch(own: Database, others: Mapping[str, Database]) -> None:
+    """Release the phones of this cell that others registered, forever. Several processes can call this."""
+    KIND.set("phones of other cells")
+    backoffs = {cell: Backoff(f"phones of cell {cell}") for cell in others}
+    while True:
+        for cell, other in others.items():
+            try:
+                await release_elsewhere(own, {cell: other})
+                backoffs[cell].succeeded()
+            except Exception as error:  # noqa: BLE001 - the next look makes up for it
+                backoffs[cell].note(error)
+        await asyncio.sleep(INTERVAL)
+
+
+async def release_elsewhere(own: Database, others: Mapping[str, Database]) -> int:
+    """Remove the devices of this cell whose tokens were registered in another one later; return their number."""
+    await _add_older(own)
+    return sum([await _release(own, cell, other) for cell, other in others.items()])
+
+
+async def look_again(own: Database) -> None:
+    """Compare what the others registered within a day again, because phones have come by the move of a company."""
+    await own.rows(_SQL["look_again"])
+
+
+async def _release(own: Database, cell: str, other: Database) -> int:
+    seen = await own.value(_SQL["seen"], cell)
+    last, total = ((seen or _EARLIEST) - OVERLAP, ""), 0
+    while found := await other.rows(_SQL["later"], *last, BATCH_SIZE):
+        columns = [row["digest"] for row in found], [row["registered_at"] for row in found]
+        released = await own.rows(_SQL["release"], *columns, len(found))
+        if released:
+            log.info("released phones that another cell registered", cell=cell, phones=len(released))
+        total += len(released)
+        last = found[-1]["noted_at"], found[-1]["digest"]
+        await own.rows(_SQL["see"], cell, last[0])
+    return total
+
+
+async def _add_older(own: Database) -> None:
+    """Add the devices that were registered before registrations were remembered, once."""
+    if await own.value(_SQL["seen"], ""):
+        return
+    last: str | None = ""
+    while last is not None:
+        last = await own.value(_SQL["add_older"], last, BATCH_SIZE)
+    await own.rows(_SQL["see"], "", datetime.now(UTC))

@@ -1,0 +1,441 @@
+"""A company moves from one database to another: all of it, once, with its streams and phones, and nothing else."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from httpx_sse import aconnect_sse
+
+from tests.support.built_in import CATALOGUE
+from tests.support.database import make_database, wipe
+from tests.support.events import custom, in_future, message_event, note
+from tests.support.service import Api, serving, standing_token
+from tests.support.waiting import reaches, until
+from tocsin import invariants, moving
+from tocsin.db.pool import Connection, Database, connect
+from tocsin.errors import Locked, Refusal
+from tocsin.postgres.supervisor import Embedded
+
+COMPANY, OTHER = 1, 2
+USERS, OTHERS = range(1, 13), range(101, 105)
+ROOT = Path(__file__).parents[1]
+POINTS = 12
+"""Points at which a move is killed in each run."""
+
+
+@pytest.fixture(scope="module")
+async def urls(server: Embedded) -> tuple[str, str]:
+    return await make_database(server, "cell_a"), await make_database(server, "cell_b")
+
+
+@pytest.fixture
+async def cells(urls: tuple[str, str]) -> AsyncIterator[tuple[Api, Api]]:
+    """Two services with a database each."""
+    for url in urls:
+        await wipe(url)
+    async with serving(urls[0], CATALOGUE) as a, serving(urls[1], CATALOGUE) as b:
+        yield a, b
+
+
+@pytest.fixture
+async def pools(urls: tuple[str, str]) -> AsyncIterator[tuple[Database, Database]]:
+    """The databases as the command opens them."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened = []
+        for url in urls:
+            database = Database(url, moving.CONNECTIONS, 60)
+            await database.open()
+            stack.push_async_callback(database.close)
+            opened.append(database)
+        yield opened[0], opened[1]
+
+
+@pytest.fixture(autouse=True)
+def without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moving, "CLOSE_DELAY", 0.0)  # no process looks which companies are closed
+
+
+async def fill(api: Api) -> None:
+    """Make two companies, with notifications of all states, a team, phones and events that wait."""
+    await api.people(*USERS, company_id=COMPANY)
+    await api.people(*OTHERS, company_id=OTHER)
+    await api.team(7, *USERS, company_id=COMPANY)
+    await api.team(8, *OTHERS, company_id=OTHER)
+    for user in (*USERS[:4], *OTHERS):
+        await api.app_state.database.rows(
+            "insert into devices (token, user_id, type, provider, environment, app)"
+            " values ($1, $2, 'iOS', 'apns', 'production', 'default')",
+            f"{user:064x}",
+            user,
+        )
+    await api.app_state.database.rows("insert into preferences (user_id, chosen) values (1, '{\"mute\": []}')")
+    for number in range(8):
+        await api.post(note(*USERS[number % 6 : number % 6 + 4]), company_id=COMPANY)
+    await api.post(custom(1, 2, *OTHERS))
+    await api.post(custom(teams=(7, 8)))
+    await api.post(custom(*OTHERS), company_id=OTHER)
+    first, second, third, *_ = await api.ids(1)
+    await api.as_user(1, "PUT", f"/notifications/{first}/read")
+    await api.as_user(1, "DELETE", f"/notifications/{second}")
+    await api.as_user(2, "PUT", "/notifications/read")
+    await api.as_user(1, "PUT", f"/notifications/{third}/read", headers={"Idempotency-Key": "once"})
+
+
+def sample(points: Sequence[str]) -> list[str]:
+    """Return points to be killed at: some, or all with `ALL_POINTS`."""
+    seed = int(os.environ.get("SEED", random.randrange(2**32)))  # noqa: S311
+    sys.stdout.write(f"SEED={seed}\n")
+    return random.Random(seed).sample(points, len(points) if "ALL_POINTS" in os.environ else POINTS)  # noqa: S311
+
+
+async def of_company(database: Database, company_id: int) -> dict[str, Any]:
+    """Return all that clients of a company can see, by users."""
+    rows = await database.rows(
+        "select i.user_id, i.position, i.event_id, i.read_at, i.deleted_at, i.created_at, c.body"
+        " from inbox i join contents c on c.event_id = i.event_id and c.language = i.language"
+        " join users u on u.id = i.user_id where u.company_id = $1 order by 1, 2",
+        company_id,
+    )
+    heads = await database.rows(
+        "select h.* from heads h join users u on u.id = h.user_id where u.company_id = $1 order by user_id", company_id
+    )
+    changes = await database.rows(
+        "select c.* from changes c join users u on u.id = c.user_id where u.company_id = $1 order by 1, 2", company_id
+    )
+    devices = await database.rows(
+        "select d.* from devices d join users u on u.id = d.user_id where u.company_id = $1 order by token", company_id
+    )
+    members = await database.rows(
+        "select m.* from members m join teams t on t.id = m.team_id where t.company_id = $1 order by 1, 2", company_id
+    )
+    preferences = await database.rows(
+        "select p.* from preferences p join users u on u.id = p.user_id where u.company_id = $1 order by 1", company_id
+    )
+    found = {"inbox": rows, "heads": heads, "changes": changes, "devices": devices, "members": members}
+    return {name: [tuple(row) for row in each] for name, each in {**found, "preferences": preferences}.items()}
+
+
+async def assert_sound(url: str) -> None:
+    connection = await connect(url)
+    try:
+        assert [str(found) async for found in invariants.check_rows(connection) if found] == []
+    finally:
+        await connection.close()
+
+
+async def nothing_of(database: Database, company_id: int) -> None:
+    for statement in (
+        "select count(*) from users where company_id = $1",
+        "select count(*) from teams where company_id = $1",
+        "select count(*) from events where company_id = $1",
+        "select count(*) from moved_ids where company_id = $1",
+        "select count(*) from moved_rows where company_id = $1",
+    ):
+        assert await database.value(statement, company_id) == 0, statement
+    ids = list(USERS)
+    for table in ("heads", "inbox", "changes", "devices", "deliveries", "members", "preferences", "clears"):
+        assert await database.value(f"select count(*) from {table} where user_id = any($1)", ids) == 0, table
+    assert await database.value("select count(*) from recipients where user_ids && $1::int[]", ids) == 0
+
+
+async def test_all_of_a_company_moves_and_nothing_of_another(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    held = await cells[0].as_service("POST", "/events", json=message_event("later", 3, 101, deliver_at=in_future()))
+    own = await cells[0].as_service(
+        "POST", "/events", json=message_event("own", 4, key="k", deliver_at=in_future()), company_id=COMPANY
+    )
+    assert (held.status_code, own.status_code) == (202, 202)
+    before, others = await of_company(pools[0], COMPANY), await of_company(pools[0], OTHER)
+    done = await moving.move(*pools, COMPANY, "a", "b")
+
+    assert await of_company(pools[1], COMPANY) == before
+    assert await of_company(pools[0], OTHER) == others
+    assert done.compared["inbox"] == len(before["inbox"])
+    await nothing_of(pools[0], COMPANY)
+    assert await of_company(pools[1], OTHER) == {name: [] for name in others}
+    waiting = [{str(row[0]) for row in await each.rows("select id from jobs")} for each in pools]
+    assert waiting == [{held.json()["id"]}, {held.json()["id"], own.json()["id"]}]
+    users = [await each.value("select users from events where id = $1", held.json()["id"]) for each in pools]
+    assert users == [[3, 101], [3]]
+    for url in urls:
+        await assert_sound(url)
+
+
+async def test_moved_company_goes_on_in_its_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    inbox = await cells[0].ids(3)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await cells[1].ids(3) == inbox
+    new = await cells[1].post(note(3, 4), company_id=COMPANY)
+    await cells[1].as_user(3, "PUT", "/notifications/read")
+    assert await cells[1].ids(3) == [new, *inbox]
+    assert (await cells[0].as_user(3, "GET", "/notifications")).status_code == 401
+    assert (await cells[0].as_service("POST", "/events", json=note(3), company_id=COMPANY)).status_code == 422
+    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+    assert await cells[0].ids(3) == [new, *inbox]
+    said = [await moving.standings(each) for each in pools]
+    assert moving.cell_of(COMPANY, said) == "a"
+    for url in urls:
+        await assert_sound(url)
+
+
+async def test_move_that_is_killed_anywhere_continues_with_nothing_lost_or_doubled(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str], tmp_path: Path
+) -> None:
+    """The company moves to and fro. Each time a process is killed at another statement, and the next one continues."""
+    await fill(cells[0])
+    held = message_event("held", 3, 4, 101, deliver_at=in_future())
+    assert (await cells[0].as_service("POST", "/events", json=held)).status_code == 202
+    before, others = await of_company(pools[0], COMPANY), await of_company(pools[0], OTHER)
+    work = "select count(*) from jobs j join events e on e.id = j.id where e.users && array[3, 4]"
+    place = itertools.cycle((("a", "b"), ("b", "a")))
+    by_name, url_of = dict(zip("ab", pools, strict=True)), dict(zip("ab", urls, strict=True))
+
+    async def killed(origin: str, destination: str, **environment: str) -> int:
+        command = "-m", "tests.support.moving_program", url_of[origin], url_of[destination], "1", origin, destination
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, env={**os.environ, **environment}, cwd=ROOT
+        )
+        return await process.wait()
+
+    trace = tmp_path / "points"
+    for _ in range(3):  # what the first move does once is not written
+        trace.unlink(missing_ok=True)
+        assert await killed(*next(place), CRASH_TRACE=str(trace)) == 0
+    await moving.move(*(by_name[name] for name in next(place)), COMPANY, "b", "a")
+    points = sorted(set(trace.read_text("utf-8").splitlines()))
+    assert len(points) >= 40, points
+    for point in sample(points):
+        origin, destination = next(place)
+        assert await killed(origin, destination, CRASH_AT=point) == -signal.SIGKILL, point
+        await moving.move(by_name[origin], by_name[destination], COMPANY, origin, destination)
+        assert await of_company(by_name[destination], COMPANY) == before, point
+        assert await of_company(pools[0], OTHER) == others, point
+        await nothing_of(by_name[origin], COMPANY)
+        assert await by_name[destination].value(work) == 1, point
+    for url in urls:
+        await assert_sound(url)
+
+
+class Clients:
+    """Clients of two cells, and the ledger of what they were answered with 2xx."""
+
+    def __init__(self, cells: tuple[Api, Api], entries: dict[int, set[str]]) -> None:
+        self.cells, self.entries = cells, entries
+        self.read: set[tuple[int, str]] = set()
+        self.deleted: set[tuple[int, str]] = set()
+        self.refused: list[int] = []
+        self.is_over = False
+        self.dice = random.Random(5)  # noqa: S311
+
+    async def cell_of(self, company_id: int) -> Api:
+        said = [await moving.standings(each.app_state.database) for each in self.cells]
+        return self.cells[moving.cell_of(company_id, said) == "b"]
+
+    async def post(self, users: range, company_id: int) -> None:
+        while not self.is_over:
+            named, id_ = self.dice.sample(users, 3), str(uuid4())
+            while not await self.is_accepted(note(*named, id=id_), company_id):
+                self.refused.append(company_id)
+                await asyncio.sleep(0.02)
+            for user in named:
+                self.entries[user].add(id_)
+
+    async def is_accepted(self, event: dict[str, Any], company_id: int) -> bool:
+        api = await self.cell_of(company_id)
+        answer = await api.as_service("POST", "/events", json=event, company_id=company_id)
+        assert answer.status_code in {202, 422, 503}, answer.text
+        return answer.status_code == 202
+
+    async def mark(self, user: int) -> None:
+        while not self.is_over:
+            await asyncio.sleep(0.01)
+            api = await self.cell_of(COMPANY)
+            answer = await api.call("GET", "/notifications?per_page=100", standing_token(user))
+            if answer.status_code == 200 and (left := answer.json()["data"]):
+                id_ = self.dice.choice(left)["id"]
+                is_read = self.dice.random() < 0.7
+                method, path = ("PUT", "/read") if is_read else ("DELETE", "")
+                answer = await api.call(method, f"/notifications/{id_}{path}", standing_token(user))
+                assert answer.status_code in {204, 401, 404, 503}, answer.text
+                if answer.status_code == 204:
+                    (self.read if is_read else self.deleted).add((user, id_))
+
+    async def compare(self, database: Database, users: range) -> None:
+        rows = await database.rows(
+            "select user_id, event_id::text, read_at, deleted_at from inbox where user_id = any($1)", list(users)
+        )
+        found = [(row["user_id"], row["event_id"]) for row in rows]
+        assert sorted(found) == sorted((user, id_) for user in users for id_ in self.entries[user])
+        read = {pair for pair, row in zip(found, rows, strict=True) if row["read_at"]}
+        deleted = {pair for pair, row in zip(found, rows, strict=True) if row["deleted_at"]}
+        assert {pair for pair in self.read if pair[0] in users} <= read
+        assert {pair for pair in self.deleted if pair[0] in users} <= deleted
+
+
+async def test_company_moves_under_load_with_nothing_lost_or_doubled(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    stored = "select array(select event_id::text from inbox where user_id = $1)"
+    clients = Clients(cells, {user: set(await pools[0].value(stored, user)) for user in (*USERS, *OTHERS)})
+    load = [
+        *(asyncio.create_task(clients.post(USERS, COMPANY)) for _ in range(3)),
+        asyncio.create_task(clients.post(OTHERS, OTHER)),
+        *(asyncio.create_task(clients.mark(user)) for user in USERS[:3]),
+    ]
+    await asyncio.sleep(0.5)
+    await moving.move(*pools, COMPANY, "a", "b")
+    await asyncio.sleep(0.5)
+    clients.is_over = True
+    await asyncio.gather(*load)
+    assert OTHER not in clients.refused
+    for pool in pools:
+        await reaches(partial(pool.value, "select count(*) from jobs"), 0)
+    await clients.compare(pools[1], USERS)
+    await clients.compare(pools[0], OTHERS)
+    await nothing_of(pools[0], COMPANY)
+    for url in urls:
+        await assert_sound(url)
+
+
+async def test_stream_continues_in_the_new_cell_after_the_last_event_it_saw(
+    cells: tuple[Api, Api], pools: tuple[Database, Database]
+) -> None:
+    await fill(cells[0])
+
+    async def events_of(api: Api, mark: str, until_id: str) -> list[str]:
+        headers = {"Authorization": f"Bearer {standing_token(3)}", **({"Last-Event-ID": mark} if mark else {})}
+        seen = []
+        async with aconnect_sse(api.http, "GET", "/notifications/stream", headers=headers) as source:
+            async for event in source.aiter_sse():
+                marks.append(event.id or marks[-1])
+                assert event.event != "resync"
+                if event.event == "notification":
+                    seen.append(json.loads(event.data)["id"])
+                    if seen[-1] == until_id:
+                        return seen
+        return seen
+
+    marks = [""]
+    following = asyncio.create_task(events_of(cells[0], "", "nothing"))
+    await until(lambda: asyncio.sleep(0, len(marks) > 1))
+    first = await cells[0].post(note(3), company_id=COMPANY)
+    await until(lambda: asyncio.sleep(0, len(marks) > 2))
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await following == [first]  # the stream of the old cell ends
+    second = await cells[1].post(note(3), company_id=COMPANY)
+    third = await cells[1].post(note(3), company_id=COMPANY)
+    assert await events_of(cells[1], marks[-1], third) == [second, third]
+
+
+async def test_event_that_a_locked_company_gets_is_delivered_in_the_new_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is accepted while the rows of the company are locked, and moves with its job."""
+    await fill(cells[0])
+    accepted: list[str] = []
+    bring = moving._Move._stash  # noqa: SLF001
+
+    async def stash(self: Any, source: Connection, pending: Any) -> None:
+        if not accepted:
+            answer = await cells[0].as_service("POST", "/events", json=note(5, 6), company_id=COMPANY)
+            accepted.append(answer.json()["id"])
+        await bring(self, source, pending)
+
+    monkeypatch.setattr(moving._Move, "_stash", stash)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    await reaches(lambda: pools[1].value("select count(*) from jobs"), 0)
+    assert (await cells[1].ids(5))[0] == accepted[0]
+    assert await pools[0].value("select count(*) from jobs") == 0
+
+
+async def test_closed_company_gets_no_user_and_team_and_others_do(
+    cells: tuple[Api, Api], pools: tuple[Database, Database]
+) -> None:
+    await pools[0].rows("insert into moves (company_id, turn, state, other) values (1, 1, 'copying', 'b')")
+    await cells[0].people(1, company_id=COMPANY)
+    await pools[0].rows("update moves set closed_until = now() + interval '1 minute'")
+    with pytest.raises(Locked):
+        await cells[0].people(2, company_id=COMPANY)
+    with pytest.raises(Locked):
+        await cells[0].team(1, 1, company_id=COMPANY)
+    await cells[0].people(3, company_id=OTHER)
+    assert (await moving.standings(pools[0]))[COMPANY].is_closed
+    await pools[0].rows("update moves set closed_until = now() - interval '1 second'")
+    await cells[0].people(2, company_id=COMPANY)
+    assert not (await moving.standings(pools[0]))[COMPANY].is_closed
+
+
+async def test_company_whose_ids_are_taken_stays_in_its_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database]
+) -> None:
+    await fill(cells[0])
+    await cells[1].people(5, company_id=9)
+    before = await of_company(pools[0], COMPANY)
+    with pytest.raises(Refusal, match="has users of other companies with the ids 5"):
+        await moving.move(*pools, COMPANY, "a", "b")
+    assert await of_company(pools[0], COMPANY) == before
+    assert not (await moving.standings(pools[0]))[COMPANY].is_closed
+
+
+async def test_target_that_is_away_leaves_the_company_open_in_its_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    copy = moving._Move._copy  # noqa: SLF001
+
+    async def copy_and_lose(self: Any, after: int) -> None:
+        await copy(self, after)
+        await pools[1].close()
+
+    monkeypatch.setattr(moving._Move, "_copy", copy_and_lose)  # noqa: SLF001
+    with pytest.raises(Refusal, match="It stays in its cell"):
+        await moving.move(*pools, COMPANY, "a", "b")
+    assert not (await moving.standings(pools[0]))[COMPANY].is_closed
+    assert (await cells[0].as_user(3, "PUT", "/notifications/read")).status_code == 204
+    await cells[0].post(note(3), company_id=COMPANY)
+
+
+async def test_companies_that_share_an_event_can_move_one_after_the_other(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    held = message_event("held", 3, 101, deliver_at=in_future())
+    id_ = (await cells[0].as_service("POST", "/events", json=held)).json()["id"]
+    before = [await of_company(pools[0], each) for each in (COMPANY, OTHER)]
+    for company in (COMPANY, OTHER):
+        await moving.move(*pools, company, "a", "b")
+    assert [await of_company(pools[1], each) for each in (COMPANY, OTHER)] == before
+    assert sorted(await pools[1].value("select users from events where id = $1", id_)) == [3, 101]
+    assert await pools[1].value("select count(*) from jobs") == 1
+    for url in urls:
+        await assert_sound(url)
+
+
+@pytest.mark.usefixtures("cells")
+async def test_two_moves_out_of_a_cell_do_not_run_at_once(
+    pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "TURN_TIMEOUT", 0.2)
+    async with pools[0].connection() as other:
+        await other.execute("select pg_advisory_lock($1)", moving._TURN)  # noqa: SLF001
+        with pytest.raises(Refusal, match="Another"):
+            await moving.move(*pools, COMPANY, "a", "b")
+        await other.execute("select pg_advisory_unlock($1)", moving._TURN)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")

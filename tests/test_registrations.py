@@ -1,0 +1,143 @@
+"""A phone belongs to one user over all cells: the one who registered it last."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.database import make_database, wipe
+from tocsin import devices, directory, registrations
+from tocsin.db.pool import Connection, Database, connect
+from tocsin.devices import Device
+from tocsin.errors import Unavailable
+from tocsin.formats import User
+from tocsin.postgres.supervisor import Embedded
+
+PHONE, OTHER_PHONE = "a" * 64, "b" * 64
+
+
+@pytest.fixture(scope="module")
+async def urls(server: Embedded) -> tuple[str, str]:
+    return await make_database(server, "phones_a"), await make_database(server, "phones_b")
+
+
+@pytest.fixture
+async def cells(urls: tuple[str, str]) -> AsyncIterator[tuple[Database, Database]]:
+    """Two databases with a user each: 1 and 101."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened = []
+        for url, user in zip(urls, (1, 101), strict=True):
+            await wipe(url)
+            database = Database(url, 3)
+            await database.open()
+            stack.push_async_callback(database.close)
+            person = User(
+                id=user, company_id=user, first_name="A", last_name="B", profile_picture=None, email=None, locale="en",
+                time_zone="UTC", active=True,
+            )  # fmt: skip
+            await directory.put_user(database, person, None)
+            opened.append(database)
+        yield opened[0], opened[1]
+
+
+@pytest.fixture
+async def session(urls: tuple[str, str]) -> AsyncIterator[Connection]:
+    connection = await connect(urls[0])
+    yield connection
+    await connection.close()
+
+
+async def register(database: Database, user: int, token: str = PHONE) -> None:
+    await devices.register(database, user, Device(token, "iOS", "apns", "production", "default"))
+
+
+async def owners(cells: tuple[Database, Database], token: str = PHONE) -> list[int | None]:
+    return [await each.value("select user_id from devices where token = $1", token) for each in cells]
+
+
+async def look(cells: tuple[Database, Database]) -> tuple[int, int]:
+    a, b = cells
+    return await registrations.release_elsewhere(a, {"b": b}), await registrations.release_elsewhere(b, {"a": a})
+
+
+async def test_phone_that_registers_in_another_cell_leaves_its_user(cells: tuple[Database, Database]) -> None:
+    await register(cells[0], 1)
+    await register(cells[0], 1, OTHER_PHONE)
+    assert await look(cells) == (0, 0)
+    await register(cells[1], 101)
+    assert await owners(cells) == [1, 101]
+    assert await look(cells) == (1, 0)
+    assert await owners(cells) == [None, 101]
+    assert await owners(cells, OTHER_PHONE) == [1, None]
+    await register(cells[0], 1)
+    assert await look(cells) == (0, 1)
+    assert await owners(cells) == [1, None]
+
+
+async def test_phone_leaves_also_if_it_was_removed_from_the_other_cell_since(cells: tuple[Database, Database]) -> None:
+    await register(cells[0], 1)
+    await register(cells[1], 101)
+    await devices.detach(cells[1], 101, PHONE)
+    assert await look(cells) == (1, 0)
+    assert await owners(cells) == [None, None]
+
+
+async def test_cell_that_was_away_makes_up_for_it(cells: tuple[Database, Database]) -> None:
+    await register(cells[0], 1)
+    await look(cells)
+    await cells[1].close()
+    with pytest.raises(Unavailable):
+        await registrations.release_elsewhere(cells[0], {"b": cells[1]})
+    await cells[1].open()
+    await register(cells[1], 101)
+    assert await look(cells) == (1, 0)
+
+
+async def test_phone_is_released_although_its_other_registration_commits_after_a_look(
+    cells: tuple[Database, Database],
+) -> None:
+    await register(cells[0], 1)
+    async with cells[1].transaction() as late:
+        await late.execute(
+            "insert into devices (token, user_id, type, provider, environment, app)"
+            " values ($1, 101, 'iOS', 'apns', 'production', 'default')",
+            PHONE,
+        )
+        await register(cells[1], 101, OTHER_PHONE)
+        assert await look(cells) == (0, 0)
+    assert await look(cells) == (1, 0)
+    assert await owners(cells) == [None, 101]
+
+
+async def test_phones_of_before_registrations_were_remembered_are_released(
+    cells: tuple[Database, Database], session: Connection
+) -> None:
+    await register(cells[0], 1)
+    await session.execute("delete from registrations")
+    await register(cells[1], 101)
+    assert await look(cells) == (1, 0)
+
+
+async def test_more_phones_than_one_step_takes_are_released(
+    cells: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrations, "BATCH_SIZE", 2)
+    tokens = [f"{number:064x}" for number in range(5)]
+    for token in tokens:
+        await register(cells[0], 1, token)
+    for token in tokens:
+        await register(cells[1], 101, token)
+    assert await look(cells) == (5, 0)
+    assert await look(cells) == (0, 0)
+
+
+async def test_tokens_that_have_left_are_forgotten_after_thirty_days(
+    cells: tuple[Database, Database], session: Connection
+) -> None:
+    await register(cells[0], 1)
+    await devices.detach(cells[0], 1, PHONE)
+    await register(cells[0], 1, OTHER_PHONE)
+    assert await session.fetchval("select count(*) from registrations") == 2
+    await session.execute("update registrations set left_at = left_at - interval '31 days'")
+    await register(cells[0], 1, OTHER_PHONE)
+    assert await session.fetchval("select count(*) from registrations") == 1

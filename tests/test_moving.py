@@ -23,7 +23,7 @@ from tests.support.events import custom, in_future, message_event, note
 from tests.support.service import Api, serving, standing_token
 from tests.support.waiting import reaches, until
 from tocsin import invariants, moving
-from tocsin.db.pool import Connection, Database, connect
+from tocsin.db.pool import Connection, Database, connect, queries
 from tocsin.errors import Locked, Refusal
 from tocsin.postgres.supervisor import Embedded
 
@@ -188,7 +188,7 @@ async def test_moved_company_goes_on_in_its_cell(
     assert (await cells[0].as_service("POST", "/events", json=note(3), company_id=COMPANY)).status_code == 422
     await moving.move(pools[1], pools[0], COMPANY, "b", "a")
     assert await cells[0].ids(3) == [new, *inbox]
-    said = [await moving.standings(each) for each in pools]
+    said = [await moving.whereabouts(each) for each in pools]
     assert moving.cell_of(COMPANY, said) == "a"
     for url in urls:
         await assert_sound(url)
@@ -217,7 +217,8 @@ async def test_move_that_is_killed_anywhere_continues_with_nothing_lost_or_doubl
     for _ in range(3):  # what the first move does once is not written
         trace.unlink(missing_ok=True)
         assert await killed(*next(place), CRASH_TRACE=str(trace)) == 0
-    await moving.move(*(by_name[name] for name in next(place)), COMPANY, "b", "a")
+    assert next(place) == ("b", "a")
+    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
     points = sorted(set(trace.read_text("utf-8").splitlines()))
     assert len(points) >= 40, points
     for point in sample(points):
@@ -244,7 +245,7 @@ class Clients:
         self.dice = random.Random(5)  # noqa: S311
 
     async def cell_of(self, company_id: int) -> Api:
-        said = [await moving.standings(each.app_state.database) for each in self.cells]
+        said = [await moving.whereabouts(each.app_state.database) for each in self.cells]
         return self.cells[moving.cell_of(company_id, said) == "b"]
 
     async def post(self, users: range, company_id: int) -> None:
@@ -376,10 +377,10 @@ async def test_closed_company_gets_no_user_and_team_and_others_do(
     with pytest.raises(Locked):
         await cells[0].team(1, 1, company_id=COMPANY)
     await cells[0].people(3, company_id=OTHER)
-    assert (await moving.standings(pools[0]))[COMPANY].is_closed
+    assert (await moving.whereabouts(pools[0]))[COMPANY].is_closed
     await pools[0].rows("update moves set closed_until = now() - interval '1 second'")
     await cells[0].people(2, company_id=COMPANY)
-    assert not (await moving.standings(pools[0]))[COMPANY].is_closed
+    assert not (await moving.whereabouts(pools[0]))[COMPANY].is_closed
 
 
 async def test_company_whose_ids_are_taken_stays_in_its_cell(
@@ -391,7 +392,7 @@ async def test_company_whose_ids_are_taken_stays_in_its_cell(
     with pytest.raises(Refusal, match="has users of other companies with the ids 5"):
         await moving.move(*pools, COMPANY, "a", "b")
     assert await of_company(pools[0], COMPANY) == before
-    assert not (await moving.standings(pools[0]))[COMPANY].is_closed
+    assert not (await moving.whereabouts(pools[0]))[COMPANY].is_closed
 
 
 async def test_target_that_is_away_leaves_the_company_open_in_its_cell(
@@ -407,7 +408,7 @@ async def test_target_that_is_away_leaves_the_company_open_in_its_cell(
     monkeypatch.setattr(moving._Move, "_copy", copy_and_lose)  # noqa: SLF001
     with pytest.raises(Refusal, match="It stays in its cell"):
         await moving.move(*pools, COMPANY, "a", "b")
-    assert not (await moving.standings(pools[0]))[COMPANY].is_closed
+    assert not (await moving.whereabouts(pools[0]))[COMPANY].is_closed
     assert (await cells[0].as_user(3, "PUT", "/notifications/read")).status_code == 204
     await cells[0].post(note(3), company_id=COMPANY)
 
@@ -434,8 +435,8 @@ async def test_two_moves_out_of_a_cell_do_not_run_at_once(
 ) -> None:
     monkeypatch.setattr(moving, "TURN_TIMEOUT", 0.2)
     async with pools[0].connection() as other:
-        await other.execute("select pg_advisory_lock($1)", moving._TURN)  # noqa: SLF001
+        assert await other.fetchval(queries("moving")["turn"], moving._TURN)  # noqa: SLF001
         with pytest.raises(Refusal, match="Another"):
             await moving.move(*pools, COMPANY, "a", "b")
-        await other.execute("select pg_advisory_unlock($1)", moving._TURN)  # noqa: SLF001
+        await other.execute("select pg_advisory_unlock_all()")
     await moving.move(*pools, COMPANY, "a", "b")

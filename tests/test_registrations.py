@@ -57,7 +57,7 @@ async def owners(cells: tuple[Database, Database], token: str = PHONE) -> list[i
 
 async def look(cells: tuple[Database, Database]) -> tuple[int, int]:
     a, b = cells
-    return await registrations.release_elsewhere(a, {"b": b}), await registrations.release_elsewhere(b, {"a": a})
+    return await registrations.release_phones(a, {"b": b}), await registrations.release_phones(b, {"a": a})
 
 
 async def test_phone_that_registers_in_another_cell_leaves_its_user(cells: tuple[Database, Database]) -> None:
@@ -87,13 +87,13 @@ async def test_cell_that_was_away_makes_up_for_it(cells: tuple[Database, Databas
     await look(cells)
     await cells[1].close()
     with pytest.raises(Unavailable):
-        await registrations.release_elsewhere(cells[0], {"b": cells[1]})
+        await registrations.release_phones(cells[0], {"b": cells[1]})
     await cells[1].open()
     await register(cells[1], 101)
     assert await look(cells) == (1, 0)
 
 
-async def test_phone_is_released_although_its_other_registration_commits_after_a_look(
+async def test_phone_is_released_if_its_new_registration_commits_after_the_look(
     cells: tuple[Database, Database],
 ) -> None:
     await register(cells[0], 1)

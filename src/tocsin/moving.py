@@ -1,10 +1,9 @@
 """Moves a company from one database (a cell) to another, while it is in use.
 
-Its rows are copied in ranges of users, teams and events, and read again until both databases have the same. Then the
-company is closed for seconds: its rows are locked, what has changed since is copied, and all ranges are compared by
-counts and digests. The switch is one transaction of the source: it deletes the users and teams, keeps the work that
-waits for the target, and records in `moves` where the company is. Each step can be repeated, so that a move that was
-interrupted continues.
+The rows are copied in ranges of users, teams and events. Then the company is closed for seconds: the rows are locked,
+the changes since the copy are copied, and all ranges are compared by counts and digests. The switch is one transaction
+of the source: it deletes the users and teams, keeps pending work for the target, and records the cell of the company
+in `moves`. Each step can be repeated, so that an interrupted move continues.
 """
 
 import asyncio
@@ -61,8 +60,8 @@ Keys = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What a cell says of a company: it `moved` to another, is `copying` to it, or `here`. `is_closed`: not served now."""
+class Whereabouts:
+    """What a cell says of a company: `moved`, `copying` to another cell, or `here`. `is_closed`: not served now."""
 
     company_id: int
     turn: int
@@ -80,12 +79,12 @@ class Moved:
     closed: float
 
 
-async def standings(database: Database) -> dict[int, Standing]:
+async def whereabouts(database: Database) -> dict[int, Whereabouts]:
     """Return what a cell says about the companies that moved, by their ids. It is one small look-up."""
-    return {row["company_id"]: Standing(*row) for row in await database.rows(_SQL["standings"])}
+    return {row["company_id"]: Whereabouts(*row) for row in await database.rows(_SQL["whereabouts"])}
 
 
-def cell_of(company_id: int, said: Iterable[Mapping[int, Standing]]) -> str | None:
+def cell_of(company_id: int, said: Iterable[Mapping[int, Whereabouts]]) -> str | None:
     """Return the cell that a company moved to, by what all cells say; None: it never moved."""
     moved = [each[company_id] for each in said if company_id in each and each[company_id].state == "moved"]
     return max(moved, key=lambda each: each.turn).other if moved else None
@@ -112,8 +111,8 @@ async def move(  # noqa: PLR0913, PLR0917 - two databases and their names
 ) -> Moved:
     """Move a company from the cell `origin` to `destination`, or continue to. Each pool has `CONNECTIONS`.
 
-    Raises `Refusal` if the company is elsewhere, ids of it are taken in the target, or it cannot be closed; it stays
-    in its cell then.
+    Raises `Refusal` if the company is in another cell, ids of it are taken in the target, or it cannot be closed. It
+    stays in its cell then.
     """
     async with source.connection() as own:
 
@@ -148,7 +147,7 @@ class _Move:
     async def run(self) -> Moved:
         after, is_moved = await self._begin()
         if not is_moved:
-            await registrations.release_elsewhere(self._source, {self._destination: self._target})
+            await registrations.release_phones(self._source, {self._destination: self._target})
             await self._copy(after)
             await self._switch()
         await self._carry()
@@ -302,7 +301,7 @@ class _Move:
             after = last
 
     async def _rest(self) -> AsyncIterator[_Range]:
-        """Yield the teams, and the events that reached nobody."""
+        """Yield the teams, and the events without recipients."""
         after = 0
         while after < MAX_ID:
             last = await self._source.value(_SQL["next_teams"], after, self._company, TEAMS) or MAX_ID

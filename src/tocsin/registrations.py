@@ -19,7 +19,7 @@ INTERVAL = 10.0
 """Seconds between two looks."""
 
 OVERLAP = timedelta(minutes=1)
-"""How far a look begins before the end of the one before: a transaction may have been open meanwhile."""
+"""How far a look begins before the end of the one before: a transaction may still have been open."""
 
 BATCH_SIZE = 1_000
 """Tokens of a step."""
@@ -37,14 +37,14 @@ async def watch(own: Database, others: Mapping[str, Database]) -> None:
     while True:
         for cell, other in others.items():
             try:
-                await release_elsewhere(own, {cell: other})
+                await release_phones(own, {cell: other})
                 backoffs[cell].succeeded()
             except Exception as error:  # noqa: BLE001 - the next look makes up for it
                 backoffs[cell].note(error)
         await asyncio.sleep(INTERVAL)
 
 
-async def release_elsewhere(own: Database, others: Mapping[str, Database]) -> int:
+async def release_phones(own: Database, others: Mapping[str, Database]) -> int:
     """Remove the devices of this cell whose tokens were registered in another one later; return their number."""
     await _add_older(own)
     return sum([await _release(own, cell, other) for cell, other in others.items()])

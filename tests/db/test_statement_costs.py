@@ -51,7 +51,7 @@ BOUNDED = {
     ("moving", "pending"): "a look at all jobs, some times in a move",
     ("moving", "put_jobs"): "the recipients of at most 500 jobs",
     ("moving", "release"): "a look at all users, once in a move",
-    ("moving", "standings"): "a row for each company that moved",
+    ("moving", "whereabouts"): "a row for each company that moved",
     ("moving", "stash_rest"): "a look at all users and the keys of a day, once in a move",
     ("posts", "taken"): "at most 200 jobs are claimed",
     ("rate_limits", "take"): "at most 200 keys are asked for",

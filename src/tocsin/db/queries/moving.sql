@@ -2,16 +2,16 @@
 
 -- name: turn
 -- One command at a time moves companies out of a database.
-select pg_try_advisory_lock($1)
+select pg_try_advisory_lock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: end_turn
-select pg_advisory_unlock($1)
+select pg_advisory_unlock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: wait_for_the_end
 -- Wait for what a command that was killed still does. Its transactions hold this lock.
-select pg_advisory_xact_lock($1)
+select pg_advisory_xact_lock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
--- name: standings
+-- name: whereabouts
 select company_id, turn, state, other, coalesce(closed_until > clock_timestamp(), false) as is_closed from moves
 
 -- name: standing
@@ -57,7 +57,7 @@ where before < $3
 select max(id) from (select id from teams where id > $1 and company_id = $2 order by id limit $3) few
 
 -- name: next_events
--- Events of the company after $1 that have reached nobody and do not wait.
+-- Events of the company after $1 without recipients and without a job.
 select array(
     select id from events e
     where e.id > $1 and e.company_id = $2
@@ -116,7 +116,8 @@ select id from users where id = any($1::int[]) and company_id <> $2 limit 10
 select id from teams where id = any($1::int[]) and company_id <> $2 limit 10
 
 -- name: receive
-select set_config('tocsin.receiving', 'on', true), pg_advisory_xact_lock_shared($1)
+select set_config('tocsin.receiving', 'on', true),
+       pg_advisory_xact_lock_shared($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: discard_users
 with person as materialized (
@@ -293,7 +294,8 @@ where e.id = got.id
 
 -- name: still
 -- Retention, which takes this lock for each step, deletes nothing until the end of the transaction.
-select pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock_shared($2)
+select pg_advisory_xact_lock_shared($1::bigint + hashtext(current_schema()) - hashtext('tocsin')),
+       pg_advisory_xact_lock_shared($2::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: busy
 -- What has to end before a company can leave: imports, erasures and resolutions that may concern it.

@@ -30,7 +30,7 @@ order by noted_at, digest
 limit $3
 
 -- name: release
--- Remove the devices whose tokens were registered elsewhere later. The limit is the length of the list. It shows the planner
+-- Remove the devices whose tokens were registered in another cell later. The limit is the length of the list. It shows the planner
 -- that it is short, so that it keeps its plan.
 delete from devices
 where token = any(array(

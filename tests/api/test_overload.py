@@ -20,6 +20,8 @@ from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import until
 from tocsin import capacity, serve
 from tocsin.api.connections import Connections
+from tocsin.api.protocol import Protocol
+from tocsin.api.refusing import MAX_HEAD_BYTES, Refusing
 from tocsin.api.server import Server
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
@@ -364,8 +366,10 @@ ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @asynccontextmanager
-async def refusing(app: ASGIApp, most: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, int]]:
-    """Serve an application without a database that has at most so many connections, and refuses `ASKED`."""
+async def refusing(
+    app: ASGIApp, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve an application without a database on these connections, which refuses `ASKED`."""
     monkeypatch.setattr(capacity, "MAX_BURST", 0)
     KIND.set(kind := "GET /")
     used = capacity.Capacity(Metrics(), size=1)
@@ -373,7 +377,7 @@ async def refusing(app: ASGIApp, most: int, monkeypatch: pytest.MonkeyPatch) -> 
     waiting = asyncio.create_task(used.enter(kind))
     await until(lambda: used.waiting == 1)
     used.refuse(kind)
-    server = Server(app, connections=Connections(most, reserve=1), capacity=used)
+    server = Server(app, connections=connections, capacity=used)
     with bound("127.0.0.1", 0) as taken:
         running = asyncio.create_task(server._serve([taken]))  # noqa: SLF001 - serve() would install signal handlers
         await server.ready.wait()
@@ -389,7 +393,7 @@ async def refusing(app: ASGIApp, most: int, monkeypatch: pytest.MonkeyPatch) -> 
 async def test_refusals_have_the_time_and_an_id_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they have in common is made once."""
     answers = list[httpx.Response]()
-    async with refusing(Response(), 10, monkeypatch) as address, line_to(address) as asking:
+    async with refusing(Response(), Connections(10), monkeypatch) as address, line_to(address) as asking:
 
         async def is_another_second() -> bool:
             answers.append(await asking.ask(ASKED))
@@ -398,6 +402,76 @@ async def test_refusals_have_the_time_and_an_id_of_their_own(monkeypatch: pytest
         await until(is_another_second)
     assert {answer.status_code for answer in answers} == {503}
     assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+
+
+@pytest.mark.parametrize("rest", [b"XX", b"XXXX", b"\r\nXX"])
+async def test_bytes_after_a_request_are_never_taken_for_a_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    """Parsers skip line feeds between requests, so that a request may be followed by some, but not by other bytes."""
+    async with refusing(Response(), Connections(10), monkeypatch) as address, line_to(address) as asking:
+        assert (await asking.ask(ASKED)).status_code == 503
+        for more in (b"\r\n", b"\r\n\r\n"):
+            assert (await asking.ask(ASKED + more)).status_code == 503
+        assert (await asking.ask(ASKED + rest)).status_code == 503
+        assert (await asking.answer()).status_code == 400
+        assert await asking.rest() == b""
+
+
+async def test_body_is_as_long_as_its_head_says_whatever_was_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    long, short = (ASKED[:-2] + b"Content-Length: %d\r\n\r\n" % length for length in (4, 2))
+    async with refusing(Response(), Connections(10), monkeypatch) as address, line_to(address) as asking:
+        for request_ in (long + b"GET ", long + b"\r\n\r\n", short + b"..", short + b"\r\n") * 2:
+            assert (await asking.ask(request_)).status_code == 503
+        asking.writer.write(long + b"..")
+        assert (await asking.ask(b"..")).status_code == 503
+        asking.writer.write(short + b".." + long + b"....")
+        assert [(await asking.answer()).status_code for _ in range(2)] == [503, 503]
+        assert (await asking.ask(short + b".." + b"..")).status_code == 503
+        assert (await asking.answer()).status_code == 400
+
+
+async def test_remembered_heads_of_requests_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.api.refusing.MAX_HEADS", 10)
+    used = capacity.Capacity(Metrics(), size=0)
+    used.refuse("GET /")
+    refusals = Refusing(used)
+    heads = [ASKED[:-2] + b"X: %s\r\n\r\n" % (b"x" * length) for length in (*range(100), MAX_HEAD_BYTES)]
+    assert all(refusals.refuses(head) for head in heads * 2)
+    assert 0 < len(refusals._kinds) <= 10  # noqa: SLF001 - nothing else shows the memory
+    assert not any(len(head) > MAX_HEAD_BYTES for head, _ in refusals._kinds)  # noqa: SLF001
+
+
+async def test_refusal_is_sent_even_if_the_server_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = Connections(10)
+    async with refusing(Response(), connections, monkeypatch) as address, line_to(address) as asking:
+        assert (await asking.ask(ASKED)).status_code == 503
+        [connection] = connections._open  # noqa: SLF001 - the bytes and the stop must come in one turn
+        assert isinstance(connection, Protocol)
+        connection.data_received(ASKED)
+        connection.shutdown()
+        assert (await asking.answer()).status_code == 503
+        assert await asking.rest() == b""
+
+
+async def test_refusal_of_a_closed_connection_costs_others_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connections = Connections(10)
+    async with refusing(Response(), connections, monkeypatch) as address, line_to(address) as asking:
+        assert (await asking.ask(ASKED)).status_code == 503
+        [open_] = connections._open  # noqa: SLF001 - the bytes and the end must come in one turn
+        async with line_to(address) as closed:
+            assert (await closed.ask(ASKED)).status_code == 503
+            [ending] = connections._open - {open_}  # noqa: SLF001
+            for each in (ending, open_):
+                assert isinstance(each, Protocol)
+                each.data_received(ASKED)
+            ending.give_way()
+            with contextlib.suppress(ConnectionResetError):
+                assert await closed.rest() == b""
+        assert (await asking.answer()).status_code == 503
+        assert (await asking.ask(ASKED)).status_code == 503
 
 
 async def test_connection_beyond_the_limit_is_closed_while_requests_are_refused(
@@ -410,7 +484,7 @@ async def test_connection_beyond_the_limit_is_closed_while_requests_are_refused(
         await done.wait()
         await Response()(scope, receive, send)
 
-    async with refusing(work, 1, monkeypatch) as address, line_to(address) as first:
+    async with refusing(work, Connections(1, reserve=1), monkeypatch) as address, line_to(address) as first:
         asked = asyncio.create_task(first.ask(ASKED.replace(b"GET", b"PUT")))
         await working.wait()
         async with line_to(address) as further:

@@ -146,7 +146,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received data in pieces; close the connection if an unread body is too long."""
         if self._refusing and self._refusing.is_needed and self._is_refused(self._refusing, data):
-            self.transport.write(response_to(OVERLOADED, self.server_state.default_headers))
+            self._refusing.answer(self.transport, response_to(OVERLOADED, self.server_state.default_headers))
             self._await_a_request()
             return
         if self._rest is not None:
@@ -171,6 +171,12 @@ class Protocol(HttpToolsProtocol):
         """Restart the timeout of the response."""
         super().resume_writing()
         self._watch_the_unsent()
+
+    def shutdown(self) -> None:
+        """Close the connection if it is idle, otherwise after the response."""
+        if self._refusing:
+            self._refusing.send_answers()
+        super().shutdown()
 
     def give_way(self) -> None:
         """Close the connection in favour of another one."""

@@ -1,5 +1,6 @@
 """Refusals that cost little: their responses, and requests that are refused before anything is made for them."""
 
+import asyncio
 import contextlib
 import itertools
 import secrets
@@ -22,6 +23,9 @@ Header = tuple[bytes, bytes]
 _SPECIAL = frozenset({b"expect", b"origin", b"transfer-encoding"})
 """Headers of requests for which these bytes or the usual response are not enough."""
 
+MAX_HEADS, MAX_HEAD_BYTES = 1_000, 2_000
+"""Maximum heads of requests that are remembered, and maximum bytes of each."""
+
 _ids = itertools.count(secrets.randbits(127))
 
 
@@ -35,6 +39,8 @@ class Refusing:
     def __init__(self, capacity: Capacity, prefix: str = "") -> None:
         self._capacity, self._prefix = capacity, prefix.encode()
         self._parser = httptools.HttpRequestParser(self)
+        self._kinds: dict[tuple[bytes, int], str] = {}  # by the head and the length of the body
+        self._answers: list[tuple[asyncio.Transport, bytes]] = []
 
     @property
     def is_needed(self) -> bool:
@@ -47,24 +53,54 @@ class Refusing:
         All others are read by the parser of their connection: requests in parts, pipelined or invalid ones, and those
         that need another response.
         """
-        self._begun = self._complete = self._hosts = 0
+        kind = self._kind_in(data)
+        if kind is None or self._capacity.has_room(kind):
+            return False
+        self._capacity.refuse(kind)
+        return True
+
+    def answer(self, transport: asyncio.Transport, response: bytes) -> None:
+        """Send the response to a refused request, after all that is read in this turn of the event loop."""
+        if not self._answers:
+            asyncio.get_running_loop().call_soon(self.send_answers)
+        self._answers.append((transport, response))
+
+    def send_answers(self) -> None:
+        """Send the responses that wait for the end of the turn."""
+        answers, self._answers = self._answers, []
+        for transport, response in answers:
+            if not transport.is_closing():
+                transport.write(response)
+
+    def _kind_in(self, data: bytes) -> str | None:
+        """Return the kind of the one complete request in these bytes; None if they are not one that is refused here.
+
+        A body whose length is in the head does not change how the request is read. So one with the same head and the
+        same length as an earlier one, of which nothing but its body followed the head, is not parsed again.
+        """
+        head, _, rest = data.partition(b"\r\n\r\n")
+        kind = self._kinds.get((head, len(rest)))
+        if kind is None and (kind := self._read(data)) and self._body_size == len(rest) and len(head) < MAX_HEAD_BYTES:
+            if len(self._kinds) >= MAX_HEADS:
+                self._kinds.clear()
+            self._kinds[head, len(rest)] = kind
+        return kind
+
+    def _read(self, data: bytes) -> str | None:
+        self._begun = self._complete = self._hosts = self._body_size = 0
         self._is_special = self._keeps_open = False
         self._url = b""
         with contextlib.suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._parser.feed_data(data)
             if self._begun == self._complete == 1 and self._keeps_open:
-                return self._refuses_read()
+                return self._kind_read()
         self._parser = httptools.HttpRequestParser(self)  # which has not read a part of another request
-        return False
+        return None
 
-    def _refuses_read(self) -> bool:
+    def _kind_read(self) -> str | None:
         if self._hosts != 1 or self._is_special or self._parser.get_http_version() != "1.1":
-            return False
-        kind = self._kind_of(self._parser.get_method(), self._url)
-        if kind is None or self._capacity.has_room(kind):
-            return False
-        self._capacity.refuse(kind)
-        return True
+            return None
+        return self._kind_of(self._parser.get_method(), self._url)
 
     def refuses_head(self, method: bytes, url: bytes) -> bool:
         """Return whether a request with this head is refused; count it in both cases."""
@@ -95,6 +131,10 @@ class Refusing:
             self._hosts += 1
         elif name in _SPECIAL:
             self._is_special = True
+
+    def on_body(self, body: bytes) -> None:
+        """Count the bytes of the body."""
+        self._body_size += len(body)
 
     def on_message_complete(self) -> None:
         """Count a complete request, and note whether its connection stays open, which is not known later."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from tocsin.cells import of_cell
 from tocsin.errors import Refusal
 from tocsin.retry_delay import growing
 from tocsin.settings import PREFIX, Settings
@@ -40,8 +41,6 @@ async def serve(settings: Settings, count: int, arguments: Iterable[str]) -> Non
 
     `arguments` are further ones of `tocsin serve`.
     """
-    if settings.cells_file is not None:
-        raise Refusal("A process serves one cell of TOCSIN_CELLS_FILE: name it with --cell.")
     async with contextlib.AsyncExitStack() as stack:
         variables = {}
         taken = []
@@ -52,7 +51,7 @@ async def serve(settings: Settings, count: int, arguments: Iterable[str]) -> Non
                 # Held for as long as the service runs, also while no process listens.
                 taken.append(stack.enter_context(bound(settings.host, port, shared=True)))
                 variables[PREFIX + name] = str(port_of(taken[-1]))
-        await stack.enter_async_context(store(settings, alone=True, processes=count))
+        await stack.enter_async_context(store(of_cell(settings, None), alone=True, processes=count))
         await Processes(count, (sys.executable, "-m", "tocsin", "serve", *arguments), variables).run(url_of(taken[0]))
 
 

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -14,24 +14,28 @@ from starlette.types import ASGIApp
 
 from tocsin import archiving, jobs
 from tocsin.api.app import operations_service, service, watching_service
+from tocsin.api.cells import ReadinessOfCells, Routing
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.server import ByPort, Server
 from tocsin.api.state import AppState, Watched
 from tocsin.at_once import AtOnce
 from tocsin.audit import actor_of_command
 from tocsin.auth import from_settings
+from tocsin.auth.tokens import Verifier
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
+from tocsin.cells import Cell, cells_of
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator, record_locks
+from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.retention import run
 from tocsin.settings import Settings
 from tocsin.siblings import Siblings
-from tocsin.signals import on_signals, reloading_keys, survive_signals
+from tocsin.signals import Pushing, on_signals, reloading_keys, survive_signals
 from tocsin.sockets import bound, port_of, url_of
 from tocsin.startup import (
     build_app_state,
@@ -49,6 +53,9 @@ from tocsin.worker import Worker
 COLLECTIONS_PER_FULL = 100
 """Garbage collections of younger objects before one of all objects, which stops the process for tens of milliseconds
 if it has thousands of connections. With the default, 10, they come about once a second under load."""
+
+REOPEN_INTERVAL = 5.0
+"""Seconds after which a further cell that cannot be served is opened again."""
 
 log = structlog.get_logger(__name__)
 
@@ -75,46 +82,106 @@ async def serve(
     one of several processes on the same ports, and the process that started it runs the database. A read-only service
     has no worker.
     """
-    _refuse_cells(settings)
     raise_file_limit()
-    if settings.database_url is not None or settings.has_keys:
-        from_settings.verifier_of(settings)
-    from_settings.provider_of(settings)
+    cells = cells_of(settings)
+    own = cells.default.settings(settings) if cells else settings
+    if own.database_url is not None or own.has_keys:
+        from_settings.verifier_of(own)
+    from_settings.provider_of(own)
     async with contextlib.AsyncExitStack() as stack:
         sockets = [
-            stack.enter_context(bound(settings.host, port, shared=siblings is not None))
-            for port in (settings.port, settings.operations_port)
+            stack.enter_context(bound(own.host, port, shared=siblings is not None))
+            for port in (own.port, own.operations_port)
             if port is not None
         ]
-        url = await stack.enter_async_context(store(settings, alone=siblings is None, quiet=siblings is not None))
+        url = await stack.enter_async_context(store(own, alone=siblings is None, quiet=siblings is not None))
+        verifier = from_settings.verifier_of(own)
+        stack.push_async_callback(verifier.close)
+        verifier.begin()
+        catalogue = Catalogue.load(*own.catalogue_folders)
+        part = await stack.enter_async_context(_opened(own, url, catalogue, verifier, with_worker=with_worker))
+        app_state, worker = part.app_state, part.worker
+        app_state.metrics.siblings = siblings
+        if not app_state.database.is_read_only:
+            recording = _record_locks(part.database, app_state.operator, "tocsin serve")
+            await stack.enter_async_context(_in_background(recording))
+            await stack.enter_async_context(_in_background(Recorder(part.database, app_state.metrics).run()))
+        if own.archive:
+            await stack.enter_async_context(_in_background(archiving.watch(part.database)))
+        reloaded = [(part.lanes, worker.dispatcher if worker else None)]
+        stack.enter_context(reloading_keys(own, reloaded, app_state))
+        routing = None
+        if cells:
+            routing = Routing(cells, app_state)
+            app_state = replace(app_state, readiness=ReadinessOfCells(routing))
+            for cell in cells:
+                if not cell.is_default:
+                    keeping = _keep_open(cell, settings, routing, app_state, reloaded, with_worker=with_worker)
+                    await stack.enter_async_context(_in_background(keeping))
+        server = Server(
+            _app_of(app_state, sockets, further, routing),
+            routing.close_streams if routing else app_state.streams.close,
+            connections=Connections.of_files(app_state.metrics),
+            origins=own.cors_origins,
+            prefix=own.root_path,
+            capacity=app_state.capacity,
+        )
+        await _together(app_state, server, sockets, worker, when_ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What serves one cell: its state, the pool and the lanes of its worker, and the worker, if it has one."""
+
+    app_state: AppState
+    database: Database
+    lanes: Sequence[Lane]
+    worker: Worker | None
+
+
+@contextlib.asynccontextmanager
+async def _opened(  # noqa: PLR0913 - its collaborators
+    settings: Settings,
+    url: str,
+    catalogue: Catalogue,
+    verifier: Verifier,
+    *,
+    with_worker: bool,
+    beside: AppState | None = None,
+    cell: str = "",
+) -> AsyncIterator[Part]:
+    """Open what serves one cell. A further cell is `beside` the default one."""
+    async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_STATEMENT_TIMEOUT))
         with_worker = with_worker and not database.is_read_only
         counting = await stack.enter_async_context(pool(url, 1, API_STATEMENT_TIMEOUT))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
         bulk = await stack.enter_async_context(bulk_pool(settings, url))
         pubsub = await stack.enter_async_context(pubsub_for(settings, url, own))
-        verifier = from_settings.verifier_of(settings)
-        stack.push_async_callback(verifier.close)
-        verifier.begin()
         lanes = await stack.enter_async_context(open_lanes(settings))
-        catalogue = Catalogue.load(*settings.catalogue_folders)
         replica = await stack.enter_async_context(replica_for(settings, database))
         app_state = build_app_state(
-            settings, catalogue, database, counting, pubsub, verifier, lanes, with_worker=with_worker, replica=replica
+            settings,
+            catalogue,
+            database,
+            counting,
+            pubsub,
+            verifier,
+            lanes,
+            with_worker=with_worker,
+            replica=replica,
+            beside=beside,
+            cell=cell,
         )
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
         if app_state.provider:
             stack.push_async_callback(app_state.provider.close)
-        app_state.metrics.siblings = siblings
-        if not database.is_read_only:
-            await stack.enter_async_context(_in_background(_record_locks(own, app_state.operator, "tocsin serve")))
-            await stack.enter_async_context(_in_background(Recorder(own, app_state.metrics).run()))
-            if not with_worker and app_state.intake.at_once:
-                await stack.enter_async_context(_in_background(app_state.intake.at_once.watch(own)))
+        if not with_worker and not database.is_read_only and app_state.intake.at_once:
+            await stack.enter_async_context(_in_background(app_state.intake.at_once.watch(own)))
         worker = None
         if with_worker:
-            app_state.metrics.watch_pool("worker", own)
+            app_state.metrics.watch_pool(f"{cell}/worker" if cell else "worker", own)
             worker = Worker(own, catalogue, pubsub, bulk, app_state.metrics)
             worker.posts = posts_of(own, catalogue, pubsub, app_state.disk, app_state.intake.at_once)
             worker.dispatcher = dispatcher_of(
@@ -122,23 +189,75 @@ async def serve(
             )
             forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
             await stack.enter_async_context(_in_background(forgetting))
-        if settings.archive:
-            await stack.enter_async_context(_in_background(archiving.watch(own)))
-        stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher if worker else None, app_state))
-        server = Server(
-            _app_of(app_state, sockets, further),
-            app_state.streams.close,
-            connections=Connections.of_files(app_state.metrics),
-            origins=settings.cors_origins,
-            prefix=settings.root_path,
-            capacity=app_state.capacity,
-        )
-        await _together(app_state, server, sockets, worker, when_ready)
+        yield Part(app_state, own, lanes, worker)
+
+
+async def _keep_open(  # noqa: PLR0913 - what it opens beside
+    cell: Cell,
+    settings: Settings,
+    routing: Routing,
+    beside: AppState,
+    reloaded: list[Pushing],
+    *,
+    with_worker: bool,
+) -> None:
+    """Serve a further cell, and open it again after any error, until the task is cancelled.
+
+    The others do not wait for it: until it is open, its users get 503.
+    """
+    own = cell.settings(settings)
+    while True:
+        try:
+            async with (
+                store(own, alone=False, quiet=True) as url,
+                _opened(
+                    own,
+                    url,
+                    beside.catalogue,
+                    beside.verifier,
+                    with_worker=with_worker,
+                    beside=beside,
+                    cell=cell.name,
+                ) as part,
+            ):
+                routing.states[cell.name] = part.app_state
+                pushing = (part.lanes, part.worker.dispatcher if part.worker else None)
+                reloaded.append(pushing)
+                log.info("cell is open", cell=cell.name)
+                try:
+                    await _serve_cell(part)
+                finally:
+                    del routing.states[cell.name]
+                    reloaded.remove(pushing)
+                    part.app_state.streams.close()
+        except Exception as error:  # noqa: BLE001 - the other cells go on
+            log.warning("cell cannot be served; it will be retried", cell=cell.name, reason=str(error))
+        await asyncio.sleep(REOPEN_INTERVAL)
+
+
+async def _serve_cell(part: Part) -> None:
+    """Receive the messages of a further cell and work its queues, until it is cancelled or its worker ends."""
+    app_state, worker = part.app_state, part.worker
+    listeners = [asyncio.create_task(each) for each in (app_state.pubsub.receive(), app_state.streams.watch())]
+    working = [asyncio.create_task(worker.run())] if worker else []
+    if worker:
+        app_state.pubsub.handle_locally("settled")
+    try:
+        ended, _ = await asyncio.wait([*listeners, *working], return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+    finally:
+        if worker:
+            worker.stop()
+        await asyncio.gather(*working, return_exceptions=True)
+        await _end(listeners)
+        await app_state.pubsub.close()
 
 
 async def work(settings: Settings) -> None:
     """Run a worker until a signal ends the process. Raises `Refusal` without a database."""
-    _refuse_cells(settings)
+    if settings.cells_file is not None:
+        raise Refusal("A worker works for one cell of TOCSIN_CELLS_FILE: name it with --cell.")
     if settings.database_url is None and not is_running(settings):
         raise Refusal(
             f"No server runs for {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL."
@@ -168,7 +287,7 @@ async def work(settings: Settings) -> None:
         metrics.watch_disk(disk)
         watched = Watched(database, metrics, Readiness(database, disk, pubsub))
         await stack.enter_async_context(_watched(settings, watched, stopping))
-        stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher))
+        stack.enter_context(reloading_keys(settings, [(lanes, worker.dispatcher)]))
         forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
         await stack.enter_async_context(_in_background(_record_locks(database, operator, "tocsin worker")))
         await stack.enter_async_context(_in_background(Recorder(database, metrics).run()))
@@ -182,11 +301,6 @@ async def work(settings: Settings) -> None:
             await working
             await _end([until])
         await pubsub.close()
-
-
-def _refuse_cells(settings: Settings) -> None:
-    if settings.cells_file is not None:
-        raise Refusal("A process serves one cell of TOCSIN_CELLS_FILE: name it with --cell.")
 
 
 async def _record_locks(database: Database, operator: Operator, command: str) -> None:
@@ -248,10 +362,12 @@ async def _together(
             raise error
 
 
-def _app_of(app_state: AppState, sockets: Sequence[socket.socket], further: Sequence[BaseRoute]) -> ASGIApp:
+def _app_of(
+    app_state: AppState, sockets: Sequence[socket.socket], further: Sequence[BaseRoute], routing: Routing | None
+) -> ASGIApp:
     """Return the application. If there is a second port, it serves only operations."""
-    app = service(app_state, further)
-    return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(app_state))
+    app = service(app_state, further, routing)
+    return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(app_state, routing))
 
 
 async def _introduce(

@@ -18,27 +18,33 @@ from tocsin.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+Pushing = tuple[Sequence[Lane], Dispatcher | None]
+"""The lanes of a cell, and what sends by them."""
+
 
 @contextlib.contextmanager
-def reloading_keys(
-    settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, app_state: AppState | None = None
-) -> Iterator[None]:
-    """Reload all keys on SIGHUP. Errors are logged, and the previous keys stay in use.
+def reloading_keys(settings: Settings, pushing: Sequence[Pushing], app_state: AppState | None = None) -> Iterator[None]:
+    """Reload all keys on SIGHUP. Errors are logged, and the previous keys stay in use. `pushing` may change.
 
     If the SIGHUP was sent because the terminal was closed, the process ends.
     """
     loop, at_a_terminal = asyncio.get_running_loop(), os.isatty(0)
     renewing: set[asyncio.Task[None]] = set()
-    reads: list[Callable[[], object]] = [lambda: reload_keys(lanes, settings)]
-    if app_state:
-        reads.append(lambda: app_state.verifier.take(from_settings.keys_of(settings)))
+
+    def read_lanes(lanes: Sequence[Lane]) -> Callable[[], object]:
+        return lambda: reload_keys(lanes, settings)
 
     async def renew() -> None:
+        known = list(pushing)
+        reads = [read_lanes(lanes) for lanes, _ in known]
+        if app_state:
+            reads.append(lambda: app_state.verifier.take(from_settings.keys_of(settings)))
         refused = [refusal for read in reads if (refusal := _refusal_of(read))]
         for refusal in refused:
             log.error("key reload failed; the previous keys stay in use", reason=str(refusal))
-        if dispatcher:
-            await dispatcher.keys_reloaded()
+        for _, dispatcher in known:
+            if dispatcher:
+                await dispatcher.keys_reloaded()
         if not refused:
             log.info("keys reloaded")
 

@@ -51,25 +51,30 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     *,
     with_worker: bool,
     replica: Replica | None = None,
+    beside: AppState | None = None,
+    cell: str = "",
 ) -> AppState:
     """Return the state of the application. Requires a running event loop.
+
+    A further cell has the metrics, the capacity and the operator's preferences of the default one, `beside`.
 
     With a worker, events are delivered at once in its lanes; without, `AtOnce.watch` has to learn those of the workers.
 
     Rate limits use the pool `counting`, so that a request that holds a connection never waits for another one.
     """
-    streams, metrics = Streams(database, pubsub), Metrics()
-    verifier.on_withdrawal = streams.end_all  # clients whose token is still valid reconnect
-    metrics.watch_streams(lambda: streams.count)
-    metrics.watch_pool("api", database)
-    operator = Operator.load(catalogue, settings.preferences_file)
+    streams, metrics = Streams(database, pubsub), beside.metrics if beside else Metrics()
     disk = guard_of(settings)
-    metrics.watch_disk(disk)
-    capacity = Capacity(metrics)
+    if beside is None:
+        verifier.on_withdrawal = streams.end_all  # clients whose token is still valid reconnect
+        metrics.watch_streams(lambda: streams.count)
+        metrics.watch_disk(disk)
+    metrics.watch_pool(f"{cell}/api" if cell else "api", database)
+    operator = beside.operator if beside else Operator.load(catalogue, settings.preferences_file)
+    capacity = beside.capacity if beside else Capacity(metrics)
     at_once = AtOnce(catalogue, [lane.name for lane in lanes] if with_worker else None, metrics.inbox)
     intake, cursors = Intake(database, pubsub, disk, at_once), Cursors(database)
     if replica:
-        metrics.watch_pool("replica", replica.database)
+        metrics.watch_pool(f"{cell}/replica" if cell else "replica", replica.database)
     return AppState(
         settings,
         database,
@@ -86,7 +91,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         capacity,
         metrics,
         Readiness(database, disk, pubsub, capacity, replica),
-        None if database.is_read_only else provider_of(settings),  # sessions are rows
+        None if database.is_read_only or beside else provider_of(settings),  # sessions are rows
         lanes,
     )
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
@@ -21,6 +20,7 @@ from tocsin.api import (
     preferences,
     stream,
 )
+from tocsin.api.cells import Routing
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.keyring import Keyring
 from tocsin.api.middleware import Envelope, Shortcut
@@ -48,10 +48,14 @@ ROUTERS = (
 """The routers in order: if two paths match a request, the first is used."""
 
 
-def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
-    """Return the ASGI application with its middleware. `further` are additional routes, such as those of the demo."""
+def service(app_state: AppState, further: Sequence[BaseRoute] = (), routing: Routing | None = None) -> ASGIApp:
+    """Return the ASGI application with its middleware. `further` are additional routes, such as those of the demo.
+
+    With `routing`, requests are those of several cells, and `app_state` is the default cell's.
+    """
     settings = app_state.settings
     framework = build(app_state)
+    framework.routing = routing
     framework.router.routes += further
     app: ASGIApp = Bounded(Shortcut(framework, busy(framework.routes)), app_state.capacity)
     if settings.jwt_jwks_url:
@@ -66,9 +70,10 @@ def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
     return Proxies(app, settings.trusted_proxies) if settings.trusted_proxies else app
 
 
-def operations_service(app_state: AppState) -> ASGIApp:
+def operations_service(app_state: AppState, routing: Routing | None = None) -> ASGIApp:
     """Return the application for the port for operations, where metrics require no token."""
     app = _framework(app_state)
+    app.routing = routing
     app.router.routes += [
         Route("/metrics", operations.open_metrics, methods=["GET"]),
         *console.routes,
@@ -88,7 +93,7 @@ def watching_service(watched: Watched) -> ASGIApp:
     return Envelope(app, watched.metrics)
 
 
-def build(app_state: AppState | None = None) -> FastAPI:
+def build(app_state: AppState | None = None) -> Application:
     """Return the FastAPI application with all routes. Without a state, it can only be described."""
     app = _framework(app_state)
     app.router.routes += [

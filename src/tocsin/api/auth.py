@@ -111,6 +111,8 @@ async def _caller_of(request: Request) -> UserCaller | ServiceCaller:
         await count_refused_token(request)
         raise
     request.scope["state"]["caller"] = caller
+    if (routing := request.scope["app"].routing) is not None:
+        await routing.place_caller(request.scope, caller)
     await count_caller(request, caller)
     return caller
 

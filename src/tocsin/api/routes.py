@@ -23,6 +23,7 @@ from tocsin.api.auth import Authentication, UserToken
 from tocsin.api.body import JSON, MAX_BODY_BYTES, body_of
 from tocsin.api.idempotency import HEADER, do_once
 from tocsin.api.state import AppState, app_state_of
+from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import (
     ContentType,
     FieldError,
@@ -135,7 +136,15 @@ class Call:
     async def __call__(self, request: Request) -> Response:
         """Handle a request."""
         caller = await self.authentication(request) if self.authentication else None
+        await self.place(request, caller)
         return await self.run(request, caller, app_state_of(request))
+
+    async def place(self, request: Request, caller: Any) -> None:
+        """Find the cell of a request of a service of all companies, if this process serves several."""
+        routing = request.scope["app"].routing
+        if routing is not None and isinstance(caller, ServiceCaller) and caller.company_id is None:
+            given = await body_of(request, self.max_bytes, self.media_types) if self.model else None
+            await routing.place_service(request, given)
 
     async def run(self, request: Request, caller: Any, app_state: AppState) -> Response:
         """Validate the request and call the endpoint with this state. Raises `Invalid` with all errors."""
@@ -239,6 +248,7 @@ class ApiRoute(APIRoute):
             return await self.call(request)
         authenticate = cast("Authentication", self.call.authentication)
         caller = await authenticate(request)
+        await self.call.place(request, caller)
         return await do_once(
             request, caller, self.call.max_bytes, lambda app_state: self.call.run(request, caller, app_state)
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, FastAPI
 from starlette.requests import Request
@@ -25,10 +25,16 @@ from tocsin.replica import Reads
 from tocsin.settings import Settings
 from tocsin.streams import Streams
 
+if TYPE_CHECKING:
+    from tocsin.api.cells import Routing
+
+APP_STATE = "tocsin.app_state"
+"""The key in the scope of the state of the cell of a request, in a process that serves several cells."""
+
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """The objects of a service process."""
+    """The objects of a service process, or of one of the cells that it serves."""
 
     settings: Settings
     database: Database
@@ -62,6 +68,8 @@ class Application(FastAPI):
     """An application with its state. The attribute is faster than `app.state`, and each request reads it often."""
 
     app_state: AppState | Watched | None = None
+    routing: "Routing | None" = None
+    """What finds the cell of a request, in a process that serves several; then `app_state` is the default cell's."""
 
 
 def watched_of(request: Request) -> AppState | Watched:
@@ -70,8 +78,9 @@ def watched_of(request: Request) -> AppState | Watched:
 
 
 def app_state_of(request: Request) -> AppState:
-    """Return the state of the application."""
-    return cast("AppState", request.scope["app"].app_state)
+    """Return the state of the application, or of the cell of a request."""
+    scope = request.scope
+    return cast("AppState", scope[APP_STATE] if APP_STATE in scope else scope["app"].app_state)
 
 
 State = Annotated[AppState, Depends(app_state_of)]

@@ -1,0 +1,225 @@
+"""Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cachetools import TTLCache
+from starlette.requests import Request
+from starlette.types import Scope
+
+from tocsin import directory, event_status
+from tocsin.api.requests import named_in
+from tocsin.api.state import APP_STATE, AppState
+from tocsin.auth.claims import ServiceCaller, UserCaller, is_id
+from tocsin.cells import Cells
+from tocsin.errors import Invalid, NotFound, Overrun, Unavailable
+from tocsin.event_status import Viewer
+from tocsin.ids import parsed_uuid
+from tocsin.readiness import Readiness
+from tocsin.validation import field_error
+
+MAX_REMEMBERED, REMEMBERED_FOR = 100_000, 30.0
+"""Maximum users and teams whose cells are remembered, and for how many seconds."""
+
+RETRY_AFTER = 5
+"""Seconds after which a request to a cell that is away is repeated."""
+
+DEFAULT_COMPANY = 1
+"""The company of users and teams that are put without one."""
+
+Key = tuple[str, int]
+"""A user or a team: `("users", 7)`."""
+
+
+class Routing:
+    """The states of the cells that are open in this process."""
+
+    def __init__(self, cells: Cells, default: AppState) -> None:
+        self.cells = cells
+        self.states = {cells.default.name: default}
+        self._remembered: TTLCache[Key, str] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
+        default.verifier.on_withdrawal = self._end_streams
+        default.metrics.watch_streams(lambda: sum(each.streams.count for each in self.states.values()))
+
+    @property
+    def away(self) -> list[str]:
+        """The names of the cells that are not open."""
+        return [cell.name for cell in self.cells if cell.name not in self.states]
+
+    def close_streams(self) -> None:
+        """End the streams of all cells."""
+        for app_state in self.states.values():
+            app_state.streams.close()
+
+    def _end_streams(self) -> None:
+        for app_state in self.states.values():
+            app_state.streams.end_all()
+
+    async def place_caller(self, scope: Scope, caller: UserCaller | ServiceCaller) -> None:
+        """Take the state of the cell of a user, or of the company of a service, for a request."""
+        if isinstance(caller, UserCaller):
+            scope[APP_STATE] = await self._of_all([("users", caller.id)])
+        elif caller.company_id is not None:
+            scope[APP_STATE] = self._of_company(caller.company_id)
+
+    async def place_service(self, request: Request, given: Mapping[str, Any] | None) -> None:
+        """Take the state for a request of a service of all companies, by what the request names.
+
+        Raises `Invalid` if it names what is in several cells, or nothing by which a cell is found.
+        """
+        request.scope[APP_STATE] = await self._of_request(request, given)
+
+    async def _of_request(  # noqa: PLR0911 - one case for each thing that a request can name
+        self, request: Request, given: Mapping[str, Any] | None
+    ) -> AppState:
+        path: str = request.scope["path"]
+        names = request.path_params
+        if name := request.query_params.get("cell"):
+            if name not in self.cells.by_name:
+                raise Invalid([field_error("cell", "in", f"must be one of {', '.join(self.cells.by_name)}")])
+            return self._named(name)
+        if given is not None and (recipients := _recipients_of(given)) is not None:
+            return await self._of_all(recipients)
+        if request.method == "PUT" and given is not None and (keys := _keys_of(names)):
+            return await self._of_entry(keys, given.get("company_id") or DEFAULT_COMPANY)
+        if keys := _keys_of(names):
+            return await self._of_all(keys)
+        if (event_id := parsed_uuid(str(names.get("event_id", "")))) is not None:
+            return await self._of_event(event_id)
+        company = request.query_params.get("company_id", "")
+        if company.isdigit() and is_id(int(company)):
+            return self._of_company(int(company))
+        if path.startswith(("/directory", "/events")) and "event_id" not in names:
+            raise Invalid([field_error("cell", "required", "is required, because the request names no company")])
+        return self._named(self.cells.default.name)
+
+    async def _of_entry(self, keys: Sequence[Key], company_id: Any) -> AppState:
+        """Return the state for a user or team that is put into a company. Raises `Invalid` if it is in another cell."""
+        if not is_id(company_id):
+            return self._named(self.cells.default.name)
+        found = self._of_company(company_id)
+        if await self._cells_of(keys) - {self.cells.cell_of(company_id).name}:
+            raise Invalid([field_error("company_id", "prohibited", "is that of a company in another cell")])
+        return found
+
+    async def _of_event(self, event_id: Any) -> AppState:
+        """Return the state of the cell that has an event. Raises `NotFound`."""
+        names, is_missed = list(self.states), bool(self.away)
+        for name in names:
+            try:
+                if await event_status.is_there(self.states[name].database, event_id, Viewer()):
+                    return self.states[name]
+            except (Unavailable, Overrun):
+                is_missed = True
+        if is_missed:
+            raise _unavailable("A cell that may have this event is not available.")
+        raise NotFound
+
+    def _of_company(self, company_id: int) -> AppState:
+        return self._named(self.cells.cell_of(company_id).name)
+
+    async def _of_all(self, keys: Sequence[Key]) -> AppState:
+        """Return the state of the one cell that has these users and teams; the default cell for unknown ones."""
+        found = await self._cells_of(keys)
+        if len(found) > 1:
+            says = f"names recipients of the cells {' and '.join(sorted(found))}, which cannot accept an event together"
+            raise Invalid([field_error("notify", "prohibited", says)])
+        return self._named(found.pop() if found else self.cells.default.name)
+
+    async def _cells_of(self, keys: Sequence[Key]) -> set[str]:
+        """Return the names of the cells of users and teams. Raises `Unavailable` if one may be in one that is away."""
+        unknown = [key for key in keys if key not in self._remembered]
+        if unknown:
+            await self._look_up(unknown)
+        return {self._remembered[key] for key in keys if key in self._remembered}
+
+    async def _look_up(self, keys: Sequence[Key]) -> None:
+        names = list(self.states)
+        looks = [_known_in(self.states[name], keys) for name in names]
+        found = dict(zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True))
+        missed = [*self.away, *(name for name, known in found.items() if isinstance(known, BaseException))]
+        for known in found.values():
+            if isinstance(known, BaseException) and not isinstance(known, Unavailable | Overrun):
+                raise known
+        for key in keys:
+            there = [name for name, known in found.items() if not isinstance(known, BaseException) and key in known]
+            if not there and missed:
+                raise _unavailable(f"The cell {' or '.join(missed)} is not available.")
+            if there:
+                self._remembered[key] = there[0] if len(there) == 1 else await self._owner_of(key, there)
+
+    async def _owner_of(self, key: Key, names: Sequence[str]) -> str:
+        """Return which of several cells has a user or team, while or after its company moves: that of the file."""
+        database = self.states[names[0]].database
+        kind, id_ = key
+        if kind == "users":
+            company_id = (await directory.get_user(database, id_, None)).company_id
+        else:
+            company_id = (await directory.get_team(database, id_, None)).company_id
+        name = self.cells.cell_of(company_id).name
+        return name if name in names else names[0]
+
+    def _named(self, name: str) -> AppState:
+        if name not in self.states:
+            raise _unavailable(f"The cell {name} is not available.")
+        return self.states[name]
+
+
+class ReadinessOfCells(Readiness):
+    """Ready while one cell is: its users are served. What is wrong with the others is among the problems."""
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+
+    async def answer(self) -> dict[str, Any]:
+        """Return the state of a cell that works, and the problems of all. Raises `Unavailable` if none works."""
+        names = [*self._routing.states]
+        looks = [self._routing.states[name].readiness.answer() for name in names]
+        found = dict(zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True))
+        ready = {name: answer for name, answer in found.items() if isinstance(answer, dict)}
+        failed = [error for error in found.values() if isinstance(error, BaseException)]
+        for error in failed:
+            if not isinstance(error, Unavailable) or not ready:
+                raise error
+        away = dict.fromkeys(self._routing.away, "it is not available") | {
+            name: str(error).partition(". ")[0].removesuffix(".")
+            for name, error in found.items()
+            if isinstance(error, BaseException)
+        }
+        problems = [f"cell {name}: {problem}" for name, answer in ready.items() for problem in answer["problems"]]
+        first: dict[str, Any] = next(iter(ready.values()))
+        return first | {"problems": sorted([*problems, *(f"cell {name}: {reason}" for name, reason in away.items())])}
+
+
+async def _known_in(app_state: AppState, keys: Iterable[Key]) -> set[Key]:
+    """Return which of these users and teams are in a cell."""
+    ids: dict[str, list[int]] = {"users": [], "teams": []}
+    for kind, id_ in keys:
+        ids[kind].append(id_)
+    unknown = await directory.unknown_recipients(app_state.database, ids["users"], ids["teams"], None)
+    gone = {*(("users", id_) for id_ in unknown.users), *(("teams", id_) for id_ in unknown.teams)}
+    return {key for key in keys if key not in gone}
+
+
+def _recipients_of(given: Mapping[str, Any]) -> list[Key] | None:
+    """Return the users and teams that an event, a batch or a resolution names; None for other bodies."""
+    events = given["events"] if isinstance(given.get("events"), list) else [given] if "notify" in given else None
+    if events is None:
+        return _keys(given["users"], []) if "about" in given and isinstance(given.get("users"), list) else None
+    return [key for event in events if isinstance(event, dict) for key in _keys(*named_in(event))]
+
+
+def _keys(users: Sequence[Any], teams: Sequence[Any]) -> list[Key]:
+    named = [*(("users", id_) for id_ in users), *(("teams", id_) for id_ in teams)]
+    return list(dict.fromkeys(key for key in named if is_id(key[1])))
+
+
+def _keys_of(names: Mapping[str, Any]) -> list[Key]:
+    """Return the user or team in a path."""
+    given = [(kind, str(names.get(name, ""))) for kind, name in (("teams", "team_id"), ("users", "user_id"))]
+    return [(kind, int(text)) for kind, text in given if text.isdigit() and is_id(int(text))][:1]
+
+
+def _unavailable(message: str) -> Unavailable:
+    return Unavailable(f"{message} Please try again.", retry_after=RETRY_AFTER)

@@ -1,0 +1,186 @@
+"""One process that serves several cells: two schemas of one server, and a second server that goes away."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.database import make_database, url_for, value
+from tests.support.events import custom
+from tests.support.processes import Program
+from tests.support.servers import OwnServer, own_server
+from tests.support.service import HOUR, SECRET
+from tests.support.waiting import reaches
+from tocsin.auth.minting import mint_service, mint_user
+from tocsin.db.pool import connect
+from tocsin.db.url import in_schema
+from tocsin.postgres.supervisor import Embedded
+
+MAIN, NORTH, SOUTH = 1, 2, 3
+"""A company of each cell, and a user with the same id."""
+
+
+@dataclass
+class Service:
+    """A process that serves three cells; `south` is on a server of its own."""
+
+    http: httpx.AsyncClient
+    urls: dict[int, str]
+    south: OwnServer
+
+    async def as_user(self, user: int, method: str, path: str, **more: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {mint_user(SECRET, user, HOUR)}"}
+        return await self.http.request(method, path, headers=headers, **more)
+
+    async def as_service(
+        self, method: str, path: str, *, company_id: int | None = None, scopes: tuple[str, ...] = (), **more: Any
+    ) -> httpx.Response:
+        token = mint_service(SECRET, "crm", scopes or ("events:write", "directory:write"), HOUR, company_id)
+        headers = {"Authorization": f"Bearer {token}", **more.pop("headers", {})}
+        return await self.http.request(method, path, headers=headers, **more)
+
+    async def put(self, user: int, company_id: int | None = None) -> httpx.Response:
+        body = {"first_name": "A", "last_name": "B", "company_id": company_id or user}
+        return await self.as_service("PUT", f"/directory/users/{user}", json=body)
+
+    async def total(self, user: int) -> int:
+        answer = await self.as_user(user, "GET", "/notifications")
+        assert answer.status_code == 200, answer.text
+        total: int = answer.json()["pagination"]["total"]
+        return total
+
+    async def status(self, user: int) -> int:
+        return (await self.as_user(user, "GET", "/notifications")).status_code
+
+    async def problems(self) -> list[str]:
+        answer = await self.http.get("/readyz")
+        assert answer.status_code == 200, answer.text
+        found: list[str] = answer.json()["problems"]
+        return [problem for problem in found if problem.startswith("cell")]
+
+
+def serving_cells(folder: Path, url: str) -> Program:
+    """Return `tocsin serve` with the cells of a file in the folder."""
+    variables = {
+        "TOCSIN_DATABASE_URL": url,
+        "TOCSIN_DATABASE_DURABLE": "yes",
+        "TOCSIN_JWT_SECRET": SECRET,
+        "TOCSIN_CELLS_FILE": str(folder / "cells.toml"),
+    }
+    return Program(folder / "data", "serve", variables=variables)
+
+
+@pytest.fixture
+async def service(server: Embedded, tmp_path: Path) -> AsyncIterator[Service]:
+    here = await make_database(server, f"cells_{tmp_path.name[-20:].replace('-', '_')}".lower())
+    async with AsyncExitStack() as stack:
+        south = await stack.enter_async_context(own_server())
+        there = south.url("dba", await south.fresh("south"))
+        (tmp_path / "cells.toml").write_text(
+            f"[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [{NORTH}]\n\n"
+            f"[south]\nurl = {json.dumps(there)}\ncompanies = [{SOUTH}]\n"
+        )
+        program = await stack.enter_async_context(serving_cells(tmp_path, here))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=program.greeting["url"], timeout=60))
+        urls = {MAIN: here, NORTH: in_schema(here, "tocsin_north"), SOUTH: there}
+        found = Service(http, urls, south)
+        await reaches(found.problems, [])
+        yield found
+
+
+async def test_each_company_is_served_from_its_own_cell(service: Service) -> None:
+    for user in (MAIN, NORTH, SOUTH):
+        assert (await service.put(user)).status_code == 204
+        answer = await service.as_service("POST", "/events", json=custom(user))
+        assert answer.status_code == 202, answer.text
+        found = await service.as_service("GET", f"/events/{answer.json()['id']}?wait=20")
+        assert found.json()["state"] == "delivered"
+        assert await service.total(user) == 1
+        assert await value(service.urls[user], "select count(*) from users") == 1
+    batch = {"events": [custom(NORTH), custom(NORTH)]}
+    headers = {"Idempotency-Key": "twice"}
+    for _ in range(2):
+        assert (await service.as_service("POST", "/events/batch", json=batch, headers=headers)).status_code == 202
+    await reaches(partial(service.total, NORTH), 3)
+    own = await service.as_service("POST", "/events", json=custom(SOUTH), company_id=SOUTH)
+    assert own.status_code == 202
+    await reaches(partial(service.total, SOUTH), 2)
+    foreign = await service.as_service("POST", "/events", json=custom(SOUTH), company_id=NORTH)
+    assert foreign.status_code == 422
+
+
+async def test_what_would_be_in_several_cells_is_refused(service: Service) -> None:
+    for user in (MAIN, NORTH):
+        assert (await service.put(user)).status_code == 204
+    for body, path in ((custom(MAIN, NORTH), "/events"), ({"events": [custom(MAIN), custom(NORTH)]}, "/events/batch")):
+        answer = await service.as_service("POST", path, json=body)
+        assert answer.status_code == 422
+        assert "recipients of the cells main and north, which cannot accept an event together" in answer.text
+    moved = await service.put(NORTH, MAIN)
+    assert moved.status_code == 422
+    assert "another cell" in moved.text
+    for method, path in (("GET", "/directory/users"), ("DELETE", "/events/by-key/k")):
+        answer = await service.as_service(method, path)
+        assert answer.status_code == 422, path
+        assert "cell" in answer.text
+    users = await service.as_service("GET", "/directory/users?cell=north")
+    assert [each["id"] for each in users.json()["data"]] == [NORTH]
+    unknown = await service.as_service("GET", "/directory/users?cell=west")
+    assert "must be one of main, north, south" in unknown.text
+    assert (await service.as_service("GET", f"/directory/users/{NORTH}")).json()["company_id"] == NORTH
+    assert (await service.as_service("GET", "/directory/users/77")).status_code == 404
+    assert (await service.as_user(77, "GET", "/notifications")).status_code == 401
+
+
+async def test_cell_that_is_away_is_missed_by_its_own_users_alone(service: Service) -> None:
+    for user in (MAIN, NORTH, SOUTH):
+        assert (await service.put(user)).status_code == 204
+        assert await service.status(user) == 200
+    service.south.kill()
+    away = await service.as_user(SOUTH, "GET", "/notifications")
+    assert away.status_code == 503
+    assert int(away.headers["Retry-After"]) >= 1
+    for user in (MAIN, NORTH):
+        assert (await service.as_service("POST", "/events", json=custom(user))).status_code == 202
+        await reaches(partial(service.total, user), 1)
+    assert (await service.as_service("POST", "/events", json=custom(SOUTH))).status_code == 503
+    assert (await service.put(SOUTH)).status_code == 503
+
+    async def named() -> list[str]:
+        return [problem.partition(":")[0] for problem in await service.problems()]
+
+    await reaches(named, ["cell south"])
+
+
+async def test_start_does_not_wait_for_a_cell_that_is_away(server: Embedded, tmp_path: Path) -> None:
+    """It is opened when it is there."""
+    here = await make_database(server, "cells_without_south")
+    there = url_for(server, "south_of_later")
+    (tmp_path / "cells.toml").write_text(
+        f"[main]\ndefault = true\n\n[south]\nurl = {json.dumps(there)}\ncompanies = [{SOUTH}]\n"
+    )
+    async with (
+        serving_cells(tmp_path, here) as program,
+        httpx.AsyncClient(base_url=program.greeting["url"], timeout=60) as http,
+    ):
+        ready = await http.get("/readyz")
+        assert ready.status_code == 200
+        assert "cell south: it is not available" in ready.json()["problems"]
+        headers = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', ['directory:write'], HOUR)}"}
+
+        async def put() -> tuple[int, bool]:
+            body = {"first_name": "A", "last_name": "B", "company_id": SOUTH}
+            answer = await http.put("/directory/users/3", json=body, headers=headers)
+            return answer.status_code, "south is not available" in answer.text
+
+        assert await put() == (503, True)
+        connection = await connect(server.url)
+        await connection.execute("create database south_of_later template template_of_tests")
+        await connection.close()
+        await reaches(put, (204, False))

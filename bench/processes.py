@@ -144,14 +144,14 @@ async def _measure(  # noqa: PLR0913, PLR0917 - what is measured, and on what
 ) -> Mapping[str, float]:
     postgres = int((holder.data_dir / "postgres/postmaster.pid").read_text("ascii").split()[0])
     async with arranged(holder, arrangement, nats) as (apis, pids):
-        await _post(apis, people, events // 10)
-        await _settled(connection)
+        await post(apis, people, events // 10)
+        await settled(connection)
         await connection.execute("checkpoint")
         before, committed = await connection.fetchval("select count(*) from inbox"), await _committed(connection)
         processes, database_ = sum(map(cpu_of, pids)), cpu_of(postgres)
         began = time.perf_counter()
-        sent = await _post(apis, people, events)
-        await _settled(connection)
+        sent = await post(apis, people, events)
+        await settled(connection)
         seconds = time.perf_counter() - began
         processes, database_ = sum(map(cpu_of, pids)) - processes, cpu_of(postgres) - database_
         committed = await _committed(connection) - committed
@@ -182,7 +182,7 @@ def _serving(pid: int) -> list[int]:
     return [int(child) for child in children] or [pid]
 
 
-async def _post(apis: Sequence[Service], people: range, count: int) -> list[tuple[str, int]]:
+async def post(apis: Sequence[Service], people: range, count: int) -> list[tuple[str, int]]:
     """Post events, by clients that are spread over the APIs; return the id and the user of each."""
     waiting, sent = iter(range(count)), list[tuple[str, int]]()
     chance = random.Random(1)  # noqa: S311 - the same users for all arrangements
@@ -211,7 +211,8 @@ async def _committed(connection: Connection) -> int:
     return count
 
 
-async def _settled(connection: Connection) -> None:
+async def settled(connection: Connection) -> None:
+    """Wait until no job is left."""
     while await connection.fetchval("select exists (select from jobs)"):
         await asyncio.sleep(0.02)
 

@@ -135,10 +135,10 @@ class Routing:
         return {self._remembered[key] for key in keys if key in self._remembered}
 
     async def _look_up(self, keys: Sequence[Key]) -> None:
-        names = list(self.states)
+        names, missed = list(self.states), self.away
         looks = [_known_in(self.states[name], keys) for name in names]
         found = dict(zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True))
-        missed = [*self.away, *(name for name, known in found.items() if isinstance(known, BaseException))]
+        missed += [name for name, known in found.items() if isinstance(known, BaseException)]
         for known in found.values():
             if isinstance(known, BaseException) and not isinstance(known, Unavailable | Overrun):
                 raise known

@@ -187,7 +187,10 @@ async def cancel_event_by_key(
     service: EventsWriter,
     actor: Acting,
     app_state: State,
-    key: Annotated[str, Path(min_length=1, description="the key of an event; may contain slashes")],
+    key: Annotated[
+        str,  # a blank one is not refused, but names no event
+        Path(description="the key of an event; may contain slashes", json_schema_extra={"minLength": 1}),
+    ],
 ) -> None:
     """Cancel an event by its key.
 

@@ -1,6 +1,8 @@
 """One process that serves several cells: two schemas of one server, and a second server that goes away."""
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,11 +18,14 @@ from tests.support.events import custom
 from tests.support.processes import Program
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import HOUR, SECRET
-from tests.support.waiting import reaches
+from tests.support.waiting import reaches, until
+from tocsin import moving
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.pool import connect
 from tocsin.db.url import in_schema
+from tocsin.moving import CONNECTIONS
 from tocsin.postgres.supervisor import Embedded
+from tocsin.store import pool
 
 MAIN, NORTH, SOUTH = 1, 2, 3
 """A company of each cell, and a user with the same id."""
@@ -156,6 +161,38 @@ async def test_cell_that_is_away_is_missed_by_its_own_users_alone(service: Servi
         return [problem.partition(":")[0] for problem in await service.problems()]
 
     await reaches(named, ["cell south"])
+
+
+async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(service: Service) -> None:
+    for user in (MAIN, NORTH):
+        assert (await service.put(user)).status_code == 204
+    is_over, statuses, accepted = asyncio.Event(), {MAIN: Counter[int](), NORTH: Counter[int]()}, Counter[int]()
+
+    async def use(user: int) -> None:
+        while not is_over.is_set():
+            posted = await service.as_service("POST", "/events", json=custom(user))
+            accepted[user] += posted.status_code == 202
+            statuses[user][posted.status_code] += 1
+            statuses[user][await service.status(user)] += 1
+            await asyncio.sleep(0.02)
+
+    using = [asyncio.create_task(use(user)) for user in (MAIN, NORTH)]
+    async with AsyncExitStack() as stack:
+        pools = [await stack.enter_async_context(pool(service.urls[cell], CONNECTIONS)) for cell in (NORTH, SOUTH)]
+        await moving.move(pools[0], pools[1], NORTH, "north", "south")
+    await reaches(partial(service.status, NORTH), 200)
+    before = accepted[NORTH]
+    await until(lambda: accepted[NORTH] > before)
+    is_over.set()
+    await asyncio.gather(*using)
+    assert set(statuses[MAIN]) == {200, 202}
+    assert {200, 202} <= set(statuses[NORTH]) <= {200, 202, 503}
+    for user in (MAIN, NORTH):
+        await reaches(partial(service.total, user), accepted[user])
+    assert await value(service.urls[NORTH], "select count(*) from users") == 0
+    assert await value(service.urls[SOUTH], "select count(*) from users") == 1
+    listed = await service.as_service("GET", f"/directory/users?company_id={NORTH}")
+    assert [each["id"] for each in listed.json()["data"]] == [NORTH]
 
 
 async def test_start_does_not_wait_for_a_cell_that_is_away(server: Embedded, tmp_path: Path) -> None:

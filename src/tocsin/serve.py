@@ -113,6 +113,8 @@ async def serve(
         routing = None
         if cells:
             routing = Routing(cells, app_state)
+            await routing.look()
+            await stack.enter_async_context(_in_background(routing.watch()))
             app_state = replace(app_state, readiness=ReadinessOfCells(routing))
             for cell in cells:
                 if not cell.is_default:

@@ -16,11 +16,16 @@ from tocsin.cells import Cells
 from tocsin.errors import Invalid, NotFound, Overrun, Unavailable
 from tocsin.event_status import Viewer
 from tocsin.ids import parsed_uuid
+from tocsin.moving import Whereabouts, whereabouts
+from tocsin.moving import cell_of as moved_to
 from tocsin.readiness import Readiness
 from tocsin.validation import field_error
 
 MAX_REMEMBERED, REMEMBERED_FOR = 100_000, 30.0
 """Maximum users and teams whose cells are remembered, and for how many seconds."""
+
+WATCH_INTERVAL = 1.0
+"""Seconds between two looks which companies are moving or have moved."""
 
 RETRY_AFTER = 5
 """Seconds after which a request to a cell that is away is repeated."""
@@ -39,6 +44,7 @@ class Routing:
         self.cells = cells
         self.states = {cells.default.name: default}
         self._remembered: TTLCache[Key, str] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
+        self._said: dict[str, Mapping[int, Whereabouts]] = {}
         default.verifier.on_withdrawal = self._end_streams
         default.metrics.watch_streams(lambda: sum(each.streams.count for each in self.states.values()))
 
@@ -51,6 +57,22 @@ class Routing:
         """End the streams of all cells."""
         for app_state in self.states.values():
             app_state.streams.close()
+
+    async def watch(self) -> None:
+        """Look every second which companies have moved or are closed, forever."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look which companies have moved or are closed. What a cell said last stays while it is away."""
+        names = list(self.states)
+        looks = [whereabouts(self.states[name].database) for name in names]
+        found = zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True)
+        said = self._said | {name: each for name, each in found if not isinstance(each, BaseException)}
+        if said != self._said:
+            self._said = said
+            self._remembered.clear()
 
     def _end_streams(self) -> None:
         for app_state in self.states.values():
@@ -99,7 +121,7 @@ class Routing:
         if not is_id(company_id):
             return self._named(self.cells.default.name)
         found = self._of_company(company_id)
-        if await self._cells_of(keys) - {self.cells.cell_of(company_id).name}:
+        if await self._cells_of(keys) - {self._name_of(company_id)}:
             raise Invalid([field_error("company_id", "prohibited", "is that of a company in another cell")])
         return found
 
@@ -117,7 +139,19 @@ class Routing:
         raise NotFound
 
     def _of_company(self, company_id: int) -> AppState:
-        return self._named(self.cells.cell_of(company_id).name)
+        name = self._name_of(company_id)
+        if company_id in self._closed_in(name):
+            raise _moving()
+        return self._named(name)
+
+    def _name_of(self, company_id: int) -> str:
+        """Return the cell of a company: the one that it moved to, or else that of the file."""
+        name = moved_to(company_id, self._said.values())
+        return name if name and name in self.cells.by_name else self.cells.cell_of(company_id).name
+
+    def _closed_in(self, name: str) -> list[int]:
+        """Return the companies of a cell that are closed, as they are for seconds while they move."""
+        return [company_id for company_id, said in self._said.get(name, {}).items() if said.is_closed]
 
     async def _of_all(self, keys: Sequence[Key]) -> AppState:
         """Return the state of the one cell that has these users and teams; the default cell for unknown ones."""
@@ -125,7 +159,11 @@ class Routing:
         if len(found) > 1:
             says = f"names recipients of the cells {' and '.join(sorted(found))}, which cannot accept an event together"
             raise Invalid([field_error("notify", "prohibited", says)])
-        return self._named(found.pop() if found else self.cells.default.name)
+        name = found.pop() if found else self.cells.default.name
+        app_state = self._named(name)
+        if closed := self._closed_in(name):
+            await _refuse_closed(app_state, keys, closed)
+        return app_state
 
     async def _cells_of(self, keys: Sequence[Key]) -> set[str]:
         """Return the names of the cells of users and teams. Raises `Unavailable` if one may be in one that is away."""
@@ -157,7 +195,7 @@ class Routing:
             company_id = (await directory.get_user(database, id_, None)).company_id
         else:
             company_id = (await directory.get_team(database, id_, None)).company_id
-        name = self.cells.cell_of(company_id).name
+        name = self._name_of(company_id)
         return name if name in names else names[0]
 
     def _named(self, name: str) -> AppState:
@@ -192,12 +230,20 @@ class ReadinessOfCells(Readiness):
         return first | {"problems": sorted([*problems, *(f"cell {name}: {reason}" for name, reason in away.items())])}
 
 
-async def _known_in(app_state: AppState, keys: Iterable[Key]) -> set[Key]:
-    """Return which of these users and teams are in a cell."""
+async def _refuse_closed(app_state: AppState, keys: Sequence[Key], closed: Sequence[int]) -> None:
+    """Raise `Unavailable` if one of these users and teams is in a closed company, or gone, as when it has just left."""
+    missing = {*keys} - await _known_in(app_state, keys)
+    for company_id in closed:
+        if missing or await _known_in(app_state, keys, company_id):
+            raise _moving()
+
+
+async def _known_in(app_state: AppState, keys: Iterable[Key], company_id: int | None = None) -> set[Key]:
+    """Return which of these users and teams are in a cell, or in a company of it."""
     ids: dict[str, list[int]] = {"users": [], "teams": []}
     for kind, id_ in keys:
         ids[kind].append(id_)
-    unknown = await directory.unknown_recipients(app_state.database, ids["users"], ids["teams"], None)
+    unknown = await directory.unknown_recipients(app_state.database, ids["users"], ids["teams"], company_id)
     gone = {*(("users", id_) for id_ in unknown.users), *(("teams", id_) for id_ in unknown.teams)}
     return {key for key in keys if key not in gone}
 
@@ -219,6 +265,10 @@ def _keys_of(names: Mapping[str, Any]) -> list[Key]:
     """Return the user or team in a path."""
     given = [(kind, str(names.get(name, ""))) for kind, name in (("teams", "team_id"), ("users", "user_id"))]
     return [(kind, int(text)) for kind, text in given if text.isdigit() and is_id(int(text))][:1]
+
+
+def _moving() -> Unavailable:
+    return _unavailable("The company is moving to another database.")
 
 
 def _unavailable(message: str) -> Unavailable:

@@ -18,12 +18,15 @@ import pytest
 from httpx_sse import aconnect_sse
 
 from tests.support.built_in import CATALOGUE
-from tests.support.database import make_database, wipe
+from tests.support.commands import refusal, run
+from tests.support.database import make_database
 from tests.support.events import custom, in_future, message_event, note
-from tests.support.service import Api, serving, standing_token
+from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
 from tocsin import invariants, moving
+from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
+from tocsin.db.url import in_schema
 from tocsin.errors import Locked, Refusal
 from tocsin.postgres.supervisor import Embedded
 
@@ -35,15 +38,26 @@ POINTS = 12
 
 
 @pytest.fixture(scope="module")
-async def urls(server: Embedded) -> tuple[str, str]:
-    return await make_database(server, "cell_a"), await make_database(server, "cell_b")
+async def places(server: Embedded, folder: Path) -> AsyncIterator[dict[str, tuple[str, str]]]:
+    """The urls of two cells: on two servers, and in two schemas of one database."""
+    first = await make_database(server, "cell_a")
+    second = in_schema(first, "tocsin_b")
+    await migrate(second)
+    async with Embedded(folder / "second") as other:
+        await migrate(other.url)
+        yield {"servers": (first, other.url), "schemas": (first, second)}
+
+
+@pytest.fixture(params=["servers", "schemas"])
+def urls(request: pytest.FixtureRequest, places: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    return places[request.param]
 
 
 @pytest.fixture
 async def cells(urls: tuple[str, str]) -> AsyncIterator[tuple[Api, Api]]:
     """Two services with a database each."""
     for url in urls:
-        await wipe(url)
+        await empty(url)
     async with serving(urls[0], CATALOGUE) as a, serving(urls[1], CATALOGUE) as b:
         yield a, b
 
@@ -64,6 +78,18 @@ async def pools(urls: tuple[str, str]) -> AsyncIterator[tuple[Database, Database
 @pytest.fixture(autouse=True)
 def without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moving, "CLOSE_DELAY", 0.0)  # no process looks which companies are closed
+
+
+async def empty(url: str) -> None:
+    """Delete all rows, in a schema of any name."""
+    connection = await connect(url)
+    names = await connection.fetch(
+        "select relname from pg_class where relnamespace = current_schema()::regnamespace and relkind in ('r', 'p')"
+        " and not relispartition and relname <> 'migrations'"
+    )
+    await connection.execute("set session_replication_role = replica")  # the audit log keeps its entries
+    await connection.execute(f"truncate {', '.join(row['relname'] for row in names)}")
+    await connection.close()
 
 
 async def fill(api: Api) -> None:
@@ -440,3 +466,23 @@ async def test_two_moves_out_of_a_cell_do_not_run_at_once(
             await moving.move(*pools, COMPANY, "a", "b")
         await other.execute("select pg_advisory_unlock_all()")
     await moving.move(*pools, COMPANY, "a", "b")
+
+
+@pytest.mark.processes
+async def test_command_moves_a_company_and_says_how_long_it_was_closed(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str], tmp_path: Path
+) -> None:
+    await fill(cells[0])
+    before = await of_company(pools[0], COMPANY)
+    file = tmp_path / "cells.toml"
+    tables = (f'[{name}]\nurl = "{url.partition("&tocsin.schema")[0]}"\n' for name, url in zip("ab", urls, strict=True))
+    schema = 'schema = "tocsin_b"\n' if "tocsin_b" in urls[1] else ""
+    file.write_text(f"{next(tables)}default = true\n{next(tables)}{schema}", "utf-8")
+    command = partial(run, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_CELLS_FILE=str(file))
+    done = await asyncio.to_thread(command, "cell", "move", "1", "--to", "b")
+    assert f"Compared {len(before['inbox'])} notifications; closed for " in done.stdout
+    assert await of_company(pools[1], COMPANY) == before
+    again = await asyncio.to_thread(command, "cell", "move", "1", "--to", "b")
+    assert again.stdout == "Company 1 is in cell b.\n"
+    refused = partial(refusal, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_CELLS_FILE=str(file))
+    assert "is in cell a already" in await asyncio.to_thread(refused, "cell", "move", "2", "--to", "a")

@@ -24,6 +24,9 @@ from tocsin.ids import MAX_ID
 CONNECTIONS = 12
 """The size of the pool of each database. Four connections are used at the same time, and long ones count thrice."""
 
+PATIENCE = 120.0
+"""The timeout of the statements of these pools."""
+
 ENTRIES = 5_000
 """Entries of inboxes in a range of users."""
 
@@ -88,6 +91,24 @@ def cell_of(company_id: int, said: Iterable[Mapping[int, Whereabouts]]) -> str |
     """Return the cell that a company moved to, by what all cells say; None: it never moved."""
     moved = [each[company_id] for each in said if company_id in each and each[company_id].state == "moved"]
     return max(moved, key=lambda each: each.turn).other if moved else None
+
+
+def origin_of(company_id: int, to: str, said: Mapping[str, Mapping[int, Whereabouts]], first: str) -> str:
+    """Return the cell that a company leaves or has left for another; `first` is its cell if it never moved.
+
+    Raises `Refusal` if it is there without a move, which could continue.
+    """
+    now = cell_of(company_id, said.values()) or first
+    if now != to:
+        return now
+    left = [
+        (each[company_id].turn, name)
+        for name, each in said.items()
+        if company_id in each and (each[company_id].state, each[company_id].other) == ("moved", to)
+    ]
+    if not left:
+        raise Refusal(f"Company {company_id} is in cell {to} already.")
+    return max(left)[1]
 
 
 def nothing(_: str) -> None:

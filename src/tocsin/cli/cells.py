@@ -1,5 +1,6 @@
-"""The commands `tocsin cell`: list the cells, and make the database of a further one."""
+"""The commands `tocsin cell`: list the cells, make the database of a further one, and move companies."""
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from tocsin.cli.running import load_settings, run_command
 from tocsin.cli.terminal import say
 from tocsin.errors import Refusal
+from tocsin.ids import MAX_ID
 
 app = typer.Typer(no_args_is_help=True, help="The cells: databases for a group of companies each.")
 
@@ -55,5 +57,36 @@ def add(
         async with store(cell.settings(settings), alone=False, quiet=True):
             pass
         say(text_of(name, table), lines=True)
+
+    run_command(run())
+
+
+@app.command()
+def move(
+    company: Annotated[int, typer.Argument(metavar="COMPANY", min=1, max=MAX_ID, help="The id of the company.")],
+    to: Annotated[str, typer.Option(metavar="CELL", help="The cell that it moves to.")],
+) -> None:
+    """Move a company to another cell, while it is in use. Repeat it to continue a move that was interrupted."""
+    from tocsin import moving
+    from tocsin.cells import cells_of
+    from tocsin.store import pool, store
+
+    settings = load_settings()
+    cells = cells_of(settings)
+    if cells is None:
+        raise Refusal("TOCSIN_CELLS_FILE is not set: there is one cell, the database of the service.")
+    cells.named(to)
+
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            databases = {}
+            for cell in cells:
+                url = await stack.enter_async_context(store(cell.settings(settings), alone=False, quiet=True))
+                databases[cell.name] = await stack.enter_async_context(pool(url, moving.CONNECTIONS, moving.PATIENCE))
+            said = {name: await moving.whereabouts(database) for name, database in databases.items()}
+            origin = moving.origin_of(company, to, said, cells.cell_of(company).name)
+            done = await moving.move(databases[origin], databases[to], company, origin, to, say)
+        if done.closed:
+            say(f"Compared {done.compared.get('inbox', 0):,} notifications; closed for {done.closed:.1f} s.")
 
     run_command(run())

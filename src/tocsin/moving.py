@@ -272,8 +272,6 @@ class _Move:
             await source.execute(_SQL["hold_events"])
             kept = {row["id"] for row in pending}
             late = [row for row in await self._pending(source) if row["id"] not in kept]
-            if any(row["is_leased"] for row in late):
-                raise _Changed("an event is being delivered")
             await self._stash(source, late)
             if await source.execute(_SQL["switch"], self._company) != "UPDATE 1":
                 raise _Changed("the company did not stay closed")
@@ -281,15 +279,11 @@ class _Move:
     async def _lock(self, source: Connection) -> None:
         """Lock work that waits, then users, heads and teams; requests and deliveries that began before end first."""
 
-        async def are_jobs_locked() -> bool:
-            pending = [row["id"] for row in await self._pending(source)]
-            return len(await source.fetch(_SQL["lock_jobs"], pending)) == len(pending)
-
         async def are_pushes_locked() -> bool:
             under_way: int = await source.fetchval(_SQL["lock_deliveries"], self._company)
             return under_way == 0
 
-        await _patiently(are_jobs_locked, "deliveries of events do not end")
+        await source.fetch(_SQL["lock_jobs"], [row["id"] for row in await self._pending(source)])
         await _patiently(are_pushes_locked, "pushes do not end")
         for name in ("lock_users", "lock_heads", "lock_teams"):
             await source.execute(_SQL[name], self._company)
@@ -300,10 +294,14 @@ class _Move:
         return list(await source.fetch(_SQL["pending"], self._company))
 
     async def _stash(self, source: Connection, pending: Sequence[Any]) -> None:
-        """Keep events that wait, with their jobs, for the target."""
+        """Keep events that wait, with their jobs, for the target.
+
+        A worker that has one of the jobs waits for the locked heads, and finds no users after the switch.
+        """
         for some in _pieces(pending, EVENTS):
             ids = [row["id"] for row in some]
-            own = [row["id"] for row in some if row["is_own"]]
+            free = {row["id"] for row in await source.fetch(_SQL["lock_jobs"], ids)}
+            own = [row["id"] for row in some if row["is_own"] and row["id"] in free]
             await source.execute(_SQL["stash_events"], self._company, ids)
             await source.execute(_SQL["stash_jobs"], self._company, ids, own)
 
@@ -432,6 +430,7 @@ class _Move:
                     await source.execute(_SQL["shrink_recipients"], some)
                     await source.execute(_SQL["forget_events"], self._company, some)
                 await source.execute(_SQL["forget_ids"], ids)
+        await self._source.rows(_SQL["forget_jobs"], self._company)
         first = UUID(int=0)
         while found := await self._source.value(_SQL["left_events"], first, self._company, EVENTS):
             await self._source.rows(_SQL["forget_events"], self._company, found)

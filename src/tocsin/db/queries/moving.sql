@@ -304,8 +304,8 @@ select (select count(*) from imports where company_id = $1 or company_id is null
     + (select count(*) from erasures)
 
 -- name: pending
--- The events that wait and have users or teams of the company, and whether a worker has the job.
-select e.id, e.company_id is not distinct from $1 as is_own, j.worker_id is not null as is_leased
+-- The events that wait and have users or teams of the company.
+select e.id, e.company_id is not distinct from $1 as is_own
 from jobs j
 cross join lateral (select * from events where id = j.id offset 0) e
 where j.task = 'deliver' and (
@@ -388,7 +388,7 @@ from row
 where table_name <> 'dead_letters'
 
 -- name: stash_jobs
--- Keep the jobs of these events for the target; those of the company itself go away here.
+-- Keep the jobs of these events ($2) for the target, and delete some ($3).
 with kept as (
     insert into moved_rows (company_id, table_name, row)
     select $1, 'jobs', (to_jsonb(j) || '{"worker_id": null}')::text from jobs j where j.id = any($2::uuid[])
@@ -510,6 +510,11 @@ delete from events where id = any(array(select id from alone))
 
 -- name: forget_ids
 delete from moved_ids where kind = 'user' and id = any($1::int[])
+
+-- name: forget_jobs
+-- Delete the jobs that workers had at the switch: the target has them.
+delete from jobs j
+where j.task = 'deliver' and (select e.company_id = $1 from events e where e.id = j.id)
 
 -- name: left_events
 select array(select id from events where id > $1 and company_id = $2 order by id limit $3)

@@ -182,7 +182,7 @@ def _serving(pid: int) -> list[int]:
     return [int(child) for child in children] or [pid]
 
 
-async def post(apis: Sequence[Service], people: range, count: int) -> list[tuple[str, int]]:
+async def post(apis: Sequence[Service], people: range, count: int, clients_: int = CLIENTS) -> list[tuple[str, int]]:
     """Post events, by clients that are spread over the APIs; return the id and the user of each."""
     waiting, sent = iter(range(count)), list[tuple[str, int]]()
     chance = random.Random(1)  # noqa: S311 - the same users for all arrangements
@@ -196,7 +196,7 @@ async def post(apis: Sequence[Service], people: range, count: int) -> list[tuple
     async with AsyncExitStack() as stack:
         runs = []
         for api in apis:
-            opened = await stack.enter_async_context(clients(api, CLIENTS // len(apis)))
+            opened = await stack.enter_async_context(clients(api, clients_ // len(apis)))
             runs += [run(api, client) for client in opened]
         await asyncio.gather(*runs)
     return sent

@@ -21,7 +21,7 @@ from tocsin.moving import cell_of as moved_to
 from tocsin.readiness import Readiness
 from tocsin.validation import field_error
 
-MAX_REMEMBERED, REMEMBERED_FOR = 100_000, 30.0
+MAX_REMEMBERED, REMEMBERED_FOR = 200_000, 600.0
 """Maximum users and teams whose cells are remembered, and for how many seconds."""
 
 WATCH_INTERVAL = 1.0
@@ -36,6 +36,9 @@ DEFAULT_COMPANY = 1
 Key = tuple[str, int]
 """A user or a team: `("users", 7)`."""
 
+Look = asyncio.Task[tuple[Sequence[str], set[Key]]]
+"""A look-up under way."""
+
 
 class Routing:
     """The states of the cells that are open in this process."""
@@ -44,6 +47,9 @@ class Routing:
         self.cells = cells
         self.states = {cells.default.name: default}
         self._remembered: TTLCache[Key, str] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
+        self._wanted = set[Key]()
+        self._next: Look | None = None
+        self._under_way: Look | None = None
         self._said: dict[str, Mapping[int, Whereabouts]] = {}
         default.verifier.on_withdrawal = self._end_streams
         default.metrics.watch_streams(lambda: sum(each.streams.count for each in self.states.values()))
@@ -173,19 +179,41 @@ class Routing:
         return {self._remembered[key] for key in keys if key in self._remembered}
 
     async def _look_up(self, keys: Sequence[Key]) -> None:
+        """Look users and teams up, together with those of other requests: one statement for each cell at a time."""
+        self._wanted.update(keys)
+        if self._next is None:
+            self._next = asyncio.create_task(self._look_up_wanted(self._under_way))
+        looking = self._next
+        missed, without = await asyncio.shield(looking)
+        if without and not without.isdisjoint(keys):
+            raise _unavailable(f"The cell {' or '.join(missed)} is not available.")
+
+    async def _look_up_wanted(self, before: "Look | None") -> tuple[Sequence[str], set[Key]]:
+        """Look up what is wanted when the look-up before has ended.
+
+        Returns the cells that are away, and what no other cell has.
+        """
+        if before:
+            await asyncio.wait([before])
+        self._under_way, self._next = self._next, None
+        keys, self._wanted = self._wanted, set()
         names, missed = list(self.states), self.away
         looks = [_known_in(self.states[name], keys) for name in names]
         found = dict(zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True))
-        missed += [name for name, known in found.items() if isinstance(known, BaseException)]
-        for known in found.values():
-            if isinstance(known, BaseException) and not isinstance(known, Unavailable | Overrun):
+        for name, known in found.items():
+            if isinstance(known, Unavailable | Overrun):
+                missed.append(name)
+            elif isinstance(known, BaseException):
                 raise known
+        in_cells = {name: known for name, known in found.items() if not isinstance(known, BaseException)}
+        without = set[Key]()
         for key in keys:
-            there = [name for name, known in found.items() if not isinstance(known, BaseException) and key in known]
-            if not there and missed:
-                raise _unavailable(f"The cell {' or '.join(missed)} is not available.")
+            there = [name for name, known in in_cells.items() if key in known]
             if there:
                 self._remembered[key] = there[0] if len(there) == 1 else await self._owner_of(key, there)
+            elif missed:
+                without.add(key)
+        return missed, without
 
     async def _owner_of(self, key: Key, names: Sequence[str]) -> str:
         """Return which of several cells has a user or team, while or after its company moves: that of the file."""

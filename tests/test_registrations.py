@@ -1,11 +1,13 @@
 """A phone belongs to one user over all cells: the one who registered it last."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.support.database import make_database, wipe
+from tests.support.waiting import reaches
 from tocsin import devices, directory, registrations
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.devices import Device
@@ -141,3 +143,21 @@ async def test_tokens_that_have_left_are_forgotten_after_thirty_days(
     await session.execute("update registrations set left_at = left_at - interval '31 days'")
     await register(cells[0], 1, OTHER_PHONE)
     assert await session.fetchval("select count(*) from registrations") == 1
+
+
+async def test_process_of_several_cells_releases_phones_again_after_one_was_away(
+    cells: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrations, "INTERVAL", 0.01)
+    watching = asyncio.create_task(registrations.watch(lambda: dict(zip("ab", cells, strict=True))))
+    await register(cells[0], 1)
+    await register(cells[1], 101)
+    await reaches(lambda: owners(cells), [None, 101])
+    await cells[1].close()
+    await asyncio.sleep(0.05)
+    assert not watching.done()
+    await cells[1].open()
+    await register(cells[0], 1)
+    await reaches(lambda: owners(cells), [1, None])
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)

@@ -6,8 +6,10 @@ clocks of the two servers; a registration of the same microsecond changes nothin
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 
 import structlog
 
@@ -30,18 +32,21 @@ _SQL = queries("registrations")
 log = structlog.get_logger(__name__)
 
 
-async def watch(own: Database, others: Mapping[str, Database]) -> None:
-    """Release the phones of this cell that others registered, forever. Several processes can call this."""
+async def watch(databases: Callable[[], Mapping[str, Database]]) -> None:
+    """Release in each of the cells that are open the phones that others registered, forever.
+
+    Several processes can call this.
+    """
     KIND.set("phones of other cells")
-    backoffs = {cell: Backoff(f"phones of cell {cell}") for cell in others}
+    looking: defaultdict[str, Backoff] = defaultdict(lambda: Backoff("phones of other cells"))
     while True:
-        for cell, other in others.items():
+        await asyncio.sleep(INTERVAL)
+        for (name, own), (cell, other) in permutations(databases().items(), 2):
             try:
                 await release_phones(own, {cell: other})
-                backoffs[cell].succeeded()
+                looking[f"{name} {cell}"].succeeded()
             except Exception as error:  # noqa: BLE001 - the next look makes up for it
-                backoffs[cell].note(error)
-        await asyncio.sleep(INTERVAL)
+                looking[f"{name} {cell}"].note(error)
 
 
 async def release_phones(own: Database, others: Mapping[str, Database]) -> int:

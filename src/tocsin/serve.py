@@ -12,7 +12,7 @@ import structlog
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tocsin import archiving, jobs
+from tocsin import archiving, jobs, registrations
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.cells import ReadinessOfCells, Routing
 from tocsin.api.connections import Connections, raise_file_limit
@@ -115,6 +115,8 @@ async def serve(
             routing = Routing(cells, app_state)
             await routing.look()
             await stack.enter_async_context(_in_background(routing.watch()))
+            if not app_state.database.is_read_only:
+                await stack.enter_async_context(_in_background(registrations.watch(routing.databases)))
             app_state = replace(app_state, readiness=ReadinessOfCells(routing))
             for cell in cells:
                 if not cell.is_default:

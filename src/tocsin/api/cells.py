@@ -13,6 +13,7 @@ from tocsin.api.requests import named_in
 from tocsin.api.state import APP_STATE, AppState
 from tocsin.auth.claims import ServiceCaller, UserCaller, is_id
 from tocsin.cells import Cells
+from tocsin.db.pool import Database
 from tocsin.errors import Invalid, NotFound, Overrun, Unavailable
 from tocsin.event_status import Viewer
 from tocsin.ids import parsed_uuid
@@ -58,6 +59,10 @@ class Routing:
     def away(self) -> list[str]:
         """The names of the cells that are not open."""
         return [cell.name for cell in self.cells if cell.name not in self.states]
+
+    def databases(self) -> dict[str, Database]:
+        """Return the databases of the cells that are open, by their names."""
+        return {name: each.database for name, each in self.states.items()}
 
     def close_streams(self) -> None:
         """End the streams of all cells."""

@@ -221,3 +221,14 @@ async def test_start_does_not_wait_for_a_cell_that_is_away(server: Embedded, tmp
         await connection.execute("create database south_of_later template template_of_tests")
         await connection.close()
         await reaches(put, (204, False))
+
+
+async def test_phone_leaves_its_user_when_it_registers_in_another_cell(service: Service) -> None:
+    for user in (MAIN, NORTH):
+        assert (await service.put(user)).status_code == 204
+        phone = {"type": "iOS", "environment": "production"}
+        answer = await service.as_user(user, "POST", f"/notifications/devices/{'ab' * 32}", json=phone)
+        assert answer.status_code == 204, answer.text
+    phones = "select count(*) from devices"
+    await reaches(lambda: value(service.urls[MAIN], phones), 0)
+    assert await value(service.urls[NORTH], phones) == 1

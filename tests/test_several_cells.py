@@ -12,19 +12,26 @@ from typing import Any
 
 import httpx
 import pytest
+from asyncpg import UndefinedTableError
 
+from tests.support.built_in import CATALOGUE
 from tests.support.database import make_database, url_for, value
 from tests.support.events import custom
 from tests.support.processes import Program
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import HOUR, SECRET
 from tests.support.waiting import reaches, until
-from tocsin import moving
+from tocsin import directory, moving
+from tocsin.api.drafts import draft_of
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.pool import connect
 from tocsin.db.url import in_schema
+from tocsin.disk_guard import DiskGuard
+from tocsin.events import Intake
+from tocsin.formats import User
 from tocsin.moving import CONNECTIONS
 from tocsin.postgres.supervisor import Embedded
+from tocsin.pubsub import PubSub
 from tocsin.store import pool
 
 MAIN, NORTH, SOUTH = 1, 2, 3
@@ -70,15 +77,15 @@ class Service:
         return [problem for problem in found if problem.startswith("cell")]
 
 
-def serving_cells(folder: Path, url: str) -> Program:
-    """Return `tocsin serve` with the cells of a file in the folder."""
+def serving_cells(folder: Path, url: str, *command: str) -> Program:
+    """Return `tocsin serve`, or another command, with the cells of a file in the folder."""
     variables = {
         "TOCSIN_DATABASE_URL": url,
         "TOCSIN_DATABASE_DURABLE": "yes",
         "TOCSIN_JWT_SECRET": SECRET,
         "TOCSIN_CELLS_FILE": str(folder / "cells.toml"),
     }
-    return Program(folder / "data", "serve", variables=variables)
+    return Program(folder / "data", *(command or ("serve",)), variables=variables)
 
 
 @pytest.fixture
@@ -193,6 +200,35 @@ async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(servic
     assert await value(service.urls[SOUTH], "select count(*) from users") == 1
     listed = await service.as_service("GET", f"/directory/users?company_id={NORTH}")
     assert [each["id"] for each in listed.json()["data"]] == [NORTH]
+
+
+async def test_worker_process_works_all_cells(server: Embedded, tmp_path: Path) -> None:
+    here = await make_database(server, "cells_of_workers")
+    (tmp_path / "cells.toml").write_text(
+        f"[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [{NORTH}]\n\n"
+        "[away]\nurl = 'postgresql://127.0.0.1:1/x'\n"
+    )
+    urls = {MAIN: here, NORTH: in_schema(here, "tocsin_north")}
+    async with serving_cells(tmp_path, here, "worker") as worker:
+        for user, url in urls.items():
+            await reaches(partial(workers_of, url), 1)
+            async with pool(url, 2) as database:
+                person = User(id=user, company_id=user, first_name="A", last_name="B")
+                await directory.put_user(database, person, None)
+                draft = draft_of(json.dumps(custom(user)), "crm", None, CATALOGUE)
+                await Intake(database, PubSub(url, database), DiskGuard(None, None)).accept(draft)
+            await reaches(lambda url=url: value(url, "select count(*) from inbox"), 1)  # type: ignore[misc]
+        await worker.stop()
+    assert worker.status == 0
+    assert [await workers_of(url) for url in urls.values()] == [0, 0]
+
+
+async def workers_of(url: str) -> int:
+    try:
+        count: int = await value(url, "select count(*) from workers")
+    except UndefinedTableError:  # not yet migrated
+        return 0
+    return count
 
 
 async def test_start_does_not_wait_for_a_cell_that_is_away(server: Embedded, tmp_path: Path) -> None:

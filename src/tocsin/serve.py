@@ -30,6 +30,7 @@ from tocsin.errors import Refusal
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator, record_locks
+from tocsin.pubsub import PubSub
 from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.retention import run
@@ -259,52 +260,108 @@ async def _serve_cell(part: Part) -> None:
 
 
 async def work(settings: Settings) -> None:
-    """Run a worker until a signal ends the process. Raises `Refusal` without a database."""
-    if settings.cells_file is not None:
-        raise Refusal("A worker works for one cell of TOCSIN_CELLS_FILE: name it with --cell.")
-    if settings.database_url is None and not is_running(settings):
-        raise Refusal(
-            f"No server runs for {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL."
-        )
-    if settings.read_only:
+    """Run a worker for each cell until a signal ends the process. Raises `Refusal` without a database.
+
+    The worker of the default cell comes first; further ones are opened beside it.
+    """
+    cells = cells_of(settings)
+    own = cells.default.settings(settings) if cells else settings
+    if own.database_url is None and not is_running(own):
+        raise Refusal(f"No server runs for {own.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL.")
+    if own.read_only:
         raise Refusal("A worker writes: remove TOCSIN_READ_ONLY.")
     raise_file_limit()
     stopping = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(store(own, alone=False))
+        catalogue, metrics = Catalogue.load(*own.catalogue_folders), Metrics()
+        operator = Operator.load(catalogue, own.preferences_file)
+        part = await stack.enter_async_context(_worker_of(own, url, catalogue, metrics, operator))
+        database, worker = part.database, part.worker
+        if own.operations_port is None:
+            on_signals(stopping.set)  # not earlier, so that a signal ends a startup that waits for the database
+        disk = guard_of(own)
+        metrics.watch_disk(disk)
+        watched = Watched(database, metrics, Readiness(database, disk, part.pubsub))
+        await stack.enter_async_context(_watched(own, watched, stopping))
+        reloaded = [part.pushing]
+        stack.enter_context(reloading_keys(own, reloaded))
+        await stack.enter_async_context(_in_background(_record_locks(database, operator, "tocsin worker")))
+        await stack.enter_async_context(_in_background(Recorder(database, metrics).run()))
+        for cell in cells or ():
+            if not cell.is_default:
+                keeping = _keep_working(cell, settings, catalogue, metrics, operator, reloaded)
+                await stack.enter_async_context(_in_background(keeping))
+        _freeze()
+        working = asyncio.create_task(worker.run())
+        log.info("worker started", worker=str(worker.id))
+        until = asyncio.create_task(stopping.wait())
+        await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
+        worker.stop()
+        await working
+        await _end([until])
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPart:
+    """A worker of a process that serves nothing, with its pool, its pubsub and its lanes."""
+
+    worker: Worker
+    database: Database
+    pubsub: PubSub
+    pushing: Pushing
+
+
+@contextlib.asynccontextmanager
+async def _worker_of(  # noqa: PLR0913, PLR0917 - its collaborators
+    settings: Settings, url: str, catalogue: Catalogue, metrics: Metrics, operator: Operator, cell: str = ""
+) -> AsyncIterator[WorkerPart]:
+    """Open the worker of a cell, which is not yet run."""
     async with (
-        store(settings, alone=False) as url,
         pool(url, WORKER_CONNECTIONS, beats=True) as database,
         bulk_pool(settings, url) as bulk,
         open_lanes(settings) as lanes,
-        contextlib.AsyncExitStack() as stack,
+        pubsub_for(settings, url, database) as pubsub,
     ):
-        if settings.operations_port is None:
-            on_signals(stopping.set)  # not earlier, so that a signal ends a startup that waits for the database
-        pubsub = await stack.enter_async_context(pubsub_for(settings, url, database))
-        catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
-        metrics.watch_pool("worker", database)
+        metrics.watch_pool(f"{cell}/worker" if cell else "worker", database)
         worker = Worker(database, catalogue, pubsub, bulk, metrics)
-        operator = Operator.load(catalogue, settings.preferences_file)
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
-        disk = guard_of(settings)
         at_once = AtOnce(catalogue, [lane.name for lane in lanes], metrics.inbox)
-        worker.posts = posts_of(database, catalogue, pubsub, disk, at_once)
-        metrics.watch_disk(disk)
-        watched = Watched(database, metrics, Readiness(database, disk, pubsub))
-        await stack.enter_async_context(_watched(settings, watched, stopping))
-        stack.enter_context(reloading_keys(settings, [(lanes, worker.dispatcher)]))
+        worker.posts = posts_of(database, catalogue, pubsub, guard_of(settings), at_once)
         forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
-        await stack.enter_async_context(_in_background(_record_locks(database, operator, "tocsin worker")))
-        await stack.enter_async_context(_in_background(Recorder(database, metrics).run()))
-        _freeze()
         async with _in_background(pubsub.receive()), _in_background(forgetting):
-            working = asyncio.create_task(worker.run())
-            log.info("worker started", worker=str(worker.id))
-            until = asyncio.create_task(stopping.wait())
-            await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
-            worker.stop()
-            await working
-            await _end([until])
+            yield WorkerPart(worker, database, pubsub, (lanes, worker.dispatcher))
         await pubsub.close()
+
+
+async def _keep_working(  # noqa: PLR0913, PLR0917 - what it works beside
+    cell: Cell,
+    settings: Settings,
+    catalogue: Catalogue,
+    metrics: Metrics,
+    operator: Operator,
+    reloaded: list[Pushing],
+) -> None:
+    """Work for a further cell, and again after any error, until the task is cancelled."""
+    own = cell.settings(settings)
+    while True:
+        try:
+            async with (
+                store(own, alone=False, quiet=True) as url,
+                _worker_of(own, url, catalogue, metrics, operator, cell.name) as part,
+            ):
+                reloaded.append(part.pushing)
+                working = asyncio.create_task(part.worker.run())
+                log.info("worker started", worker=str(part.worker.id), cell=cell.name)
+                try:
+                    await asyncio.shield(working)
+                finally:
+                    reloaded.remove(part.pushing)
+                    part.worker.stop()
+                    await working
+        except Exception as error:  # noqa: BLE001 - the other cells go on
+            log.warning("cell cannot be worked; it will be retried", cell=cell.name, reason=str(error))
+        await asyncio.sleep(REOPEN_INTERVAL)
 
 
 async def _record_locks(database: Database, operator: Operator, command: str) -> None:

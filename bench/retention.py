@@ -10,6 +10,7 @@ from pathlib import Path
 import uvloop
 
 from bench import fill
+from bench.arrivals import SETTLING
 from bench.measure import Claim, load, medians, percentile, show
 from bench.post_event import drained
 from bench.service import Service, database, service
@@ -74,7 +75,7 @@ async def main() -> None:
                 await old_events(connection, first, events)
                 await fill.settle(connection)
                 found[f"calm {name}"] = await _post(running, seconds)
-                found[f"beside {name}"], found[name] = await _measure(running, bulk, name, events)
+                found[f"beside {name}"], found[name] = await _measure(running, bulk, name, events, seconds)
             if left := await connection.fetchval("select count(*) from events where accepted_at < '2020-02-01'"):
                 raise RuntimeError(f"{left} events are left")
             return found
@@ -94,20 +95,22 @@ async def main() -> None:
 def _options() -> tuple[int, float, int]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure (default: 3)")
-    parser.add_argument("--seconds", type=float, default=5, help="how long without retention (default: 5)")
-    parser.add_argument("--events", type=int, default=100_000, help="old events of each kind (default: 100,000)")
+    parser.add_argument("--seconds", type=float, default=4, help="how long posts arrive each time (default: 4)")
+    parser.add_argument("--events", type=int, default=200_000, help="old events of each kind (default: 200,000)")
     given = parser.parse_args()
     return given.rounds, given.seconds, given.events
 
 
-async def _measure(running: Service, bulk: Database, name: str, events: int) -> tuple[float, float]:
+async def _measure(running: Service, bulk: Database, name: str, events: int, seconds: float) -> tuple[float, float]:
     """Delete old events while posts arrive; return the 99th percentile of the posts, and deleted events per second."""
+    posting = asyncio.create_task(_post(running, seconds))
+    await asyncio.sleep(SETTLING)
     began = time.perf_counter()
     deleting = asyncio.create_task(_delete(bulk, name))
-    took: list[float] = []
-    while not deleting.done():
-        took += await _took(running, 3)
-    return percentile(took, 99), events / (await deleting - began)
+    p99 = await posting
+    if deleting.done():
+        print("  the events were deleted before the posts ended: take more events", file=sys.stderr)
+    return p99, events / (await deleting - began)
 
 
 async def _delete(bulk: Database, name: str) -> float:
@@ -155,11 +158,7 @@ async def _accepted(running: Service, seconds: float, size: int) -> float:
 
 
 async def _post(running: Service, seconds: float) -> float:
-    return percentile(await _took(running, seconds), 99)
-
-
-async def _took(running: Service, seconds: float) -> list[float]:
-    """Post events to one user each at `RATE`, from another process; return the milliseconds of each."""
+    """Post events to one user each at `RATE`, from another process; return the 99th percentile in milliseconds."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.arrivals"),
         stdin=asyncio.subprocess.PIPE,
@@ -172,8 +171,7 @@ async def _took(running: Service, seconds: float) -> list[float]:
     ]
     given = {"host": running.host, "port": running.port, "requests": requests, "rate": RATE, "seconds": seconds}
     found = json.loads((await process.communicate(json.dumps(given).encode()))[0])
-    took: list[float] = found["took"]["202"]
-    return took
+    return percentile(found["took"]["202"], 99)
 
 
 if __name__ == "__main__":

@@ -221,6 +221,33 @@ async def test_claim_looks_up_each_device_once_however_long_its_backlog_is(datab
     assert busy["Actual Loops"] <= 10
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("inbox", "remove_range"),
+        ("inbox", "remove_records"),
+        ("retention", "forget_range"),
+        ("retention", "forget_related"),
+        ("retention", "old_in_range"),
+    ],
+)
+async def test_retention_looks_up_its_rows_however_many_the_planner_expects(
+    databases: dict[str, Connection], server: Embedded, module: str, name: str
+) -> None:
+    assert databases
+    connection = await connect(url_for(server, "costs_full"))
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("set local plan_cache_mode = force_generic_plan")
+    await connection.execute(
+        "update pg_class set reltuples = reltuples * 1000 where relkind = 'r' and relname ~ '^(events|recipients)_'"
+    )
+    found = {node["Node Type"] for node in nodes(await plan_of(connection, module, name))}
+    await transaction.rollback()
+    await connection.close()
+    assert not found & {"Hash Join", "Merge Join", "Hash"}
+
+
 async def test_planner_has_no_second_index_of_a_few_rows_of_a_queue(databases: dict[str, Connection]) -> None:
     """Two indexes of the same few rows cost the same to a planner that expects none: it may read all by one."""
     found = await databases["full"].fetch(

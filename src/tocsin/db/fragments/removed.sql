@@ -1,10 +1,14 @@
 -- Delete the entries of `record`, whose heads are locked, and record a change for those that were visible. Returns the number
--- of records.
+-- of records. The arrays show the planner that they are few, so that it looks up each of them, however large the tables are.
 pair as materialized (
-    select person.user_id, record.event_id
-    from record
-    cross join unnest(record.user_ids) as person (user_id)
-    order by person.user_id
+    select entry.user_id, entry.event_id
+    from (
+        select array_agg(person.user_id order by person.user_id) as user_ids,
+               array_agg(record.event_id order by person.user_id) as event_ids
+        from record
+        cross join unnest(record.user_ids) as person (user_id)
+    ) listed
+    cross join lateral unnest(listed.user_ids, listed.event_ids) as entry (user_id, event_id)
 ),
 gone as (
     delete from inbox i using pair p

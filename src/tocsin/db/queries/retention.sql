@@ -193,13 +193,11 @@ with cancellation as (
 push as (
     delete from deliveries where event_id >= $1 and event_id < $2
 ),
-key as (
-    delete from event_keys k using events e
-    where e.id >= $1 and e.id < $2 and e.key is not null and k.service = e.service
-      and k.company_id = coalesce(e.company_id, 0) and k.key = e.key and k.event_id = e.id
-    returning true
-)
-select count(*) from key
+old as materialized (
+    select id, service, company_id, key from events where id >= $1 and id < $2 and key is not null
+),
+-- include: keyed
+select count(*) from old
 
 -- name: drop_month
 select drop_month($1, $2)
@@ -223,7 +221,7 @@ order by range.low
 
 -- name: forget_range
 -- Delete the events in a range of ids with all that belongs to them, if none is needed, and none is younger than $3. Returns
--- their number, or null.
+-- their number, or null. Subjects are looked up, since no index leads from events to them.
 with free as materialized (
     select
         not exists (select from recipients where event_id >= $1 and event_id < $2)
@@ -237,18 +235,19 @@ old as materialized (
     where id >= $1 and id < $2 and (select is_free from free)
 ),
 about as materialized (
-    select old.id as event_id, of.subject from old cross join unnest(old.subjects) as of (subject)
+    select pair.event_id, pair.subject
+    from (
+        select array_agg(old.id) as ids, array_agg(of.subject) as subjects
+        from old
+        cross join unnest(old.subjects) as of (subject)
+    ) listed
+    cross join lateral unnest(listed.ids, listed.subjects) as pair (event_id, subject)
 ),
-keyed as materialized (
-    select * from old where key is not null
-),
+-- include: keyed
+,
 subject as (
     delete from subjects s using about a
     where s.subject = a.subject and s.event_id = a.event_id and s.event_id >= $1 and s.event_id < $2
-),
-key as (
-    delete from event_keys k using keyed o
-    where k.service = o.service and k.company_id = coalesce(o.company_id, 0) and k.key = o.key and k.event_id = o.id
 ),
 content as (
     delete from contents where event_id >= $1 and event_id < $2 and (select is_free from free)
@@ -270,9 +269,9 @@ select array(
     select id
     from events e
     where e.id >= $1 and e.id < $2 and e.accepted_at < $3
-      and not exists (select from recipients r where r.event_id = e.id)
-      and not exists (select from jobs j where j.id = e.id)
-      and not exists (select from dead_letters d where d.id = e.id)
+      and (select true from recipients r where r.event_id = e.id limit 1) is null
+      and (select true from jobs j where j.id = e.id) is null
+      and (select true from dead_letters d where d.id = e.id) is null
 )
 
 -- name: forget_events

@@ -486,3 +486,31 @@ async def test_command_moves_a_company_and_says_how_long_it_was_closed(
     assert again.stdout == "Company 1 is in cell b.\n"
     refused = partial(refusal, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_CELLS_FILE=str(file))
     assert "is in cell a already" in await asyncio.to_thread(refused, "cell", "move", "2", "--to", "a")
+
+
+async def test_user_who_is_erased_after_the_copy_leaves_nothing_in_the_new_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    alone = await cells[0].post(message_event("secret words", 5), company_id=COMPANY)
+    copy = moving._Move._copy  # noqa: SLF001
+
+    async def copy_and_erase(self: Any, after: int) -> None:
+        await copy(self, after)
+        assert (await cells[0].as_service("DELETE", "/directory/users/5")).status_code == 204
+        await reaches(partial(pools[0].value, "select count(*) from erasures"), 0)
+
+    monkeypatch.setattr(moving._Move, "_copy", copy_and_erase)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert (await cells[1].as_user(5, "GET", "/notifications")).status_code == 401
+    for statement in (
+        "select count(*) from inbox where user_id = 5",
+        "select count(*) from recipients where 5 = any(user_ids)",
+        "select count(*) from events where 5 = any(users)",
+        "select count(*) from contents where body like '%secret words%'",
+        "select count(*) from events where params like '%secret words%'",
+    ):
+        assert [await each.value(statement) for each in pools] == [0, 0], statement
+    assert await pools[1].value("select count(*) from events where id = $1", alone) == 1
+    for url in urls:
+        await assert_sound(url)

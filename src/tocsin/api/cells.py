@@ -1,8 +1,8 @@
 """Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from cachetools import TTLCache
 from starlette.requests import Request
@@ -34,6 +34,8 @@ RETRY_AFTER = 5
 DEFAULT_COMPANY = 1
 """The company of users and teams that are put without one."""
 
+T = TypeVar("T")
+
 Key = tuple[str, int]
 """A user or a team: `("users", 7)`."""
 
@@ -64,6 +66,12 @@ class Routing:
         """Return the databases of the cells that are open, by their names."""
         return {name: each.database for name, each in self.states.items()}
 
+    async def ask_all(self, ask: Callable[[AppState], Awaitable[T]]) -> dict[str, T | BaseException]:
+        """Ask all open cells at the same time; return the answer or the error of each, by its name."""
+        names = list(self.states)
+        answers = await asyncio.gather(*(ask(self.states[name]) for name in names), return_exceptions=True)
+        return dict(zip(names, answers, strict=True))
+
     def close_streams(self) -> None:
         """End the streams of all cells."""
         for app_state in self.states.values():
@@ -77,10 +85,8 @@ class Routing:
 
     async def look(self) -> None:
         """Look which companies have moved or are closed. What a cell said last stays while it is away."""
-        names = list(self.states)
-        looks = [whereabouts(self.states[name].database) for name in names]
-        found = zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True)
-        said = self._said | {name: each for name, each in found if not isinstance(each, BaseException)}
+        found = await self.ask_all(lambda each: whereabouts(each.database))
+        said = self._said | {name: each for name, each in found.items() if not isinstance(each, BaseException)}
         if said != self._said:
             self._said = said
             self._remembered.clear()
@@ -202,9 +208,8 @@ class Routing:
             await asyncio.wait([before])
         self._under_way, self._next = self._next, None
         keys, self._wanted = self._wanted, set()
-        names, missed = list(self.states), self.away
-        looks = [_known_in(self.states[name], keys) for name in names]
-        found = dict(zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True))
+        missed = self.away
+        found = await self.ask_all(lambda each: _known_in(each, keys))
         for name, known in found.items():
             if isinstance(known, Unavailable | Overrun):
                 missed.append(name)
@@ -221,7 +226,7 @@ class Routing:
         return missed, without
 
     async def _owner_of(self, key: Key, names: Sequence[str]) -> str:
-        """Return which of several cells has a user or team, while or after its company moves: that of the file."""
+        """Return which of several cells has a user or team, while or after its company moves: that of the company."""
         database = self.states[names[0]].database
         kind, id_ = key
         if kind == "users":
@@ -245,9 +250,7 @@ class ReadinessOfCells(Readiness):
 
     async def answer(self) -> dict[str, Any]:
         """Return the state of a cell that works, and the problems of all. Raises `Unavailable` if none works."""
-        names = [*self._routing.states]
-        looks = [self._routing.states[name].readiness.answer() for name in names]
-        found = dict(zip(names, await asyncio.gather(*looks, return_exceptions=True), strict=True))
+        found = await self._routing.ask_all(lambda each: each.readiness.answer())
         ready = {name: answer for name, answer in found.items() if isinstance(answer, dict)}
         failed = [error for error in found.values() if isinstance(error, BaseException)]
         for error in failed:

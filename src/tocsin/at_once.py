@@ -4,7 +4,6 @@ This saves a job, two transactions and the wait for a worker. What cannot be del
 recipient whose head is locked, or of one whose language was not used recently in this process.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -63,13 +62,12 @@ class AtOnce:
     async def watch(self, database: Database) -> None:
         """Keep the lanes of the running workers, forever, in a process that has no worker."""
         backoff = Backoff("lanes of the workers")
-        while True:
-            try:
-                self.lanes = await lanes_of_workers(database)
-                backoff.succeeded()
-            except Exception as error:  # noqa: BLE001 - the look is repeated
-                backoff.note(error)
-            await asyncio.sleep(LOOK_INTERVAL)
+
+        async def look() -> None:
+            self.lanes = await lanes_of_workers(database)
+
+        await backoff.attempt(look)
+        await backoff.repeat(look, LOOK_INTERVAL)
 
     def pause(self, error: Exception) -> None:
         """Give all events a job for a while."""

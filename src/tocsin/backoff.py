@@ -81,6 +81,19 @@ class Backoff:
                 return
             await self.pause(failure)
 
+    async def repeat(self, step: Callable[[], Awaitable[object]], interval: float) -> None:
+        """Do a step after every `interval` seconds, forever, also after errors."""
+        while True:
+            await asyncio.sleep(interval)
+            await self.attempt(step)
+
+    async def attempt(self, step: Callable[[], Awaitable[object]]) -> None:
+        """Do a step once, and record its success or failure."""
+        if failure := await _tried(step):
+            self.note(failure)
+        else:
+            self.succeeded()
+
     def note(self, error: Exception) -> None:
         """Record a failure, without a pause. Each kind of error is logged once in `SILENCE` seconds."""
         self.reason = reason_of(error)

@@ -43,11 +43,7 @@ class Recorder:
         KIND.set(backoff.name)
         while True:
             await asyncio.sleep(INTERVAL - (time.time() - AFTER_MINUTE) % INTERVAL)
-            try:
-                await self.record()
-                backoff.succeeded()
-            except Exception as error:  # noqa: BLE001 - the next row contains what this one would have
-                backoff.note(error)
+            await backoff.attempt(self.record)
 
     async def record(self) -> None:
         """Write the growth since the last row."""

@@ -9,6 +9,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import permutations
 
 import structlog
@@ -42,11 +43,7 @@ async def watch(databases: Callable[[], Mapping[str, Database]]) -> None:
     while True:
         await asyncio.sleep(INTERVAL)
         for (name, own), (cell, other) in permutations(databases().items(), 2):
-            try:
-                await release_phones(own, {cell: other})
-                looking[f"{name} {cell}"].succeeded()
-            except Exception as error:  # noqa: BLE001 - the next look makes up for it
-                looking[f"{name} {cell}"].note(error)
+            await looking[f"{name} {cell}"].attempt(partial(release_phones, own, {cell: other}))
 
 
 async def release_phones(own: Database, others: Mapping[str, Database]) -> int:

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import gc
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 from starlette.routing import BaseRoute
@@ -18,45 +17,30 @@ from tocsin.api.cells import ReadinessOfCells, Routing
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.server import ByPort, Server
 from tocsin.api.state import AppState, Watched
-from tocsin.at_once import AtOnce
 from tocsin.audit import actor_of_command
 from tocsin.auth import from_settings
-from tocsin.auth.tokens import Verifier
+from tocsin.background import end, in_background
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
-from tocsin.cells import Cell, cells_of
+from tocsin.cell_parts import keep_open, keep_working, opened, worker_of
+from tocsin.cells import cells_of
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator, record_locks
-from tocsin.pubsub import PubSub
-from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
-from tocsin.retention import run
 from tocsin.settings import Settings
 from tocsin.siblings import Siblings
-from tocsin.signals import Pushing, on_signals, reloading_keys, survive_signals
+from tocsin.signals import on_signals, reloading_keys, survive_signals
 from tocsin.sockets import bound, port_of, url_of
-from tocsin.startup import (
-    build_app_state,
-    bulk_pool,
-    dispatcher_of,
-    guard_of,
-    open_lanes,
-    posts_of,
-    pubsub_for,
-    replica_for,
-)
-from tocsin.store import API_CONNECTIONS, API_STATEMENT_TIMEOUT, WORKER_CONNECTIONS, is_running, pool, store
+from tocsin.startup import guard_of
+from tocsin.store import is_running, store
 from tocsin.worker import Worker
 
 COLLECTIONS_PER_FULL = 100
 """Garbage collections of younger objects before one of all objects, which stops the process for tens of milliseconds
 if it has thousands of connections. With the default, 10, they come about once a second under load."""
-
-REOPEN_INTERVAL = 5.0
-"""Seconds after which a further cell that cannot be served is opened again."""
 
 log = structlog.get_logger(__name__)
 
@@ -100,29 +84,29 @@ async def serve(
         stack.push_async_callback(verifier.close)
         verifier.begin()
         catalogue = Catalogue.load(*own.catalogue_folders)
-        part = await stack.enter_async_context(_opened(own, url, catalogue, verifier, with_worker=with_worker))
+        part = await stack.enter_async_context(opened(own, url, catalogue, verifier, with_worker=with_worker))
         app_state, worker = part.app_state, part.worker
         app_state.metrics.siblings = siblings
         if not app_state.database.is_read_only:
             recording = _record_locks(part.database, app_state.operator, "tocsin serve")
-            await stack.enter_async_context(_in_background(recording))
-            await stack.enter_async_context(_in_background(Recorder(part.database, app_state.metrics).run()))
+            await stack.enter_async_context(in_background(recording))
+            await stack.enter_async_context(in_background(Recorder(part.database, app_state.metrics).run()))
         if own.archive:
-            await stack.enter_async_context(_in_background(archiving.watch(part.database)))
+            await stack.enter_async_context(in_background(archiving.watch(part.database)))
         reloaded = [(part.lanes, worker.dispatcher if worker else None)]
         stack.enter_context(reloading_keys(own, reloaded, app_state))
         routing = None
         if cells:
             routing = Routing(cells, app_state)
             await routing.look()
-            await stack.enter_async_context(_in_background(routing.watch()))
+            await stack.enter_async_context(in_background(routing.watch()))
             if not app_state.database.is_read_only:
-                await stack.enter_async_context(_in_background(registrations.watch(routing.databases)))
+                await stack.enter_async_context(in_background(registrations.watch(routing.databases)))
             app_state = replace(app_state, readiness=ReadinessOfCells(routing))
             for cell in cells:
                 if not cell.is_default:
-                    keeping = _keep_open(cell, settings, routing, app_state, reloaded, with_worker=with_worker)
-                    await stack.enter_async_context(_in_background(keeping))
+                    keeping = keep_open(cell, settings, routing, app_state, reloaded, with_worker=with_worker)
+                    await stack.enter_async_context(in_background(keeping))
         server = Server(
             _app_of(app_state, sockets, further, routing),
             routing.close_streams if routing else app_state.streams.close,
@@ -132,131 +116,6 @@ async def serve(
             capacity=app_state.capacity,
         )
         await _together(app_state, server, sockets, worker, when_ready)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What serves one cell: its state, the pool and the lanes of its worker, and the worker, if it has one."""
-
-    app_state: AppState
-    database: Database
-    lanes: Sequence[Lane]
-    worker: Worker | None
-
-
-@contextlib.asynccontextmanager
-async def _opened(  # noqa: PLR0913 - its collaborators
-    settings: Settings,
-    url: str,
-    catalogue: Catalogue,
-    verifier: Verifier,
-    *,
-    with_worker: bool,
-    beside: AppState | None = None,
-    cell: str = "",
-) -> AsyncIterator[Part]:
-    """Open what serves one cell. A further cell is `beside` the default one."""
-    async with contextlib.AsyncExitStack() as stack:
-        database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_STATEMENT_TIMEOUT))
-        with_worker = with_worker and not database.is_read_only
-        counting = await stack.enter_async_context(pool(url, 1, API_STATEMENT_TIMEOUT))
-        own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
-        bulk = await stack.enter_async_context(bulk_pool(settings, url))
-        pubsub = await stack.enter_async_context(pubsub_for(settings, url, own))
-        lanes = await stack.enter_async_context(open_lanes(settings))
-        replica = await stack.enter_async_context(replica_for(settings, database))
-        app_state = build_app_state(
-            settings,
-            catalogue,
-            database,
-            counting,
-            pubsub,
-            verifier,
-            lanes,
-            with_worker=with_worker,
-            replica=replica,
-            beside=beside,
-            cell=cell,
-        )
-        stack.push_async_callback(app_state.limits.close)
-        stack.push_async_callback(app_state.streams.finish)
-        if app_state.provider:
-            stack.push_async_callback(app_state.provider.close)
-        if not with_worker and not database.is_read_only and app_state.intake.at_once:
-            await stack.enter_async_context(_in_background(app_state.intake.at_once.watch(own)))
-        worker = None
-        if with_worker:
-            app_state.metrics.watch_pool(f"{cell}/worker" if cell else "worker", own)
-            worker = Worker(own, catalogue, pubsub, bulk, app_state.metrics)
-            worker.posts = posts_of(own, catalogue, pubsub, app_state.disk, app_state.intake.at_once)
-            worker.dispatcher = dispatcher_of(
-                settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
-            )
-            forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
-            await stack.enter_async_context(_in_background(forgetting))
-        yield Part(app_state, own, lanes, worker)
-
-
-async def _keep_open(  # noqa: PLR0913 - what it opens beside
-    cell: Cell,
-    settings: Settings,
-    routing: Routing,
-    beside: AppState,
-    reloaded: list[Pushing],
-    *,
-    with_worker: bool,
-) -> None:
-    """Serve a further cell, and open it again after any error, until the task is cancelled.
-
-    The others do not wait for it: until it is open, its users get 503.
-    """
-    own = cell.settings(settings)
-    while True:
-        try:
-            async with (
-                store(own, alone=False, quiet=True) as url,
-                _opened(
-                    own,
-                    url,
-                    beside.catalogue,
-                    beside.verifier,
-                    with_worker=with_worker,
-                    beside=beside,
-                    cell=cell.name,
-                ) as part,
-            ):
-                routing.states[cell.name] = part.app_state
-                pushing = (part.lanes, part.worker.dispatcher if part.worker else None)
-                reloaded.append(pushing)
-                log.info("cell is open", cell=cell.name)
-                try:
-                    await _serve_cell(part)
-                finally:
-                    del routing.states[cell.name]
-                    reloaded.remove(pushing)
-                    part.app_state.streams.close()
-        except Exception as error:  # noqa: BLE001 - the other cells go on
-            log.warning("cell cannot be served; it will be retried", cell=cell.name, reason=str(error))
-        await asyncio.sleep(REOPEN_INTERVAL)
-
-
-async def _serve_cell(part: Part) -> None:
-    """Receive the messages of a further cell and work its queues, until it is cancelled or its worker ends."""
-    app_state, worker = part.app_state, part.worker
-    listeners = [asyncio.create_task(each) for each in (app_state.pubsub.receive(), app_state.streams.watch())]
-    working = [asyncio.create_task(worker.run())] if worker else []
-    if worker:
-        app_state.pubsub.handle_locally("settled")
-    try:
-        ended, _ = await asyncio.wait([*listeners, *working], return_when=asyncio.FIRST_COMPLETED)
-        for task in ended:
-            task.result()
-    finally:
-        if worker:
-            worker.stop()
-        await asyncio.gather(*working, return_exceptions=True)
-        await _end(listeners)
-        await app_state.pubsub.close()
 
 
 async def work(settings: Settings) -> None:
@@ -276,7 +135,7 @@ async def work(settings: Settings) -> None:
         url = await stack.enter_async_context(store(own, alone=False))
         catalogue, metrics = Catalogue.load(*own.catalogue_folders), Metrics()
         operator = Operator.load(catalogue, own.preferences_file)
-        part = await stack.enter_async_context(_worker_of(own, url, catalogue, metrics, operator))
+        part = await stack.enter_async_context(worker_of(own, url, catalogue, metrics, operator))
         database, worker = part.database, part.worker
         if own.operations_port is None:
             on_signals(stopping.set)  # not earlier, so that a signal ends a startup that waits for the database
@@ -286,12 +145,12 @@ async def work(settings: Settings) -> None:
         await stack.enter_async_context(_watched(own, watched, stopping))
         reloaded = [part.pushing]
         stack.enter_context(reloading_keys(own, reloaded))
-        await stack.enter_async_context(_in_background(_record_locks(database, operator, "tocsin worker")))
-        await stack.enter_async_context(_in_background(Recorder(database, metrics).run()))
+        await stack.enter_async_context(in_background(_record_locks(database, operator, "tocsin worker")))
+        await stack.enter_async_context(in_background(Recorder(database, metrics).run()))
         for cell in cells or ():
             if not cell.is_default:
-                keeping = _keep_working(cell, settings, catalogue, metrics, operator, reloaded)
-                await stack.enter_async_context(_in_background(keeping))
+                keeping = keep_working(cell, settings, catalogue, metrics, operator, reloaded)
+                await stack.enter_async_context(in_background(keeping))
         _freeze()
         working = asyncio.create_task(worker.run())
         log.info("worker started", worker=str(worker.id))
@@ -299,69 +158,7 @@ async def work(settings: Settings) -> None:
         await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
         worker.stop()
         await working
-        await _end([until])
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerPart:
-    """A worker of a process that serves nothing, with its pool, its pubsub and its lanes."""
-
-    worker: Worker
-    database: Database
-    pubsub: PubSub
-    pushing: Pushing
-
-
-@contextlib.asynccontextmanager
-async def _worker_of(  # noqa: PLR0913, PLR0917 - its collaborators
-    settings: Settings, url: str, catalogue: Catalogue, metrics: Metrics, operator: Operator, cell: str = ""
-) -> AsyncIterator[WorkerPart]:
-    """Open the worker of a cell, which is not yet run."""
-    async with (
-        pool(url, WORKER_CONNECTIONS, beats=True) as database,
-        bulk_pool(settings, url) as bulk,
-        open_lanes(settings) as lanes,
-        pubsub_for(settings, url, database) as pubsub,
-    ):
-        metrics.watch_pool(f"{cell}/worker" if cell else "worker", database)
-        worker = Worker(database, catalogue, pubsub, bulk, metrics)
-        worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
-        at_once = AtOnce(catalogue, [lane.name for lane in lanes], metrics.inbox)
-        worker.posts = posts_of(database, catalogue, pubsub, guard_of(settings), at_once)
-        forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
-        async with _in_background(pubsub.receive()), _in_background(forgetting):
-            yield WorkerPart(worker, database, pubsub, (lanes, worker.dispatcher))
-        await pubsub.close()
-
-
-async def _keep_working(  # noqa: PLR0913, PLR0917 - what it works beside
-    cell: Cell,
-    settings: Settings,
-    catalogue: Catalogue,
-    metrics: Metrics,
-    operator: Operator,
-    reloaded: list[Pushing],
-) -> None:
-    """Work for a further cell, and again after any error, until the task is cancelled."""
-    own = cell.settings(settings)
-    while True:
-        try:
-            async with (
-                store(own, alone=False, quiet=True) as url,
-                _worker_of(own, url, catalogue, metrics, operator, cell.name) as part,
-            ):
-                reloaded.append(part.pushing)
-                working = asyncio.create_task(part.worker.run())
-                log.info("worker started", worker=str(part.worker.id), cell=cell.name)
-                try:
-                    await asyncio.shield(working)
-                finally:
-                    reloaded.remove(part.pushing)
-                    part.worker.stop()
-                    await working
-        except Exception as error:  # noqa: BLE001 - the other cells go on
-            log.warning("cell cannot be worked; it will be retried", cell=cell.name, reason=str(error))
-        await asyncio.sleep(REOPEN_INTERVAL)
+        await end([until])
 
 
 async def _record_locks(database: Database, operator: Operator, command: str) -> None:
@@ -416,7 +213,7 @@ async def _together(
     if worker:
         worker.stop()
     ended = await asyncio.gather(serving, *working, return_exceptions=True)
-    await _end([*listeners, *living, introducing])
+    await end([*listeners, *living, introducing])
     await pubsub.close()
     for error in ended:
         if error:
@@ -450,16 +247,6 @@ async def _introduce(
             log.exception("startup hook failed")
 
 
-@contextlib.asynccontextmanager
-async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a coroutine for as long as the block runs."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        await _end([task])
-
-
 def _freeze() -> None:
     """Exclude all objects that exist from garbage collection: to examine them each time would stop the process.
 
@@ -468,9 +255,3 @@ def _freeze() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], COLLECTIONS_PER_FULL)
-
-
-async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -90,13 +90,13 @@ class Worker:
         self._pubsub.handle_locally(*BATCH)
         await self._backoff("enrolment").until_done(self._enrol)
         beside = {
+            HEARTBEAT: self._beat,
             "expired leases": self._reap,
             "late jobs": self._note_late,
             "planner statistics": self._correct_statistics,
             "posted events": self._permit_posts,
         }
-        pulse = [asyncio.create_task(self._send_heartbeats())]
-        pulse += [asyncio.create_task(self._repeat(name, step)) for name, step in beside.items()]
+        pulse = [asyncio.create_task(self._repeat(name, step)) for name, step in beside.items()]
         try:
             sending = [self.dispatcher.run()] if self.dispatcher else []
             await asyncio.gather(*(self._work(queue) for queue in BATCH), *sending)
@@ -254,33 +254,18 @@ class Worker:
         lanes = self.dispatcher.lanes if self.dispatcher else ()
         self._witness.beat(await jobs.enrol(self._database, self.id, jobs.process_name(), lanes))
 
-    async def _send_heartbeats(self) -> None:
-        """Send heartbeats. Nothing else is done here, because it could delay the next heartbeat."""
-        KIND.set(HEARTBEAT)
-        backoff = self._backoff(HEARTBEAT)
-        while True:
-            await asyncio.sleep(jobs.HEARTBEAT_INTERVAL)
-            try:
-                if seen_at := await jobs.beat(self._database, self.id, self._problem()):
-                    self._witness.beat(seen_at)
-                else:
-                    log.warning("worker missed its heartbeats; its leases were released", worker=str(self.id))
-                    await self._enrol()
-                backoff.succeeded()
-            except Exception as error:  # noqa: BLE001 - a worker without heartbeats loses its leases
-                backoff.note(error)
+    async def _beat(self) -> None:
+        """Send a heartbeat. Nothing else is done here, because it could delay the next one."""
+        if seen_at := await jobs.beat(self._database, self.id, self._problem()):
+            self._witness.beat(seen_at)
+        else:
+            log.warning("worker missed its heartbeats; its leases were released", worker=str(self.id))
+            await self._enrol()
 
     async def _repeat(self, name: str, step: Callable[[], Awaitable[object]]) -> None:
         """Repeat a step every few seconds, also after errors."""
         KIND.set(name)
-        backoff = self._backoff(name)
-        while True:
-            await asyncio.sleep(jobs.HEARTBEAT_INTERVAL)
-            try:
-                await step()
-                backoff.succeeded()
-            except Exception as error:  # noqa: BLE001 - the step is repeated
-                backoff.note(error)
+        await self._backoff(name).repeat(step, jobs.HEARTBEAT_INTERVAL)
 
     async def _reap(self) -> None:
         if silent_since := self._witness.silent_since:

@@ -12,6 +12,7 @@ from tocsin import directory, event_status
 from tocsin.api.requests import named_in
 from tocsin.api.state import APP_STATE, AppState
 from tocsin.auth.claims import ServiceCaller, UserCaller, is_id
+from tocsin.backoff import Backoff
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Invalid, NotFound, Overrun, Unavailable
@@ -79,9 +80,7 @@ class Routing:
 
     async def watch(self) -> None:
         """Look every second which companies have moved or are closed, forever."""
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL)
-            await self.look()
+        await Backoff("companies that move").repeat(self.look, WATCH_INTERVAL)
 
     async def look(self) -> None:
         """Look which companies have moved or are closed. What a cell said last stays while it is away."""

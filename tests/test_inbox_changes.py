@@ -15,7 +15,6 @@ from tests.support.waiting import reaches
 from tocsin import inbox
 from tocsin.auth.claims import UserCaller
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Borrowed, queries
 
 
 async def filled(api: Api, count: int) -> list[str]:
@@ -296,13 +295,3 @@ async def test_etag_of_another_or_previous_user_is_not_304(api: Api) -> None:
     assert wrong.status_code == 422
     await api.people(1, active=False)
     assert (await mine(api, "GET", "", headers={"If-None-Match": tag})).status_code == 401
-
-
-async def test_statement_that_reads_changes_keeps_its_plan(api: Api) -> None:
-    """Planning it takes ten times as long as an answer without changes."""
-    await filled(api, 3)
-    async with api.app_state.database.connection() as connection:
-        for since in (0, 1, 3) * 4:
-            await inbox.changes_since(Borrowed(connection), {1: since, 2: 0})
-        plans = "select generic_plans > 0 from pg_prepared_statements where statement = $1"
-        assert await connection.fetchval(plans, queries("inbox")["changes"])

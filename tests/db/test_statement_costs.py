@@ -65,6 +65,47 @@ BOUNDED = {
 }
 """Statements whose plan looks quadratic, and what bounds it."""
 
+REPLANNED = {
+    "few executions, by an operator or a task": {
+        ("deliveries", "claim_last_clears"),
+        ("deliveries", "dead"),
+        ("deliveries", "replay"),
+        ("deliveries", "replay_lane"),
+        ("event_status", "customs"),
+        ("event_status", "person"),
+        ("inbox", "count_history"),
+        ("inbox", "recount"),
+        ("inbox", "remove_records"),
+        ("jobs", "forget_workers"),
+        ("jobs", "requeue"),
+    },
+    "only after changes of users and devices, or errors": {
+        ("deliveries", "drop"),
+        ("deliveries", "note_closed"),
+        ("deliveries", "put_back"),
+        ("deliveries", "release_held"),
+        ("devices", "clear_phones"),
+        ("fanout", "behind_locks"),
+        ("inbox", "put_heads"),
+        ("streams", "close"),
+    },
+    "simple: a plan takes about 20 us": {
+        ("deliveries", "phones"),
+        ("events", "name_keys"),
+        ("events", "posted"),
+        ("inbox", "heads"),
+        ("inbox", "lock"),
+        ("inbox", "position"),
+        ("posts", "forget"),
+        ("preferences", "load"),
+    },
+}
+"""The statements of `HOT` that PostgreSQL plans for each execution, by the reason why that is acceptable."""
+
+HOT = {"deliveries", "devices", "event_status", "events", "fanout", "idempotency"}
+HOT |= {"inbox", "jobs", "posts", "preferences", "rate_limits", "streams"}
+"""The modules whose statements are executed for each request, event or push."""
+
 ROWS = 20_000
 
 FULL = f"""
@@ -198,6 +239,37 @@ async def test_no_statement_is_quadratic_in_its_arrays(
     if module == "invariants" or name == "rebase":  # deep checks and a restore read every row, but each only once
         found = [each for each in found if not each.startswith("all of a table is read")]
     assert not found or (module, name) in BOUNDED, "\n".join(found)
+
+
+SAMPLES = {"int4": "5", "int8": "7", "float8": "1", "bool": "true", "timestamptz": "now()", "text": "'en'"}
+
+
+def sample(type_name: str, id_: str) -> str:
+    """Return a value of a type as SQL: a list has one item, for which a plan of its own is cheapest."""
+    item = type_name.removesuffix("[]")
+    value = f"'{id_}'" if item == "uuid" else SAMPLES.get(item, f"null::{item}")
+    return f"array[{value}]::{type_name}" if type_name != item else value
+
+
+@pytest.mark.parametrize(("module", "name"), [each for each in STATEMENTS if each[0] in HOT])
+async def test_statement_of_each_request_keeps_its_plan(
+    databases: dict[str, Connection], module: str, name: str
+) -> None:
+    """Planning takes up to ten times as long as the execution. EXPLAIN chooses between plans like an execution."""
+    connection = databases["full"]
+    await connection.execute("set plan_cache_mode = auto")
+    try:
+        id_ = await connection.fetchval("select event_id::text from inbox where user_id = 5 limit 1")
+        types = [each.name for each in (await connection.prepare(queries(module)[name])).get_parameters()]
+        values = f"({', '.join(sample(each, id_) for each in types)})" if types else ""
+        await connection.execute(f"prepare kept as {queries(module)[name]}")
+        for _ in range(7):
+            await connection.execute(f"explain execute kept{values}")
+        is_kept = await connection.fetchval("select generic_plans > 0 from pg_prepared_statements where name = 'kept'")
+    finally:
+        await connection.execute("deallocate kept")
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+    assert is_kept != any((module, name) in statements for statements in REPLANNED.values())
 
 
 async def test_claim_looks_up_each_device_once_however_long_its_backlog_is(databases: dict[str, Connection]) -> None:

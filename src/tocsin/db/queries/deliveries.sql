@@ -9,10 +9,10 @@ with due as materialized (
     left join lateral (
         select true as is_busy from deliveries where device_id = d.device_id and worker_id is not null limit 1
     ) of_device on true
-    where d.lane = $2 and d.is_bulk = $3 and d.worker_id is null and d.state in ('queued', 'later', 'held')
-      and d.due_at <= now() and of_device.is_busy is null
+    where d.lane = (select $2::text) and d.is_bulk = (select $3::bool) and d.worker_id is null
+      and d.state in ('queued', 'later', 'held') and d.due_at <= now() and of_device.is_busy is null
     order by d.due_at, d.event_id
-    limit $4
+    limit (select $4::bigint)
     for update of d skip locked
 ),
 one as (
@@ -40,7 +40,7 @@ select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at, clock
        coalesce(i.position, 0) as place, i.read_at, i.deleted_at, coalesce(i.language, '') as language,
        coalesce(e.kind, '') as kind, coalesce(e.params, '{}') as params, coalesce(c.body, '') as body,
        (select true from cancellations x where x.event_id = d.event_id) as cancelled
-from unnest($1::uuid[], $2::uuid[]) as asked (event_id, device_id)
+from (select * from unnest($1::uuid[], $2::uuid[]) as d (event_id, device_id) limit cardinality($1::uuid[])) asked
 cross join lateral (
     select * from deliveries where event_id = asked.event_id and device_id = asked.device_id offset 0
 ) d
@@ -58,6 +58,7 @@ with outcome as materialized (
     from unnest($2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::text[]) as o (
         event_id, device_id, state, due_at, reason
     )
+    limit cardinality($2::uuid[])
 ),
 settled as (
     update deliveries d

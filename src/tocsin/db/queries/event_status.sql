@@ -20,7 +20,7 @@ from events e
 left join jobs j on j.id = e.id
 left join dead_letters d on d.id = e.id
 left join cancellations c on c.event_id = e.id
-where e.id = $1 and ($2::text is null or e.service = $2) and ($3::int is null or e.company_id = $3)
+where e.id = (select $1::uuid) and ($2::text is null or e.service = $2) and ($3::int is null or e.company_id = $3)
 
 -- name: readers
 -- All users of a chunk are looked up in one scan of the primary key.
@@ -31,7 +31,7 @@ cross join lateral (
     from inbox i
     where i.user_id = any(c.user_ids) and i.event_id = c.event_id and i.read_at is not null
 ) had_read
-where c.event_id = $1
+where c.event_id = (select $1::uuid)
 
 -- name: person
 -- One user of an event: whether the event names or excepts the user, by which team the user is a recipient, and the result.

@@ -1,4 +1,7 @@
 -- Inboxes: pages, changes, marks and deliveries. The only statements that write the order and the counts of heads.
+--
+-- `(select $1::int)` is a parameter that the planner cannot use to choose a partition: the plan for any user then costs as
+-- little as one for this user, and is kept. The partition is chosen at the execution.
 
 -- name: page
 -- Select the ids in a sub-select, and then their content, so that each page costs the same. Two indexes hold an inbox,
@@ -92,9 +95,9 @@ limit 1
 -- name: unread_skip
 select position
 from inbox
-where user_id = $1 and deleted_at is null and read_at is null
+where user_id = (select $1::int) and deleted_at is null and read_at is null
 order by position desc
-offset $2::bigint - 1
+offset (select $2::bigint - 1)
 limit 1
 
 -- name: put_heads
@@ -132,9 +135,9 @@ select user_id, position as at, made_at, tokens_from, unread from heads where us
 select h.made_at, h.tokens_from, i.deleted_at is not null as is_deleted,
        case when i.user_id is not null then notification(c.body, i.read_at, i.created_at) end as data
 from heads h
-left join inbox i on i.user_id = h.user_id and i.event_id = $2
+left join inbox i on i.user_id = h.user_id and i.event_id = (select $2::uuid)
 left join contents c on c.event_id = i.event_id and c.language = i.language
-where h.user_id = $1 and h.active
+where h.user_id = (select $1::int) and h.active
 
 -- name: links
 -- The values for the links of these notifications of a caller, without deleted ones.
@@ -142,7 +145,7 @@ select i.event_id, e.kind, e.params, c.body
 from inbox i
 join events e on e.id = i.event_id
 join contents c on c.event_id = i.event_id and c.language = i.language
-where i.user_id = $1 and i.event_id = any($2::uuid[]) and i.deleted_at is null
+where i.user_id = (select $1::int) and i.event_id = any((select $2::uuid[])::uuid[]) and i.deleted_at is null
 
 -- name: caller
 select u.id, u.company_id, h.locale, h.made_at, h.tokens_from
@@ -177,7 +180,7 @@ with
 ,
 marked as (
     update inbox set read_at = clock_timestamp()
-    where user_id = $1 and event_id = $3 and deleted_at is null and read_at is null and exists (select from own)
+    where user_id = (select $1::int) and event_id = $3 and deleted_at is null and read_at is null and exists (select from own)
     returning event_id
 ),
 head as (
@@ -190,7 +193,7 @@ change as (
     select $1, head.position, 'read', array[$3::uuid] from head
 )
 select exists (select from own) as is_admitted,
-       (select deleted_at is not null from inbox where user_id = $1 and event_id = $3) as is_deleted
+       (select deleted_at is not null from inbox where user_id = (select $1::int) and event_id = $3) as is_deleted
 
 -- name: unread_one
 with
@@ -198,7 +201,7 @@ with
 ,
 marked as (
     update inbox set read_at = null
-    where user_id = $1 and event_id = $3 and deleted_at is null and read_at is not null and exists (select from own)
+    where user_id = (select $1::int) and event_id = $3 and deleted_at is null and read_at is not null and exists (select from own)
     returning event_id
 ),
 head as (
@@ -211,7 +214,7 @@ change as (
     select $1, head.position, 'unread', array[$3::uuid] from head
 )
 select exists (select from own) as is_admitted,
-       (select deleted_at is not null from inbox where user_id = $1 and event_id = $3) as is_deleted
+       (select deleted_at is not null from inbox where user_id = (select $1::int) and event_id = $3) as is_deleted
 
 -- name: delete_one
 with
@@ -219,7 +222,7 @@ with
 ,
 gone as (
     update inbox set deleted_at = clock_timestamp()
-    where user_id = $1 and event_id = $3 and deleted_at is null and exists (select from own)
+    where user_id = (select $1::int) and event_id = $3 and deleted_at is null and exists (select from own)
     returning (read_at is null)::int as unread
 ),
 head as (
@@ -233,13 +236,13 @@ change as (
     select $1, head.position, 'deleted', array[$3::uuid] from head
 )
 select exists (select from own) as is_admitted,
-       (select deleted_at is not null from inbox where user_id = $1 and event_id = $3) as is_deleted
+       (select deleted_at is not null from inbox where user_id = (select $1::int) and event_id = $3) as is_deleted
 
 -- name: read_all
 -- Run after `lock_own`, so that it sees all changes before the lock: clients replay it in its place among them.
 with marked as (
     update inbox set read_at = clock_timestamp()
-    where user_id = $1 and deleted_at is null and read_at is null and position <= $2
+    where user_id = (select $1::int) and deleted_at is null and read_at is null and position <= (select $2::bigint)
     returning event_id
 ),
 head as (
@@ -359,7 +362,7 @@ select position from inbox where user_id = $1 and event_id = $2
 -- name: changes
 -- The notifications and changes of each of these inboxes since a position, in the order of positions, at most $3. Imported
 -- history, at position 0 and below, is left out. An inbox without changes is one row without an event. The limit of the list
--- is its length. It shows the planner that they are few, so that it keeps its plan.
+-- is its length. It shows the planner that they are few.
 select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data
 from (
     select * from unnest($1::int[], $2::bigint[]) as given (user_id, since) limit cardinality($1::int[])
@@ -391,7 +394,7 @@ left join lateral (
             ) come
             join contents c on c.event_id = come.event_id and c.language = come.language
             order by come.position
-            limit $3::int
+            limit (select $3::int)
         )
         union all
         (
@@ -423,7 +426,7 @@ left join lateral (
                       )
                   ))
                 order by c.position
-                limit $3::int
+                limit (select $3::int)
             ) n
             left join lateral (
                 select notification(c.body, i.read_at, i.created_at) as data
@@ -440,7 +443,7 @@ left join lateral (
         )
     ) happened
     order by position
-    fetch first ($3::int) rows with ties -- all notifications of one change
+    fetch first (select $3::int) rows with ties -- all notifications of one change
 ) told on true
 order by a.user_id, told.position
 

@@ -106,16 +106,16 @@ where j.id = step.id and j.worker_id = $1
 -- The first job of each batch that is not among these: the jobs after it must wait for it. One in the bulk queue comes
 -- before all, so that it is dated 1970: clients cannot compare '-infinity'.
 select b.batch, other.due_at, other.id
-from unnest($1::uuid[]) as b (batch)
+from (select * from unnest($1::uuid[]) as b (batch) limit cardinality($1::uuid[])) b
 cross join lateral (
     (
         select to_timestamp(0) as due_at, id
         from jobs
-        where batch = b.batch and lane = 'bulk' and id <> all($2::uuid[])
+        where batch = b.batch and lane = 'bulk' and id <> all((select $2::uuid[])::uuid[])
         limit 1
     )
     union all
-    (select due_at, id from jobs where batch = b.batch and id <> all($2::uuid[]) order by due_at, id limit 1)
+    (select due_at, id from jobs where batch = b.batch and id <> all((select $2::uuid[])::uuid[]) order by due_at, id limit 1)
     order by due_at, id
     limit 1
 ) other

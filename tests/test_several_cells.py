@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -224,11 +225,53 @@ async def test_worker_process_works_all_cells(server: Embedded, tmp_path: Path) 
 
 
 async def workers_of(url: str) -> int:
+    return len(await names_of_workers(url))
+
+
+async def names_of_workers(url: str) -> set[str]:
+    """Return the processes whose workers run in a cell."""
     try:
-        count: int = await value(url, "select count(*) from workers")
+        found: list[str] = await value(
+            url, "select coalesce(array_agg(name), '{}') from workers where seen_at > now() - interval '15 s'"
+        )
     except UndefinedTableError:  # not yet migrated
-        return 0
-    return count
+        return set()
+    return set(found or ())
+
+
+async def test_worker_processes_divide_the_cells_and_take_those_of_a_lost_one(
+    server: Embedded, tmp_path: Path, port: int
+) -> None:
+    here = await make_database(server, "cells_of_leases")
+    (tmp_path / "cells.toml").write_text(
+        f"[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [{NORTH}]\n"
+    )
+    urls = here, in_schema(here, "tocsin_north")
+
+    async def owners() -> list[set[int]]:
+        return [{int(name.rpartition(":")[2]) for name in await names_of_workers(url)} for url in urls]
+
+    async with AsyncExitStack() as stack:
+        first, second = serving_cells(tmp_path, here, "worker"), serving_cells(tmp_path, here, "worker")
+        first.change(TOCSIN_OPERATIONS_PORT=str(port))
+        await stack.enter_async_context(first)
+        await reaches(owners, [{first.pid}, {first.pid}])
+        await stack.enter_async_context(second)
+        await reaches(owners, [{first.pid}, {second.pid}])
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60))
+        assert await worked_by(http) == {"main": 1, "north": 0}
+        await second.kill()
+        await reaches(lambda: worked_by(http), {"main": 1, "north": 1})
+        await reaches(owners, [{first.pid}, {first.pid}])
+        await first.stop()
+        assert first.status == 0
+        assert await owners() == [set(), set()]
+
+
+async def worked_by(http: httpx.AsyncClient) -> dict[str, int]:
+    """Return which cells a process works, by its metrics."""
+    text = (await http.get("/metrics")).text
+    return {cell: int(float(number)) for cell, number in re.findall(r'tocsin_cell_worked\{cell="(\w+)"\} (\S+)', text)}
 
 
 async def test_start_does_not_wait_for_a_cell_that_is_away(server: Embedded, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -13,8 +14,10 @@ from tocsin.at_once import AtOnce
 from tocsin.auth.tokens import Verifier
 from tocsin.background import end, in_background
 from tocsin.catalogue import Catalogue
-from tocsin.cells import Cell
+from tocsin.cell_leases import CellLease
+from tocsin.cells import Cell, Cells
 from tocsin.db.pool import Database
+from tocsin.ids import new_id
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator
 from tocsin.pubsub import PubSub
@@ -136,9 +139,11 @@ async def keep_open(  # noqa: PLR0913 - what it opens beside
             pushing = (part.lanes, part.worker.dispatcher if part.worker else None)
             reloaded.append(pushing)
             log.info("cell is open", cell=cell.name)
+            beside.metrics.cell_worked(cell.name, is_worked=part.worker is not None)
             try:
                 await _serve_cell(part)
             finally:
+                beside.metrics.cell_worked(cell.name, is_worked=False)
                 del routing.states[cell.name]
                 reloaded.remove(pushing)
                 part.app_state.streams.close()
@@ -166,20 +171,28 @@ async def _serve_cell(part: Part) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """What the workers of all cells of a process share. `reloaded` are the lanes whose keys are reloaded."""
+
+    catalogue: Catalogue
+    metrics: Metrics
+    operator: Operator
+    reloaded: list[Pushing]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerPart:
-    """A worker of a process that serves nothing, with its pool, its pubsub and its lanes."""
+    """A worker of a process that serves nothing, with its pool and its pubsub."""
 
     worker: Worker
     database: Database
     pubsub: PubSub
-    pushing: Pushing
 
 
 @contextlib.asynccontextmanager
-async def worker_of(  # noqa: PLR0913, PLR0917 - its collaborators
-    settings: Settings, url: str, catalogue: Catalogue, metrics: Metrics, operator: Operator, cell: str = ""
-) -> AsyncIterator[WorkerPart]:
+async def worker_of(settings: Settings, url: str, shared: Shared, cell: str = "") -> AsyncIterator[WorkerPart]:
     """Open the worker of a cell, which is not yet run."""
+    catalogue, metrics = shared.catalogue, shared.metrics
     async with (
         pool(url, WORKER_CONNECTIONS, beats=True) as database,
         bulk_pool(settings, url) as bulk,
@@ -188,42 +201,63 @@ async def worker_of(  # noqa: PLR0913, PLR0917 - its collaborators
     ):
         metrics.watch_pool(f"{cell}/worker" if cell else "worker", database)
         worker = Worker(database, catalogue, pubsub, bulk, metrics)
-        worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
+        worker.dispatcher = dispatcher_of(
+            settings, lanes, worker, database, catalogue, shared.operator, pubsub, metrics
+        )
         at_once = AtOnce(catalogue, [lane.name for lane in lanes], metrics.inbox)
         worker.posts = posts_of(database, catalogue, pubsub, guard_of(settings), at_once)
         forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
-        async with in_background(pubsub.receive()), in_background(forgetting):
-            yield WorkerPart(worker, database, pubsub, (lanes, worker.dispatcher))
+        pushing = (lanes, worker.dispatcher)
+        shared.reloaded.append(pushing)
+        try:
+            async with in_background(pubsub.receive()), in_background(forgetting):
+                yield WorkerPart(worker, database, pubsub)
+        finally:
+            shared.reloaded.remove(pushing)
         await pubsub.close()
 
 
-async def keep_working(  # noqa: PLR0913, PLR0917 - what it works beside
-    cell: Cell,
-    settings: Settings,
-    catalogue: Catalogue,
-    metrics: Metrics,
-    operator: Operator,
-    reloaded: list[Pushing],
+async def work_cells(cells: Cells, settings: Settings, shared: Shared) -> None:
+    """Work the cells whose leases this process has, until the task is cancelled."""
+    process_id = new_id()
+    names = list(cells.by_name)
+    async with asyncio.TaskGroup() as working:
+        for number, name in enumerate(names):
+            lease_in = partial(CellLease, process_id, name, number, len(names))
+            working.create_task(_keep_working(cells.named(name), settings, shared, lease_in))
+
+
+async def _keep_working(
+    cell: Cell, settings: Settings, shared: Shared, lease_in: Callable[[Database], CellLease]
 ) -> None:
-    """Work for a further cell, and again after any error, until the task is cancelled."""
+    """Work a cell while this process has its lease, and again after any error, until the task is cancelled."""
     own = cell.settings(settings)
 
     async def work_once() -> None:
-        async with (
-            store(own, alone=False, quiet=True) as url,
-            worker_of(own, url, catalogue, metrics, operator, cell.name) as part,
-        ):
-            reloaded.append(part.pushing)
-            working = asyncio.create_task(part.worker.run())
-            log.info("worker started", worker=str(part.worker.id), cell=cell.name)
-            try:
-                await asyncio.shield(working)
-            finally:
-                reloaded.remove(part.pushing)
-                part.worker.stop()
-                await working
+        async with store(own, alone=False, quiet=True) as url, pool(url, 1) as database:
+            lease = lease_in(database)
+            async with lease.kept():
+                while True:
+                    await lease.until(held=True)
+                    async with worker_of(own, url, shared, "" if cell.is_default else cell.name) as part:
+                        await _work_while_held(part.worker, lease, cell, shared.metrics)
 
     await _again_and_again(work_once, "cell cannot be worked; it will be retried", cell)
+
+
+async def _work_while_held(worker: Worker, lease: CellLease, cell: Cell, metrics: Metrics) -> None:
+    """Run the worker of a cell, and stop it when another process has the lease."""
+    lease.worker_id = worker.id
+    metrics.cell_worked(cell.name, is_worked=True)
+    working, released = asyncio.create_task(worker.run()), asyncio.create_task(lease.until(held=False))
+    try:
+        await asyncio.wait([working, released], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        worker.stop()
+        await end([released])
+        await working
+        lease.worker_id = None
+        metrics.cell_worked(cell.name, is_worked=False)
 
 
 async def _again_and_again(use: Callable[[], Awaitable[None]], failure: str, cell: Cell) -> None:

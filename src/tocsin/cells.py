@@ -18,6 +18,7 @@ from tocsin.db.url import SCHEMA
 from tocsin.errors import Refusal
 from tocsin.files import setting_tables
 from tocsin.ids import MAX_ID
+from tocsin.jobs import LEASE_TIMEOUT
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.settings import PREFIX, Settings
 
@@ -170,12 +171,12 @@ async def state_of(settings: Settings) -> str:
     try:
         if not await is_current(connection):
             return "migrations are pending"
-        companies, users = await connection.fetchrow(_SQL["counts"]) or (0, 0)
+        companies, users, workers = await connection.fetchrow(_SQL["counts"], LEASE_TIMEOUT) or (0, 0, 0)
     except DRIVER_ERRORS as error:
         return sentence_on(error).rstrip(".")
     finally:
         connection.terminate()
-    return f"ready, {companies} companies, {users} users"
+    return f"ready, {companies} companies, {users} users, {workers} workers"
 
 
 def _problems(found: Mapping[str, Cell], settings: Settings) -> Iterator[str]:

@@ -137,6 +137,7 @@ class Metrics:
         self._stopped = gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"])
         self._in_use = gauge("tocsin_database_connections", "Connections of a pool that are in use", ["pool"])
         self._waiting = gauge("tocsin_database_waiting", "Those who wait for one of them", ["pool"])
+        self._cells = gauge("tocsin_cell_worked", "Workers of a cell in this process, with several cells", ["cell"])
         build = Gauge(
             "tocsin_build_info",
             "Always 1; the version of this process is its label",
@@ -161,6 +162,10 @@ class Metrics:
         """Add a pool whose connections and waiting callers are measured."""
         self._in_use.labels(name).set_function(lambda: pool.in_use)
         self._waiting.labels(name).set_function(lambda: pool.waiting)
+
+    def cell_worked(self, cell: str, *, is_worked: bool) -> None:
+        """Note whether this process has a worker for one of several cells."""
+        self._cells.labels(cell).set(is_worked)
 
     def watch_disk(self, guard: DiskGuard) -> None:
         """Set the guard whose measurements are reported."""

@@ -22,7 +22,7 @@ from tocsin.auth import from_settings
 from tocsin.background import end, in_background
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
-from tocsin.cell_parts import keep_open, keep_working, opened, worker_of
+from tocsin.cell_parts import Shared, keep_open, opened, work_cells, worker_of
 from tocsin.cells import cells_of
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal
@@ -35,12 +35,15 @@ from tocsin.siblings import Siblings
 from tocsin.signals import on_signals, reloading_keys, survive_signals
 from tocsin.sockets import bound, port_of, url_of
 from tocsin.startup import guard_of
-from tocsin.store import is_running, store
+from tocsin.store import is_running, pool, store
 from tocsin.worker import Worker
 
 COLLECTIONS_PER_FULL = 100
 """Garbage collections of younger objects before one of all objects, which stops the process for tens of milliseconds
 if it has thousands of connections. With the default, 10, they come about once a second under load."""
+
+WATCH_CONNECTIONS = 2
+"""Connections to the default cell for the readiness check and the history of a worker process of several cells."""
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +107,9 @@ async def serve(
                 await stack.enter_async_context(in_background(registrations.watch(routing.databases)))
             app_state = replace(app_state, readiness=ReadinessOfCells(routing))
             for cell in cells:
-                if not cell.is_default:
+                if cell.is_default:
+                    app_state.metrics.cell_worked(cell.name, is_worked=worker is not None)
+                else:
                     keeping = keep_open(cell, settings, routing, app_state, reloaded, with_worker=with_worker)
                     await stack.enter_async_context(in_background(keeping))
         server = Server(
@@ -119,9 +124,9 @@ async def serve(
 
 
 async def work(settings: Settings) -> None:
-    """Run a worker for each cell until a signal ends the process. Raises `Refusal` without a database.
+    """Run a worker until a signal ends the process; with several cells, one for each cell whose lease it has.
 
-    The worker of the default cell comes first; further ones are opened beside it.
+    Raises `Refusal` without a database.
     """
     cells = cells_of(settings)
     own = cells.default.settings(settings) if cells else settings
@@ -135,30 +140,34 @@ async def work(settings: Settings) -> None:
         url = await stack.enter_async_context(store(own, alone=False))
         catalogue, metrics = Catalogue.load(*own.catalogue_folders), Metrics()
         operator = Operator.load(catalogue, own.preferences_file)
-        part = await stack.enter_async_context(worker_of(own, url, catalogue, metrics, operator))
-        database, worker = part.database, part.worker
+        shared = Shared(catalogue, metrics, operator, [])
+        worker = pubsub = None
+        if cells:
+            database = await stack.enter_async_context(pool(url, WATCH_CONNECTIONS))
+        else:
+            part = await stack.enter_async_context(worker_of(own, url, shared))
+            database, worker, pubsub = part.database, part.worker, part.pubsub
         if own.operations_port is None:
             on_signals(stopping.set)  # not earlier, so that a signal ends a startup that waits for the database
         disk = guard_of(own)
         metrics.watch_disk(disk)
-        watched = Watched(database, metrics, Readiness(database, disk, part.pubsub))
+        watched = Watched(database, metrics, Readiness(database, disk, pubsub))
         await stack.enter_async_context(_watched(own, watched, stopping))
-        reloaded = [part.pushing]
-        stack.enter_context(reloading_keys(own, reloaded))
+        stack.enter_context(reloading_keys(own, shared.reloaded))
         await stack.enter_async_context(in_background(_record_locks(database, operator, "tocsin worker")))
         await stack.enter_async_context(in_background(Recorder(database, metrics).run()))
-        for cell in cells or ():
-            if not cell.is_default:
-                keeping = keep_working(cell, settings, catalogue, metrics, operator, reloaded)
-                await stack.enter_async_context(in_background(keeping))
         _freeze()
-        working = asyncio.create_task(worker.run())
-        log.info("worker started", worker=str(worker.id))
-        until = asyncio.create_task(stopping.wait())
-        await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
-        worker.stop()
-        await working
-        await end([until])
+        if cells:
+            await stack.enter_async_context(in_background(work_cells(cells, settings, shared)))
+            log.info("worker started", cells=list(cells.by_name))
+            await stopping.wait()
+        if worker:
+            working, until = asyncio.create_task(worker.run()), asyncio.create_task(stopping.wait())
+            log.info("worker started", worker=str(worker.id))
+            await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
+            worker.stop()
+            await working
+            await end([until])
 
 
 async def _record_locks(database: Database, operator: Operator, command: str) -> None:

@@ -21,7 +21,7 @@ TIMEOUT = 3.0
 
 ADDED = (
     *("tocsin_streams", "tocsin_connections", "tocsin_connections_limit", "tocsin_requests_in_progress"),
-    *("tocsin_requests_waiting", "tocsin_database_connections", "tocsin_database_waiting"),
+    *("tocsin_requests_waiting", "tocsin_database_connections", "tocsin_database_waiting", "tocsin_cell_worked"),
     *("process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds", "process_max_fds"),
 )
 """The gauges of which the service has the sum of its processes. The others are the same for all."""

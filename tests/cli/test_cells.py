@@ -41,8 +41,8 @@ def test_cell_is_added_listed_filled_and_read_alone(cells: dict[str, str], tmp_p
     exported = [run("export", *of, cwd=tmp_path, **cells).stdout for of in ((), ("--cell", "north"))]
     assert ['"id":1' in each.replace(" ", "") for each in exported] == [False, True]
     main, north, away = run("cell", "list", cwd=tmp_path, **cells).stdout.splitlines()
-    assert main == "main: ready, 0 companies, 0 users; for all other companies"
-    assert north == "north: ready, 1 companies, 1 users; for companies 17, 20-29"
+    assert main == "main: ready, 0 companies, 0 users, 0 workers; for all other companies"
+    assert north == "north: ready, 1 companies, 1 users, 0 workers; for companies 17, 20-29"
     assert away.startswith("away: ")
     assert "ready" not in away
     doctor = run("doctor", "--cell", "north", cwd=tmp_path, **cells).stdout

@@ -23,6 +23,8 @@ from tocsin.db.pool import Connection, connect, queries
 from tocsin.postgres.supervisor import Embedded
 
 BOUNDED = {
+    ("cell_leases", "look"): "a row for each worker process",
+    ("cell_leases", "processes"): "a row for each worker process",
     ("cells", "counts"): "a count that an operator asks for",
     ("console_sessions", "of_token"): "the last two tokens of one session",
     ("deliveries", "claim_clears"): "at most 200 users are claimed",

@@ -109,6 +109,7 @@ class TestMonitoring:
         metrics.inbox_read("replica")
         metrics.connection_dropped("idle")
         metrics.watch_pool("api", database)
+        metrics.cell_worked("north", is_worked=True)
         metrics.job("deliver", "done")
         metrics.push("apns/default", "delivered", 0.1)
         metrics.answer("apns/default", Refused("400 BadTopic"))
@@ -227,6 +228,7 @@ class TestNames:
             "resolutions",
             "streams",
             "trials",
+            "worker_processes",
             "workers",
         }
         assert set(re.findall(r"`(\w+)`", section)) >= tables - passing

@@ -1046,6 +1046,13 @@ CREATE TABLE tocsin.trials (
     sent_at timestamp with time zone[] NOT NULL
 );
 
+CREATE TABLE tocsin.worker_processes (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+WITH (fillfactor='50');
+
 CREATE TABLE tocsin.workers (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -1199,6 +1206,9 @@ ALTER TABLE ONLY tocsin.trials
 
 ALTER TABLE ONLY tocsin.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.worker_processes
+    ADD CONSTRAINT worker_processes_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY tocsin.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);

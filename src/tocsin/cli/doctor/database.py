@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from tocsin import archiving, jobs, readiness
+from tocsin.cell_leases import processes_of
 from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on
@@ -227,7 +228,9 @@ async def _workers(connection: Connection) -> AsyncIterator[Finding]:
     if not await migrate.is_current(connection):
         return
     if alive := await readiness.running(connection):
-        yield Finding("ok", "workers", f"{alive} running")
+        sharing = await processes_of(connection)
+        processes = f"; {sharing} worker processes divide the cells among themselves" if sharing else ""
+        yield Finding("ok", "workers", f"{alive} running{processes}")
     else:
         yield Finding("warn", "workers", "no worker is running", "start `tocsin serve` or `tocsin worker`")
     for name, problem in await readiness.problems(connection):

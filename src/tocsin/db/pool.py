@@ -18,6 +18,7 @@ import asyncpg
 import structlog
 
 from tocsin.db.admission import KIND, Admission, Slot
+from tocsin.db.array_types import register
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
 from tocsin.db.url import SCHEMA, SCHEMA_PARAMETER, Target, is_read_only, schema_of, target_of
 from tocsin.errors import Overrun, Unavailable
@@ -97,6 +98,7 @@ async def connect(url: str, slowest: float | None = None) -> Connection:
     """
     target = target_of(url)
     connection = await _reach(target, slowest)
+    register(connection)
     try:
         settings = _session(target.settings, slowest, connection.get_server_version().major)
         await connection.execute(_set(settings), timeout=CONNECT_TIMEOUT)

@@ -30,8 +30,8 @@ def default_data_dir() -> Path:
     return Path("/var/lib" if os.geteuid() == 0 or not home.startswith("/") else home) / "tocsin"
 
 
-class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True):
-    """All settings. The field `data_dir` has the variable `TOCSIN_DATA_DIR`."""
+class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
+    """All settings. The field `data_dir` has the variable `TOCSIN_DATA_DIR`; `docstring_of` reads its description."""
 
     database_url: types.DatabaseUrl | None = None
     """PostgreSQL 15 or newer; unset: an embedded one"""

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tocsin import inbox
+from tocsin.attribute_docs import docstring_of
 from tocsin.cli.terminal import say, writing
 from tocsin.db import migrate
 from tocsin.db.pool import connect
@@ -133,13 +134,13 @@ def _report(settings: Settings, made: Backup | None) -> None:
 
 
 def _not_included(settings: Settings) -> Iterator[str]:
-    for name, field in Settings.model_fields.items():
+    for name in Settings.model_fields:
         value = getattr(settings, name)
         paths = value if isinstance(value, tuple) else (value,)
         for path in paths:
             is_file = isinstance(path, Path) and name not in {"data_dir", "archive_dir"}
             if is_file and not _is_in_backup(settings, path):
-                yield f"Not in the backup: {path} ({PREFIX}{name.upper()}, {field.description})."
+                yield f"Not in the backup: {path} ({PREFIX}{name.upper()}, {docstring_of(Settings, name)})."
 
 
 def _is_in_backup(settings: Settings, path: Path) -> bool:

@@ -36,9 +36,11 @@ Url = Annotated[str | None, typer.Option(help="The url of the service. Default: 
 def main() -> None:
     """Run the command line. A `Refusal` or an `OSError` is printed to stderr as one sentence, with exit status 1."""
     terminal.open_standard_streams()
-    # structlog would load it for tracebacks that the log never shows: 80 modules and 4 MB.
+    # structlog would load `rich` for tracebacks that the log never shows: 80 modules and 4 MB. FastAPI would load
+    # `pydantic.v1` to refuse models of it: 22 modules and 1.5 MB. Both do without them.
     absent: Any = None
-    sys.modules.setdefault("rich", absent)
+    for module in ("rich", "pydantic.v1"):
+        sys.modules.setdefault(module, absent)
     try:
         app()
     except Refusal as refusal:

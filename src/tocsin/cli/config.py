@@ -5,16 +5,17 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from tocsin.attribute_docs import docstring_of
 from tocsin.db.url import masked
 from tocsin.settings import PREFIX, Settings
 
 
 def described(settings: Settings) -> Iterator[str]:
     """Yield a line for each setting, with its value, origin and description."""
-    for name, field in Settings.model_fields.items():
+    for name in Settings.model_fields:
         value = getattr(settings, name)
         origin = "set" if name in settings.model_fields_set else "default"
-        yield f"{PREFIX}{name.upper()}={_shown(name, value)}  # {origin}; {field.description}"
+        yield f"{PREFIX}{name.upper()}={_shown(name, value)}  # {origin}; {docstring_of(Settings, name)}"
 
 
 def _shown(name: str, value: Any) -> str:

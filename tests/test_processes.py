@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.events import custom
-from tests.support.processes import Program, data_folder, postgres_of
+from tests.support.processes import Program, children_of, data_folder, postgres_of
 from tests.support.service import HOUR, SECRET, standing_token
 from tests.support.waiting import until
 from tocsin.auth.minting import mint_service
@@ -47,12 +47,6 @@ async def total(service: Program, name: str, **labels: str) -> float:
 
 async def posted(service: Program) -> float:
     return await total(service, "tocsin_http_requests_total", route="/events", status="202")
-
-
-def children_of(service: Program) -> list[int]:
-    """The processes that serve, in the order of their start."""
-    listed = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text("ascii").split()
-    return sorted(pid for pid in map(int, listed) if b"--sibling" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 @contextlib.asynccontextmanager

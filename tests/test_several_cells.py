@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import os
 import re
+import signal
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -18,9 +21,10 @@ from asyncpg import UndefinedTableError
 from tests.support.built_in import CATALOGUE
 from tests.support.database import make_database, url_for, value
 from tests.support.events import custom
-from tests.support.processes import Program
+from tests.support.processes import Program, children_of
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import HOUR, SECRET
+from tests.support.streams import watching
 from tests.support.waiting import reaches, until
 from tocsin import directory, moving
 from tocsin.api.drafts import draft_of
@@ -35,17 +39,18 @@ from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
 from tocsin.store import pool
 
+T = TypeVar("T")
+
 MAIN, NORTH, SOUTH = 1, 2, 3
 """A company of each cell, and a user with the same id."""
 
 
 @dataclass
 class Service:
-    """A process that serves three cells; `south` is on a server of its own."""
+    """A service of several cells as clients see it, and the urls of its cells."""
 
     http: httpx.AsyncClient
     urls: dict[int, str]
-    south: OwnServer
 
     async def as_user(self, user: int, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {mint_user(SECRET, user, HOUR)}"}
@@ -78,6 +83,13 @@ class Service:
         return [problem for problem in found if problem.startswith("cell")]
 
 
+@dataclass
+class WithSouth(Service):
+    """A process that serves three cells; `south` is on a server of its own."""
+
+    south: OwnServer
+
+
 def serving_cells(folder: Path, url: str, *command: str) -> Program:
     """Return `tocsin serve`, or another command, with the cells of a file in the folder."""
     variables = {
@@ -90,7 +102,7 @@ def serving_cells(folder: Path, url: str, *command: str) -> Program:
 
 
 @pytest.fixture
-async def service(server: Embedded, tmp_path: Path) -> AsyncIterator[Service]:
+async def service(server: Embedded, tmp_path: Path) -> AsyncIterator[WithSouth]:
     here = await make_database(server, f"cells_{tmp_path.name[-20:].replace('-', '_')}".lower())
     async with AsyncExitStack() as stack:
         south = await stack.enter_async_context(own_server())
@@ -102,12 +114,12 @@ async def service(server: Embedded, tmp_path: Path) -> AsyncIterator[Service]:
         program = await stack.enter_async_context(serving_cells(tmp_path, here))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=program.greeting["url"], timeout=60))
         urls = {MAIN: here, NORTH: in_schema(here, "tocsin_north"), SOUTH: there}
-        found = Service(http, urls, south)
+        found = WithSouth(http, urls, south)
         await reaches(found.problems, [])
         yield found
 
 
-async def test_each_company_is_served_from_its_own_cell(service: Service) -> None:
+async def test_each_company_is_served_from_its_own_cell(service: WithSouth) -> None:
     for user in (MAIN, NORTH, SOUTH):
         assert (await service.put(user)).status_code == 204
         answer = await service.as_service("POST", "/events", json=custom(user))
@@ -128,7 +140,7 @@ async def test_each_company_is_served_from_its_own_cell(service: Service) -> Non
     assert foreign.status_code == 422
 
 
-async def test_what_would_be_in_several_cells_is_refused(service: Service) -> None:
+async def test_what_would_be_in_several_cells_is_refused(service: WithSouth) -> None:
     for user in (MAIN, NORTH):
         assert (await service.put(user)).status_code == 204
     for body, path in ((custom(MAIN, NORTH), "/events"), ({"events": [custom(MAIN), custom(NORTH)]}, "/events/batch")):
@@ -151,7 +163,7 @@ async def test_what_would_be_in_several_cells_is_refused(service: Service) -> No
     assert (await service.as_user(77, "GET", "/notifications")).status_code == 401
 
 
-async def test_cell_that_is_away_is_missed_by_its_own_users_alone(service: Service) -> None:
+async def test_cell_that_is_away_is_missed_by_its_own_users_alone(service: WithSouth) -> None:
     for user in (MAIN, NORTH, SOUTH):
         assert (await service.put(user)).status_code == 204
         assert await service.status(user) == 200
@@ -171,7 +183,36 @@ async def test_cell_that_is_away_is_missed_by_its_own_users_alone(service: Servi
     await reaches(named, ["cell south"])
 
 
-async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(service: Service) -> None:
+async def test_cell_that_comes_back_serves_its_users_again_without_a_restart(service: WithSouth) -> None:
+    """Accepted events reach their inboxes, and an open stream continues."""
+    for user in (MAIN, SOUTH):
+        assert (await service.put(user)).status_code == 204
+    assert (await service.as_service("POST", "/events", json=custom(SOUTH))).status_code == 202
+    await reaches(partial(service.total, SOUTH), 1)
+    async with watching(service, SOUTH) as stream:
+        later = {**custom(SOUTH), "deliver_at": (datetime.now(UTC) + timedelta(seconds=3)).isoformat()}
+        assert (await service.as_service("POST", "/events", json=later)).status_code == 202
+        service.south.kill()
+        for path, method in (("/notifications", "GET"), ("/notifications/read", "PUT")):
+            away = await service.as_user(SOUTH, method, path)
+            assert away.status_code == 503
+            assert int(away.headers["Retry-After"]) >= 1
+        refused = await service.as_service("POST", "/events", json=custom(SOUTH))
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert await service.status(MAIN) == 200
+        await service.south.start()
+        await reaches(partial(service.status, SOUTH), 200)
+        await reaches(partial(service.total, SOUTH), 2)
+        await reaches(service.problems, [])
+        assert (await service.as_service("POST", "/events", json=custom(SOUTH))).status_code == 202
+        await reaches(partial(service.total, SOUTH), 3)
+        assert not stream.ended
+        received = await stream.until_received("notification", 2)
+    assert len({each["id"] for each in received}) == 2
+
+
+async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(service: WithSouth) -> None:
     for user in (MAIN, NORTH):
         assert (await service.put(user)).status_code == 204
     is_over, statuses, accepted = asyncio.Event(), {MAIN: Counter[int](), NORTH: Counter[int]()}, Counter[int]()
@@ -222,6 +263,57 @@ async def test_worker_process_works_all_cells(server: Embedded, tmp_path: Path) 
         await worker.stop()
     assert worker.status == 0
     assert [await workers_of(url) for url in urls.values()] == [0, 0]
+
+
+async def test_processes_serve_all_cells_also_while_one_is_killed(server: Embedded, tmp_path: Path) -> None:
+    here = await make_database(server, "cells_of_processes")
+    (tmp_path / "cells.toml").write_text(
+        f"[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [{NORTH}]\n"
+    )
+    users = MAIN, NORTH
+    async with AsyncExitStack() as stack:
+        program = await stack.enter_async_context(serving_cells(tmp_path, here, "serve", "--processes", "2"))
+        # each request has a connection of its own, which the kernel gives to either of the processes
+        alone = httpx.Limits(max_keepalive_connections=0)
+        http = httpx.AsyncClient(base_url=program.greeting["url"], timeout=60, limits=alone)
+        service = Service(await stack.enter_async_context(http), {})
+        await reaches(lambda: gathered(20, service.problems), [[]] * 20)
+        for user in users:
+            assert (await service.put(user)).status_code == 204
+        streams = {user: [await stack.enter_async_context(watching(service, user)) for _ in range(6)] for user in users}
+        accepted = dict.fromkeys(users, 0)
+        for user in users * 10:
+            accepted[user] += (await service.as_service("POST", "/events", json=custom(user))).status_code == 202
+        assert accepted == dict.fromkeys(users, 10)
+        for user in users:
+            await reaches(partial(gathered, 8, partial(service.total, user)), [10] * 8)
+            assert (await service.as_user(user, "PUT", "/notifications/read")).status_code == 204
+            for stream in streams[user]:
+                assert len({each["id"] for each in await stream.until_received("notification", 10)}) == 10
+                await reaches(lambda stream=stream: stream.names("count")[-1], {"unread": 0})  # type: ignore[misc]
+
+        killed, _ = children = children_of(program)
+        os.kill(killed, signal.SIGKILL)
+        for user in users * 10:
+            with suppress(httpx.TransportError):
+                accepted[user] += (await service.as_service("POST", "/events", json=custom(user))).status_code == 202
+        assert min(accepted.values()) > 10
+        for user in users:
+            for stream in streams[user]:
+                if not stream.ended:
+                    await stream.until_received("notification", accepted[user])
+        assert any(stream.ended for user in users for stream in streams[user])
+        assert not all(stream.ended for user in users for stream in streams[user])
+        await until(lambda: len(set(children_of(program)) - set(children)) == 1)
+        await reaches(lambda: gathered(20, service.problems), [[]] * 20)
+        for user in users:
+            await reaches(partial(gathered, 8, partial(service.total, user)), [accepted[user]] * 8)
+        await program.stop()
+        assert program.status == 0
+
+
+async def gathered(times: int, ask: Callable[[], Awaitable[T]]) -> list[T]:
+    return [await ask() for _ in range(times)]
 
 
 async def workers_of(url: str) -> int:
@@ -302,7 +394,7 @@ async def test_start_does_not_wait_for_a_cell_that_is_away(server: Embedded, tmp
         await reaches(put, (204, False))
 
 
-async def test_phone_leaves_its_user_when_it_registers_in_another_cell(service: Service) -> None:
+async def test_phone_leaves_its_user_when_it_registers_in_another_cell(service: WithSouth) -> None:
     for user in (MAIN, NORTH):
         assert (await service.put(user)).status_code == 204
         phone = {"type": "iOS", "environment": "production"}

@@ -148,6 +148,12 @@ class Program:
         await self.kill()
 
 
+def children_of(service: Program) -> list[int]:
+    """The processes that serve, in the order of their start."""
+    listed = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text("ascii").split()
+    return sorted(pid for pid in map(int, listed) if b"--sibling" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
 @asynccontextmanager
 async def data_folder() -> AsyncIterator[Path]:
     """Yield a short path that the server's user can enter; at the end its processes are stopped and it is deleted."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,21 @@ PORTS = 1000
 """Ports of each worker of a run."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class OwnServer:
     """A server with the superuser `dba` and password authentication over TCP."""
 
     port: int
     folder: Path
     user: pwd.struct_passwd
-    process: subprocess.Popen[bytes]
+    command: tuple[str | Path, ...]
+    output: int
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    async def start(self) -> None:
+        """Start it, again if it was killed, and wait until it answers."""
+        self.process = spawn(self.command, self.user, self.output)
+        await answers(self.url())
 
     def kill(self) -> None:
         """End it at once, as if its machine were lost."""
@@ -115,13 +122,12 @@ async def _serving(
         **settings,
     }
     options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
-    process = spawn((programs / "postgres", "-D", folder / "data", *options), user, output)
-    server = OwnServer(port, folder, user, process)
+    server = OwnServer(port, folder, user, (programs / "postgres", "-D", folder / "data", *options), output)
     try:
-        await answers(server.url())
+        await server.start()
         yield server
     finally:
-        await end(process)
+        await end(server.process)
 
 
 @asynccontextmanager

@@ -7,14 +7,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from httpx_sse import ServerSentEvent, aconnect_sse
 
-from tests.support.service import HOUR, SECRET, Api
+from tests.support.service import HOUR, SECRET
 from tests.support.waiting import until
 from tocsin.auth.minting import mint_user
+
+
+class Served(Protocol):
+    """A service with the client that calls it."""
+
+    http: httpx.AsyncClient
 
 
 @dataclass
@@ -50,7 +56,7 @@ class Watch:
 
 @asynccontextmanager
 async def watching(
-    api: Api, user: int = 1, mark: str | None = None, lifetime: timedelta = HOUR
+    api: Served, user: int = 1, mark: str | None = None, lifetime: timedelta = HOUR
 ) -> AsyncIterator[Watch]:
     """Watch an inbox with a common client library."""
     watch = Watch()

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from httpx_sse import aconnect_sse
 from tests.support.built_in import CATALOGUE
 from tests.support.commands import refusal, run
 from tests.support.database import make_database
-from tests.support.events import custom, in_future, message_event, note
+from tests.support.events import custom, in_future, message_event, note, state
+from tests.support.resolutions import resolve
 from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
 from tocsin import invariants, moving
@@ -415,7 +416,7 @@ async def test_company_whose_ids_are_taken_stays_in_its_cell(
     await fill(cells[0])
     await cells[1].people(5, company_id=9)
     before = await of_company(pools[0], COMPANY)
-    with pytest.raises(Refusal, match="has users of other companies with the ids 5"):
+    with pytest.raises(Refusal, match="has other users with the ids 5"):
         await moving.move(*pools, COMPANY, "a", "b")
     assert await of_company(pools[0], COMPANY) == before
     assert not (await moving.whereabouts(pools[0]))[COMPANY].is_closed
@@ -427,8 +428,8 @@ async def test_target_that_is_away_leaves_the_company_open_in_its_cell(
     await fill(cells[0])
     copy = moving._Move._copy  # noqa: SLF001
 
-    async def copy_and_lose(self: Any, after: int) -> None:
-        await copy(self, after)
+    async def copy_and_lose(self: Any) -> None:
+        await copy(self)
         await pools[1].close()
 
     monkeypatch.setattr(moving._Move, "_copy", copy_and_lose)  # noqa: SLF001
@@ -495,8 +496,8 @@ async def test_user_who_is_erased_after_the_copy_leaves_nothing_in_the_new_cell(
     alone = await cells[0].post(message_event("secret words", 5), company_id=COMPANY)
     copy = moving._Move._copy  # noqa: SLF001
 
-    async def copy_and_erase(self: Any, after: int) -> None:
-        await copy(self, after)
+    async def copy_and_erase(self: Any) -> None:
+        await copy(self)
         assert (await cells[0].as_service("DELETE", "/directory/users/5")).status_code == 204
         await reaches(partial(pools[0].value, "select count(*) from erasures"), 0)
 
@@ -514,3 +515,302 @@ async def test_user_who_is_erased_after_the_copy_leaves_nothing_in_the_new_cell(
     assert await pools[1].value("select count(*) from events where id = $1", alone) == 1
     for url in urls:
         await assert_sound(url)
+
+
+in_schemas = pytest.mark.parametrize("urls", ["schemas"], indirect=True)
+"""Marks tests of what does not depend on whether there are two servers."""
+
+
+async def interrupt(pools: Sequence[Database], names: str, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Move the company up to a step, at which the command ends."""
+
+    async def end(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(moving._Move, step, end)  # noqa: SLF001
+        with pytest.raises(KeyboardInterrupt):
+            await moving.move(pools[0], pools[1], COMPANY, *names)
+
+
+def before_switch(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Awaitable[Any]]) -> None:
+    """Do something once, after the rows of the company are compared, and before it leaves."""
+    execute, done = Connection.execute, list[Any]()
+
+    async def doing(self: Connection, query: str, *args: Any, **more: Any) -> Any:
+        if query == queries("moving")["release"] and not done:
+            done.append(None)
+            await do()
+        return await execute(self, query, *args, **more)
+
+    monkeypatch.setattr(Connection, "execute", doing)
+
+
+@in_schemas
+async def test_user_who_changed_the_company_keeps_earlier_notifications(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    await cells[0].post(message_event("before", 12, 1), company_id=COMPANY)
+    await cells[0].people(12, company_id=OTHER)
+    before = await cells[0].inbox(12)
+    assert before["data"]
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await cells[0].inbox(12) == before
+    await assert_sound(urls[0])
+    await moving.move(*pools, OTHER, "a", "b")
+    assert await cells[1].inbox(12) == before
+    assert await pools[0].value("select count(*) from events") == 0
+    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+    assert await cells[1].inbox(12) == before
+    for url in urls:
+        await assert_sound(url)
+
+
+@in_schemas
+async def test_move_does_not_change_an_event_of_another_company_with_the_same_id(
+    cells: tuple[Api, Api], pools: tuple[Database, Database]
+) -> None:
+    await fill(cells[0])
+    await cells[1].people(201, company_id=9)
+    id_, late = str(uuid4()), str(uuid4())
+    await cells[0].post(message_event("secret words", 1, id=id_), company_id=COMPANY)
+    await cells[1].post(message_event("other words", 201, id=id_), company_id=9)
+    before = await cells[1].inbox(201)
+    with pytest.raises(Refusal, match=f"has other events with the ids {id_}"):
+        await moving.move(*pools, COMPANY, "a", "b")
+    assert await cells[1].inbox(201) == before
+    assert await pools[1].value("select count(*) from contents where body like '%secret words%'") == 0
+    await pools[0].rows("delete from inbox where event_id = $1", id_)
+    await pools[0].rows("update heads set total = total - 1, unread = unread - 1 where user_id = 1")
+    await pools[0].rows("delete from events where id = $1", id_)
+    await cells[0].post(message_event("secret words", 1, id=late), company_id=COMPANY)
+    held = message_event("other words", 201, id=late, deliver_at=in_future())
+    assert (await cells[1].as_service("POST", "/events", json=held, company_id=9)).status_code == 202
+    with pytest.raises(Refusal, match=f"has other events with the ids {late}"):
+        await moving.move(*pools, COMPANY, "a", "b")
+    assert await pools[1].value("select company_id from events where id = $1", late) == 9
+
+
+@in_schemas
+async def test_company_comes_back_only_after_all_of_it_has_left(
+    cells: tuple[Api, Api],
+    pools: tuple[Database, Database],
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await fill(cells[0])
+    before = await of_company(pools[0], COMPANY)
+    for step in ("_carry", "_clean"):
+        await interrupt(pools, "ab", monkeypatch, step)
+        with pytest.raises(Refusal, match="has not ended"):
+            await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+        said = {name: await moving.whereabouts(each) for name, each in zip("ab", pools, strict=True)}
+        with pytest.raises(Refusal, match="--to b"):
+            moving.origin_of(COMPANY, "c", said, "a")
+        assert moving.origin_of(COMPANY, "b", said, "a") == "a"
+        await moving.move(*pools, COMPANY, "a", "b")
+        await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+        assert await of_company(pools[0], COMPANY) == before
+    for url in urls:
+        await assert_sound(url)
+
+
+async def die(database: Database, *ids: str) -> None:
+    """Make dead letters of the jobs of these events."""
+    await database.rows(
+        "with dead as (delete from jobs where id = any($1) returning id, task, lane)"
+        " insert into dead_letters (id, task, lane, attempts, progress, reason)"
+        " select id, task, lane, 8, 0, 'it failed' from dead",
+        list(ids),
+    )
+
+
+@in_schemas
+async def test_dead_letters_move_and_replayed_ones_are_delivered(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    ids = []
+    for company in (COMPANY, None, COMPANY, None):
+        held = message_event("held", 3, deliver_at=in_future())
+        ids.append((await cells[0].as_service("POST", "/events", json=held, company_id=company)).json()["id"])
+    await die(pools[0], *ids)
+    copy = moving._Move._copy  # noqa: SLF001
+
+    async def copy_and_replay(self: Any) -> None:
+        await copy(self)
+        await pools[0].rows(queries("jobs")["requeue"], ids[:2], None, None)
+        await pools[0].rows("update jobs set due_at = now() + interval '1 hour' where id = any($1)", ids[:2])
+
+    monkeypatch.setattr(moving._Move, "_copy", copy_and_replay)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert [str(row["id"]) for row in await pools[1].rows("select id from dead_letters order by id")] == sorted(ids[2:])
+    assert await pools[0].value("select count(*) from dead_letters") == 0
+    await pools[1].rows("update jobs set due_at = now()")
+    for id_ in ids[:2]:
+        await reaches(partial(state_of, cells[1], id_), "delivered")
+    for url in urls:
+        await assert_sound(url)
+
+
+async def state_of(api: Api, id_: str) -> str:
+    return str((await state(api, id_))["state"])
+
+
+@in_schemas
+async def test_waiting_event_of_a_service_of_all_companies_leaves_with_its_users(
+    cells: tuple[Api, Api], pools: tuple[Database, Database]
+) -> None:
+    """Then it can be cancelled in the cell that delivers it."""
+    await fill(cells[0])
+    held = message_event("held", 3, deliver_at=in_future())
+    id_ = (await cells[0].as_service("POST", "/events", json=held)).json()["id"]
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await pools[0].value("select count(*) from events where id = $1", id_) == 0
+    assert await pools[0].value("select count(*) from jobs") == 0
+    assert (await state(cells[1], id_))["state"] == "held"
+
+
+@in_schemas
+async def test_parts_of_a_shared_event_come_together_when_delivered(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    held = message_event("held", 3, 101, deliver_at=in_future())
+    id_ = (await cells[0].as_service("POST", "/events", json=held)).json()["id"]
+    await moving.move(*pools, COMPANY, "a", "b")
+    await pools[0].rows("update jobs set due_at = now()")
+    await reaches(partial(state_of, cells[0], id_), "delivered")
+    with pytest.raises(Refusal, match=id_):
+        await moving.move(*pools, OTHER, "a", "b")
+    with pytest.raises(Refusal, match=id_):
+        await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+    await pools[1].rows("update jobs set due_at = now()")
+    await reaches(partial(state_of, cells[1], id_), "delivered")
+    await moving.move(*pools, OTHER, "a", "b")
+    for user in (3, 101):
+        assert (await cells[1].ids(user))[0] == id_
+    for url in urls:
+        await assert_sound(url)
+
+
+@in_schemas
+async def test_event_reaches_users_in_the_new_cell_at_once_after_the_switch(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users who are made after an erasure are younger than the events before it. The new cell counts erasures, too."""
+    await cells[0].people(90)
+    await cells[0].as_service("DELETE", "/directory/users/90")
+    await fill(cells[0])
+    await reaches(partial(pools[0].value, "select count(*) from erasures"), 0)
+    await interrupt(pools, "ab", monkeypatch, "_carry")
+    new = await cells[1].post(note(3), company_id=COMPANY)
+    assert (await cells[1].ids(3))[0] == new
+
+
+@in_schemas
+async def test_user_who_comes_while_the_closing_lapses_is_not_lost(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+
+    async def lapse() -> None:
+        await pools[0].rows("update moves set closed_until = now() - interval '1 s'")
+        await cells[0].people(40, company_id=COMPANY)
+        await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(moving, "RENEW_INTERVAL", 0.05)
+    before_switch(monkeypatch, lapse)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert (await cells[1].as_service("GET", "/directory/users/40")).status_code == 200
+
+
+@in_schemas
+async def test_resolution_accepted_while_the_company_is_closed_is_applied(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    await cells[0].post(note(3), company_id=COMPANY)
+    unread = await cells[0].unread(3)
+    about = await pools[0].value("select subject from subjects limit 1")
+
+    async def accept() -> None:
+        await resolve(cells[0], about, company_id=COMPANY)
+
+    before_switch(monkeypatch, accept)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await cells[1].unread(3) < unread
+
+
+@in_schemas
+async def test_command_that_lost_its_turn_changes_nothing(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    began, moved = asyncio.Event(), asyncio.Event()
+    receive = moving._Move._receive  # noqa: SLF001
+
+    async def waiting(self: Any, target: Connection) -> None:
+        if not began.is_set():
+            began.set()
+            await moved.wait()
+        await receive(self, target)
+
+    monkeypatch.setattr(moving._Move, "_receive", waiting)  # noqa: SLF001
+    first = asyncio.create_task(moving.move(*pools, COMPANY, "a", "b"))
+    await began.wait()
+    await pools[0].rows(
+        "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock'"
+        " and database = (select oid from pg_database where datname = current_database())"
+    )
+    await moving.move(*pools, COMPANY, "a", "b")
+    new = await cells[1].post(note(3), company_id=COMPANY)
+    moved.set()
+    with pytest.raises(Refusal, match="Another"):
+        await first
+    assert (await cells[1].ids(3))[0] == new
+
+
+@in_schemas
+async def test_erasure_during_the_closing_does_not_end_the_move(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    answers: list[asyncio.Task[Any]] = []
+    execute = Connection.execute
+
+    async def doing(self: Connection, query: str, *args: Any, **more: Any) -> Any:
+        if query == queries("moving")["lock_users"] and not answers:
+            answers.append(asyncio.create_task(cells[0].as_service("DELETE", "/directory/users/1")))
+            await asyncio.sleep(0.3)
+        return await execute(self, query, *args, **more)
+
+    monkeypatch.setattr(Connection, "execute", doing)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert (await answers[0]).status_code in {204, 404, 503}
+
+
+@in_schemas
+async def test_company_without_users_moves(cells: tuple[Api, Api], pools: tuple[Database, Database]) -> None:
+    await cells[0].team(70, company_id=7)
+    await moving.move(*pools, 7, "a", "b")
+    assert (await cells[1].as_service("GET", "/directory/teams/70")).status_code == 200
+    assert (await cells[0].as_service("GET", "/directory/teams/70")).status_code == 404
+    await moving.move(*pools, 71, "a", "b")
+    assert moving.cell_of(71, [await moving.whereabouts(each) for each in pools]) == "b"
+
+
+@in_schemas
+async def test_request_with_an_idempotency_key_can_be_repeated_in_the_new_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database]
+) -> None:
+    await fill(cells[0])
+    for company in (COMPANY, None):
+        keys = {"Idempotency-Key": str(uuid4())}
+        first = await cells[0].as_service("POST", "/events", json=note(3), company_id=company, headers=keys)
+        assert first.status_code == 202
+        await moving.move(*pools, COMPANY, "a", "b")
+        again = await cells[1].as_service("POST", "/events", json=note(3), company_id=company, headers=keys)
+        assert again.json() == first.json()
+        await moving.move(pools[1], pools[0], COMPANY, "b", "a")

@@ -3,14 +3,14 @@
 The rows are copied in ranges of users, teams and events. Then the company is closed for seconds: the rows are locked,
 the changes since the copy are copied, and all ranges are compared by counts and digests. The switch is one transaction
 of the source: it deletes the users and teams, keeps pending work for the target, and records the cell of the company
-in `moves`. Each step can be repeated, so that an interrupted move continues.
+in `moves`. Each step can be repeated, so that an interrupted move continues. Each run has a higher turn, and what a run
+before still does under its own turn changes nothing.
 """
 
 import asyncio
 import contextlib
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -54,23 +54,26 @@ EVENTS_LOCK_TIMEOUT = 0.2
 TURN_TIMEOUT = 5.0
 """Seconds to wait for the end of another move. The sessions of a process that was killed end soon."""
 
-_TURN, _UNDER_WAY = 0x6D6F7665, 0x6D6F7666
+_TURN = 0x6D6F7665
 _FIRST_USERS = ("users", "heads", "teams", "events")  # the rows that others refer to
 _SQL = queries("moving")
 
 Say = Callable[[str], None]
-Keys = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """What a cell says of a company: `moved`, `copying` to another cell, or `here`. `is_closed`: not served now."""
+    """What a cell says of a company: `moved`, `copying` to another cell, or `here`.
+
+    `is_closed`: not served now. `is_leaving`: it has moved, and something of it is still here.
+    """
 
     company_id: int
     turn: int
     state: str
     other: str
     is_closed: bool
+    is_leaving: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,13 @@ def cell_of(company_id: int, said: Iterable[Mapping[int, Whereabouts]]) -> str |
 def origin_of(company_id: int, to: str, said: Mapping[str, Mapping[int, Whereabouts]], first: str) -> str:
     """Return the cell that a company leaves or has left for another; `first` is its cell if it never moved.
 
-    Raises `Refusal` if it is there without a move, which could continue.
+    Raises `Refusal` if it is there without a move, which could continue, or if another move has not ended.
     """
+    for name, each in said.items():
+        if company_id in each and each[company_id].is_leaving:
+            if each[company_id].other == to:
+                return name
+            raise _not_ended(company_id, each[company_id].other)
     now = cell_of(company_id, said.values()) or first
     if now != to:
         return now
@@ -115,16 +123,25 @@ def nothing(_: str) -> None:
     """Say nothing."""
 
 
+def _not_ended(company_id: int, other: str) -> Refusal:
+    command = f"tocsin cell move {company_id} --to {other}"
+    return Refusal(f"The move of company {company_id} to cell {other} has not ended. Repeat `{command}`.")
+
+
+def _is_taken() -> Refusal:
+    return Refusal("Another `tocsin cell move` moves the company.")
+
+
 class _Changed(Exception):  # noqa: N818 - the move is repeated
     """The company could not be closed, locked or compared in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """A range of the rows of a company: `users` and `teams` by first and last id, `events` by a list."""
+    """Users, teams or events of a company, by their ids."""
 
     of: str
-    keys: Keys
+    ids: Sequence[Any]
 
 
 async def move(  # noqa: PLR0913, PLR0917 - two databases and their names
@@ -146,8 +163,6 @@ async def move(  # noqa: PLR0913, PLR0917 - two databases and their names
         except _Changed as error:
             raise Refusal("Another `tocsin cell move` is moving a company out of this cell.") from error
         try:
-            for each in (source, target):
-                await each.rows(_SQL["wait_for_the_end"], _UNDER_WAY)
             return await _Move(source, target, company_id, origin, destination, say).run()
         finally:
             with contextlib.suppress(Exception):  # the end of the session frees it, too
@@ -164,12 +179,12 @@ class _Move:
         self._compared: dict[str, int] = {}
         self._closed = 0.0
         self._turn = 0
+        self._began = datetime.now(UTC)
 
     async def run(self) -> Moved:
-        after, is_moved = await self._begin()
-        if not is_moved:
+        if not await self._begin():
             await registrations.release_phones(self._source, {self._destination: self._target})
-            await self._copy(after)
+            await self._copy()
             await self._switch()
         await self._carry()
         await registrations.look_again(self._target)
@@ -178,34 +193,40 @@ class _Move:
         await self._clean()
         return Moved(self._copied, self._compared, self._closed)
 
-    async def _begin(self) -> tuple[int, bool]:
-        """Record the move; return up to which user it was copied before, and whether it has been switched."""
+    async def _begin(self) -> bool:
+        """Record the move; return whether the company has been switched before."""
         mine = await self._source.row(_SQL["standing"], self._company)
         theirs = await self._target.row(_SQL["standing"], self._company)
-        turns = [row["turn"] for row in (mine, theirs) if row]
-        if mine and mine["state"] == "moved" and mine["turn"] == max(turns):
+        last = max((turn for row in (mine, theirs) if row for turn in (row["turn"], row["received_turn"])), default=0)
+        if mine and mine["state"] == "moved" and mine["turn"] == last:
             if mine["other"] != self._destination:
                 raise Refusal(f"Company {self._company} is in cell {mine['other']}.")
-            self._turn = mine["turn"]
-            return 0, True
+            self._turn = last
+            return True
+        if theirs and theirs["is_leaving"]:
+            raise _not_ended(self._company, theirs["other"])
         if theirs and mine and theirs["state"] == "moved" and theirs["other"] != self._origin:
             raise Refusal(f"Company {self._company} is in cell {theirs['other']}.")
-        if mine and mine["state"] == "copying" and mine["other"] == self._destination:
-            self._turn = mine["turn"]
-        else:
-            self._turn = max(turns, default=0) + 1
-            await self._source.rows(_SQL["begin"], self._company, self._turn, self._destination)
+        self._turn = last + 1
+        self._began = await self._source.value(_SQL["keys_before"])
+        known = (mine["turn"], mine["state"]) if mine else (None, None)
+        if not await self._source.rows(_SQL["begin"], self._company, self._turn, self._destination, *known):
+            raise _is_taken()
         await self._target.rows(_SQL["expect"], self._company, self._turn, self._origin)
-        return mine["after_user"] if mine and self._turn == mine["turn"] else 0, False
+        return False
 
-    async def _copy(self, after: int) -> None:
+    async def _copy(self) -> None:
         """Copy what the target does not have, while the company is in use."""
-        async for part in self._users(after):
+        async for part in self._parts():
             await self._bring(part)
-            await self._source.rows(_SQL["copied"], self._company, part.keys[1])
-            self._say(f"copied up to user {part.keys[1]}" if part.keys[1] < MAX_ID else "copied all users")
-        async for part in self._rest():
-            await self._bring(part)
+            if part.of == "users" and part.ids:
+                self._say(f"copied up to user {part.ids[-1]}")
+        after: Sequence[Any] = (datetime.min.replace(tzinfo=UTC), "", "", "", "")
+        while rows := await self._source.rows(_SQL["next_keys"], self._company, *after, ROWS):
+            async with self._target.transaction() as target:
+                await self._receive(target)
+                await self._put(target, {"idempotency_keys": [row["row"] for row in rows]})
+            after = rows[-1][:-1]
 
     async def _switch(self) -> None:
         """Close the company and make the target its cell."""
@@ -244,7 +265,7 @@ class _Move:
         while True:
             await asyncio.sleep(RENEW_INTERVAL)
             with contextlib.suppress(Unavailable):
-                await self._source.rows(_SQL["close"], self._company, CLOSED_FOR)
+                await self._source.rows(_SQL["stay_closed"], self._company, CLOSED_FOR)
 
     async def _wait_until_idle(self) -> None:
         await _patiently(self._is_idle, "imports, erasures or resolutions do not end")
@@ -257,7 +278,7 @@ class _Move:
         """Lock the rows of the company, bring what changed, compare all, and let the company go."""
         async with self._source.transaction() as source, self._target.transaction() as target:
             for each in (source, target):
-                await each.execute(_SQL["still"], retention._LOCK, _UNDER_WAY)  # noqa: SLF001 - the lock of its steps
+                await each.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
             await _limit_locks(source, LOCK_TIMEOUT)
             await self._lock(source)
             again = [part async for part in self._parts() if await self._bring(part, source)]
@@ -273,22 +294,23 @@ class _Move:
             kept = {row["id"] for row in pending}
             late = [row for row in await self._pending(source) if row["id"] not in kept]
             await self._stash(source, late)
-            if await source.execute(_SQL["switch"], self._company) != "UPDATE 1":
+            await source.execute(_SQL["stash_keys"], self._company, self._began)
+            if await source.fetchval(_SQL["busy"], self._company):
+                raise _Changed("an import, erasure or resolution began")
+            if await source.execute(_SQL["switch"], self._company, self._turn) != "UPDATE 1":
                 raise _Changed("the company did not stay closed")
 
     async def _lock(self, source: Connection) -> None:
-        """Lock work that waits, then users, heads and teams; requests and deliveries that began before end first."""
+        """Lock users, heads and teams, then work that waits; requests and deliveries that began before end first."""
 
         async def are_pushes_locked() -> bool:
             under_way: int = await source.fetchval(_SQL["lock_deliveries"], self._company)
             return under_way == 0
 
-        await source.fetch(_SQL["lock_jobs"], [row["id"] for row in await self._pending(source)])
-        await _patiently(are_pushes_locked, "pushes do not end")
         for name in ("lock_users", "lock_heads", "lock_teams"):
             await source.execute(_SQL[name], self._company)
-        if await source.fetchval(_SQL["busy"], self._company):
-            raise _Changed("an import, erasure or resolution began")
+        await source.fetch(_SQL["lock_jobs"], [row["id"] for row in await self._pending(source)])
+        await _patiently(are_pushes_locked, "pushes do not end")
 
     async def _pending(self, source: Connection) -> list[Any]:
         return list(await source.fetch(_SQL["pending"], self._company))
@@ -301,34 +323,28 @@ class _Move:
         for some in _pieces(pending, EVENTS):
             ids = [row["id"] for row in some]
             free = {row["id"] for row in await source.fetch(_SQL["lock_jobs"], ids)}
-            own = [row["id"] for row in some if row["is_own"] and row["id"] in free]
+            own = [row["id"] for row in some if row["is_own"] and (row["is_dead"] or row["id"] in free)]
+            tables = _by_table(await source.fetch(_SQL["rows_of_events"], self._company, ids))
+            await self._check_free(self._target, "events", tables.get("events", []))
+            await self._check_undivided(self._target, ids, are_pending=True)
             await source.execute(_SQL["stash_events"], self._company, ids)
             await source.execute(_SQL["stash_jobs"], self._company, ids, own)
+            await source.execute(_SQL["discard_events"], self._company, own)
 
     async def _parts(self) -> AsyncIterator[_Range]:
-        async for part in self._users(0):
-            yield part
-        async for part in self._rest():
-            yield part
-
-    async def _users(self, after: int) -> AsyncIterator[_Range]:
-        """Yield ranges of users without a gap, so that users who have left are found in the target."""
-        while after < MAX_ID:
-            found = await self._source.value(_SQL["next_users"], after, self._company, ENTRIES)
-            last = MAX_ID if found is None else found
-            yield _Range("users", (after, last))
-            after = last
-
-    async def _rest(self) -> AsyncIterator[_Range]:
-        """Yield the teams, and the events without recipients."""
-        after = 0
-        while after < MAX_ID:
-            last = await self._source.value(_SQL["next_teams"], after, self._company, TEAMS) or MAX_ID
-            yield _Range("teams", (after, last))
-            after = last
+        """Yield the users, the teams, and the events without recipients; with those that only the target has."""
+        for of in ("users", "teams"):
+            after = 0
+            while after < MAX_ID:
+                size = ENTRIES if of == "users" else TEAMS
+                mine = await self._source.value(_SQL[f"next_{of}"], after, self._company, size)
+                last = mine[-1] if mine else MAX_ID
+                theirs = await self._target.rows(_SQL[f"{of}_between"], after, last, self._company)
+                yield _Range(of, sorted({*mine, *(row["id"] for row in theirs)}))
+                after = last
         first = UUID(int=0)
         while ids := await self._source.value(_SQL["next_events"], first, self._company, EVENTS):
-            yield _Range("events", (ids,))
+            yield _Range("events", ids)
             first = ids[-1]
 
     async def _bring(self, part: _Range, source: Connection | None = None) -> bool:
@@ -353,52 +369,59 @@ class _Move:
 
     async def _digests(self, store: Database | Connection, part: _Range) -> list[tuple[str, int, str]]:
         """Return the count and the digest of each table in a range; that of users has their events, too."""
-        found = await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, *part.keys)
+        found = await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, part.ids)
         if part.of == "users":
             ids = await self._events(store, part)
             found += await fetch(store, _SQL["digest_of_events"], self._company, ids)
         return [tuple(row) for row in found]
 
-    async def _events(self, store: Database | Connection, part: _Range) -> list[UUID]:
-        [row] = await fetch(store, _SQL["events_of_users"], self._company, *part.keys)
+    async def _events(self, store: Database | Connection, part: _Range) -> Sequence[UUID]:
+        if part.of != "users":
+            return part.ids if part.of == "events" else []
+        [row] = await fetch(store, _SQL["events_of_users"], self._company, part.ids)
         ids: list[UUID] = row[0]
         return ids
 
     async def _replace(self, source: Connection, part: _Range) -> None:
         """Replace a range of the target by that of the source, in one transaction."""
-        said = await source.fetchrow(_SQL["standing"], self._company)
-        if said is None or (said["state"], said["turn"]) != ("copying", self._turn):
-            raise Refusal("Another `tocsin cell move` has moved the company.")
         async with self._target.transaction() as target:
-            await target.execute(_SQL["receive"], _UNDER_WAY)
-            rows = list(await source.fetch(_SQL[f"rows_of_{part.of}"], self._company, *part.keys))
-            ids = part.keys[0] if part.of == "events" else []
+            await self._receive(target)
+            rows = await source.fetch(_SQL[f"rows_of_{part.of}"], self._company, part.ids)
+            ids = sorted({*await self._events(source, part), *await self._events(target, part)})
             if part.of == "users":
-                ids = sorted({*await self._events(source, part), *await self._events(target, part)})
                 rows += await source.fetch(_SQL["rows_of_events"], self._company, ids)
+            tables = _by_table(rows)
+            for table in ("users", "teams", "events"):
+                await self._check_free(target, table, tables.get(table, []))
+            await self._check_undivided(target, ids, are_pending=False)
             if part.of != "events":
-                await target.execute(_SQL[f"discard_{part.of}"], self._company, *part.keys)
-            if ids:
-                await target.execute(_SQL["discard_events"], self._company, ids)
-            await self._put(target, rows)
+                await target.execute(_SQL[f"discard_{part.of}"], self._company, part.ids)
+            await target.execute(_SQL["discard_events"], self._company, ids)
+            await self._put(target, tables)
 
-    async def _put(self, target: Connection, rows: Iterable[Any]) -> None:
+    async def _receive(self, target: Connection) -> None:
+        row = await target.fetchrow(_SQL["receive"], self._company, self._turn)
+        if not (row and row["is_expected"]):
+            raise _is_taken()
+
+    async def _put(self, target: Connection, tables: Mapping[str, Sequence[str]]) -> None:
         """Write rows of the source into the target, as they were."""
-        tables: dict[str, list[str]] = {}
-        for row in rows:
-            tables.setdefault(row["table_name"], []).append(row["row"])
         for table in sorted(tables, key=lambda each: each not in _FIRST_USERS):
-            given = "[" + ",".join(tables[table]) + "]"
-            if table in {"users", "teams"}:
-                await self._check_free(target, table, [json.loads(row)["id"] for row in tables[table]])
             company = (self._company,) if table in {"events", "recipients"} else ()
-            await target.execute(_SQL[f"put_{table}"], given, *company)
+            await target.execute(_SQL[f"put_{table}"], _json(tables[table]), *company)
             self._copied[table] = self._copied.get(table, 0) + len(tables[table])
 
-    async def _check_free(self, target: Connection, table: str, ids: Collection[int]) -> None:
-        taken = [str(row["id"]) for row in await target.fetch(_SQL[f"taken_{table}"], list(ids), self._company)]
+    async def _check_free(self, target: Database | Connection, table: str, rows: Sequence[str]) -> None:
+        """Raise `Refusal` if ids of users, teams or events belong to others in the target."""
+        taken = [str(row["id"]) for row in await fetch(target, _SQL[f"taken_{table}"], _json(rows))]
         if taken:
-            raise Refusal(f"Cell {self._destination} has {table} of other companies with the ids {', '.join(taken)}.")
+            raise Refusal(f"Cell {self._destination} has other {table} with the ids {', '.join(taken)}.")
+
+    async def _check_undivided(self, target: Database | Connection, ids: Sequence[UUID], *, are_pending: bool) -> None:
+        """Raise `Refusal` if events for several companies wait in one cell, and are delivered in the other."""
+        found = [str(row["id"]) for row in await fetch(target, _SQL["divided_events"], ids, are_pending)]
+        if found:
+            raise Refusal(f"Events wait in one of the cells, and are delivered in the other: {', '.join(found)}.")
 
     async def _carry(self) -> None:
         """Bring the work that waited at the switch. The target notes in the same transaction what it has."""
@@ -406,19 +429,20 @@ class _Move:
         received = row["received"] if row and row["received_turn"] == self._turn else 0
         while rows := await self._source.rows(_SQL["next_rows"], self._company, received, ROWS):
             async with self._target.transaction() as target:
-                await target.execute(_SQL["receive"], _UNDER_WAY)
+                await self._receive(target)
                 received = rows[-1]["number"]
-                await target.execute(_SQL["received"], self._company, received)
-                await self._put(target, rows)
+                if not await target.fetch(_SQL["received"], self._company, received, self._turn):
+                    raise _is_taken()
+                await self._put(target, _by_table(rows))
             await self._source.rows(_SQL["forget_rows"], self._company, received)
         await self._source.rows(_SQL["forget_rows"], self._company, received)
-        await self._target.rows(_SQL["received"], self._company, received)
+        await self._target.rows(_SQL["received"], self._company, received, self._turn)
 
     async def _copy_audit_entries(self) -> None:
         """Copy the audit entries of the company. Those of the source stay: its log is append-only."""
         after = datetime.min.replace(tzinfo=UTC), UUID(int=0)
         while rows := await self._source.rows(_SQL["next_audit_entries"], self._company, *after, ROWS):
-            await self._target.rows(_SQL["put_audit_entries"], "[" + ",".join(row["row"] for row in rows) + "]")
+            await self._target.rows(_SQL["put_audit_entries"], _json([row["row"] for row in rows]))
             after = rows[-1]["happened_at"], rows[-1]["id"]
 
     async def _clean(self) -> None:
@@ -428,12 +452,12 @@ class _Move:
                 events = await source.fetchval(_SQL["forget_users"], ids)
                 for some in _pieces(events, EVENTS):
                     await source.execute(_SQL["shrink_recipients"], some)
-                    await source.execute(_SQL["forget_events"], self._company, some)
+                    await source.execute(_SQL["discard_events"], self._company, some)
                 await source.execute(_SQL["forget_ids"], ids)
         await self._source.rows(_SQL["forget_jobs"], self._company)
         first = UUID(int=0)
         while found := await self._source.value(_SQL["left_events"], first, self._company, EVENTS):
-            await self._source.rows(_SQL["forget_events"], self._company, found)
+            await self._source.rows(_SQL["discard_events"], self._company, found)
             first = found[-1]
         await self._source.rows(_SQL["forget_rest"], self._company)
 
@@ -450,6 +474,17 @@ async def _limit_locks(connection: Connection, seconds: float) -> None:
     await connection.execute(
         f"set local lock_timeout = {round(1000 * seconds)}; set local idle_in_transaction_session_timeout = 0"
     )
+
+
+def _by_table(rows: Iterable[Any]) -> dict[str, list[str]]:
+    tables: dict[str, list[str]] = {}
+    for row in rows:
+        tables.setdefault(row["table_name"], []).append(row["row"])
+    return tables
+
+
+def _json(rows: Sequence[str]) -> str:
+    return "[" + ",".join(rows) + "]"
 
 
 def _pieces(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:

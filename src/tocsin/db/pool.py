@@ -66,7 +66,7 @@ def queries(module: str) -> Mapping[str, str]:
     """Return the statements of `queries/<module>.sql` by their names (`-- name: page`).
 
     `-- include: spoken(languages=$4)` stands for `fragments/spoken.sql`, which several statements share, with `$4` for
-    `@languages`.
+    `@languages`. A fragment can include others.
     """
     _, *parts = _NAME.split(_INCLUDE.sub(_fragment, _text_of("queries", module)))
     # Leading comments are removed, because tracing names a statement by its first word.
@@ -78,7 +78,7 @@ def _fragment(include: re.Match[str]) -> str:
     for pair in include[2].split(", ") if include[2] else ():
         name, value = pair.split("=")
         text = text.replace(f"@{name}", value)
-    return text
+    return _INCLUDE.sub(_fragment, text)
 
 
 def _text_of(folder: str, name: str) -> str:

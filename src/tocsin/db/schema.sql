@@ -263,7 +263,7 @@ CREATE FUNCTION tocsin.hold_events() RETURNS void
     LANGUAGE plpgsql
     AS $$
 begin
-    lock table events in share mode;
+    lock table events, imports, erasures, resolutions in share mode;
 end
 $$;
 
@@ -884,8 +884,8 @@ CREATE TABLE tocsin.moves (
     turn integer NOT NULL,
     state text NOT NULL,
     other text NOT NULL,
-    after_user integer DEFAULT 0 NOT NULL,
     closed_until timestamp with time zone,
+    is_leaving boolean DEFAULT false NOT NULL,
     received_turn integer DEFAULT 0 NOT NULL,
     received bigint DEFAULT 0 NOT NULL,
     CONSTRAINT moves_company_id_check CHECK ((company_id > 0)),

@@ -70,6 +70,7 @@ row as materialized (
     select 'dead_letters', to_jsonb(d)::text
     from event
     cross join lateral (select * from dead_letters where id = event.id and task = 'deliver' offset 0) d
+    where event.is_own
     union all
     select case when event.is_own then 'event_keys' else 'other_keys' end, to_jsonb(k)::text
     from event

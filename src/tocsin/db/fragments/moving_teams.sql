@@ -1,11 +1,9 @@
--- The rows `row` of the teams of the company @company after the team @low up to @high.
+-- The rows `row` of those of the teams @teams that are in the company @company.
 team as materialized (
-    select id from teams where id > @low and id <= @high and company_id = @company
+    select id from teams where id = any(@teams) and company_id = @company
 ),
 row as materialized (
-    select 'teams' as table_name, to_jsonb(t)::text as row
-    from team cross join lateral (select * from teams where id = team.id offset 0) t
+-- include: moving_rows(of=team, table=teams, key=id)
     union all
-    select 'members', to_jsonb(t)::text
-    from team cross join lateral (select * from members where team_id = team.id offset 0) t
+-- include: moving_rows(of=team, table=members, key=team_id)
 )

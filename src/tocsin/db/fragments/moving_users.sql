@@ -1,25 +1,20 @@
--- The rows `row` of the users of the company @company after the user @low up to @high, without pending work.
+-- The rows `row` of those of the users @users who are in the company @company, without pending work.
 person as materialized (
-    select id from users where id > @low and id <= @high and company_id = @company
+    select id from users where id = any(@users) and company_id = @company
 ),
 row as materialized (
-    select 'users' as table_name, to_jsonb(t)::text as row
-    from person cross join lateral (select * from users where id = person.id offset 0) t
+-- include: moving_rows(of=person, table=users, key=id)
     union all
-    select 'heads', to_jsonb(t)::text
-    from person cross join lateral (select * from heads where user_id = person.id offset 0) t
+-- include: moving_rows(of=person, table=heads, key=user_id)
     union all
-    select 'preferences', to_jsonb(t)::text
-    from person cross join lateral (select * from preferences where user_id = person.id offset 0) t
+-- include: moving_rows(of=person, table=preferences, key=user_id)
+    union all
+-- include: moving_rows(of=person, table=inbox, key=user_id)
+    union all
+-- include: moving_rows(of=person, table=changes, key=user_id)
     union all
     select 'devices', (to_jsonb(t) - 'lane')::text
     from person cross join lateral (select * from devices where user_id = person.id offset 0) t
-    union all
-    select 'inbox', to_jsonb(t)::text
-    from person cross join lateral (select * from inbox where user_id = person.id offset 0) t
-    union all
-    select 'changes', to_jsonb(t)::text
-    from person cross join lateral (select * from changes where user_id = person.id offset 0) t
     union all
     select 'deliveries', to_jsonb(t)::text
     from person

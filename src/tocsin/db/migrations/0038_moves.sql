@@ -8,8 +8,8 @@ create table moves (
     turn int not null, -- counts the moves of the company
     state text not null check (state in ('copying', 'moved', 'here')),
     other text not null, -- the cell that it moves to; with `here`, the cell that it came from
-    after_user int not null default 0, -- users up to this one are copied
     closed_until timestamptz, -- until then, the company is not served
+    is_leaving bool not null default false, -- it has moved, and rows of it are still here
     received_turn int not null default 0, -- the move that brings the company here,
     received bigint not null default 0 -- and which of its `moved_rows` are here
 );
@@ -53,7 +53,7 @@ create function hold_events() returns void
 language plpgsql
 as $$
 begin
-    lock table events in share mode;
+    lock table events, imports, erasures, resolutions in share mode;
 end
 $$;
 

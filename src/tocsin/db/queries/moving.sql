@@ -7,40 +7,38 @@ select pg_try_advisory_lock($1::bigint + hashtext(current_schema()) - hashtext('
 -- name: end_turn
 select pg_advisory_unlock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
--- name: wait_for_the_end
--- Wait for what a command that was killed still does. Its transactions hold this lock.
-select pg_advisory_xact_lock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
-
 -- name: whereabouts
-select company_id, turn, state, other, coalesce(closed_until > clock_timestamp(), false) as is_closed from moves
+select company_id, turn, state, other, coalesce(closed_until > clock_timestamp(), false) as is_closed, is_leaving from moves
 
 -- name: standing
-select turn, state, other, after_user, received_turn, received from moves where company_id = $1
+select turn, state, other, is_leaving, received_turn, received from moves where company_id = $1
 
 -- name: begin
-insert into moves (company_id, turn, state, other) values ($1, $2, 'copying', $3)
+-- Begin a move, or continue it with a further turn, unless the row has changed since it was read ($4, $5).
+insert into moves as m (company_id, turn, state, other) values ($1, $2, 'copying', $3)
 on conflict (company_id) do update
-set turn = excluded.turn, state = 'copying', other = excluded.other, after_user = 0, closed_until = null
+set turn = excluded.turn, state = 'copying', other = excluded.other, closed_until = null
+where m.turn = $4 and m.state = $5
+returning turn
 
 -- name: expect
--- At the target: which move brings the company here.
-insert into moves as m (company_id, turn, state, other, received_turn) values ($1, 0, 'here', $3, $2)
-on conflict (company_id) do update
-set received_turn = excluded.received_turn, received = 0
-where m.received_turn <> excluded.received_turn
-
--- name: copied
-update moves set after_user = $2 where company_id = $1
+-- At the target: which move brings the company here. This waits for what an earlier one still writes.
+insert into moves (company_id, turn, state, other, received_turn) values ($1, 0, 'here', $3, $2)
+on conflict (company_id) do update set received_turn = excluded.received_turn, received = 0
 
 -- name: close
 update moves set closed_until = clock_timestamp() + make_interval(secs => $2) where company_id = $1 and state = 'copying'
+
+-- name: stay_closed
+update moves set closed_until = clock_timestamp() + make_interval(secs => $2)
+where company_id = $1 and state = 'copying' and closed_until > clock_timestamp()
 
 -- name: reopen
 update moves set closed_until = null where company_id = $1 and state = 'copying'
 
 -- name: next_users
--- The end of the next range of users: at most 200 users, or about $3 entries.
-select max(id)
+-- The next range of users: at most 200 users, or about $3 entries.
+select coalesce(array_agg(id), '{}')
 from (
     select id, sum(total) over (order by id) - total as before
     from (
@@ -54,7 +52,7 @@ from (
 where before < $3
 
 -- name: next_teams
-select max(id) from (select id from teams where id > $1 and company_id = $2 order by id limit $3) few
+select array(select id from teams where id > $1 and company_id = $2 order by id limit $3)
 
 -- name: next_events
 -- Events of the company after $1 without recipients and without a job.
@@ -67,41 +65,63 @@ select array(
     limit $3
 )
 
+-- name: users_between
+select id from users where id > $1 and id <= $2 and company_id = $3
+
+-- name: teams_between
+select id from teams where id > $1 and id <= $2 and company_id = $3
+
 -- name: events_of_users
 select array(
     select distinct i.event_id
-    from (select id from users where id > $2 and id <= $3 and company_id = $1 offset 0) person
+    from (select id from users where id = any($2::int[]) and company_id = $1 offset 0) person
     cross join lateral (select event_id from inbox where user_id = person.id offset 0) i
 )
 
+-- name: keys_before
+-- A time after which the keys are of all transactions that end from now on.
+select now() - interval '2 minutes'
+
+-- name: next_keys
+-- The next keys of services of the company, and of services of all companies in the last hour.
+select kept_at, caller, method, path, key, to_jsonb(k)::text as row
+from idempotency_keys k
+where kept_at >= $2 and (kept_at, caller, method, path, key) > ($2, $3, $4, $5, $6) and caller not like 'user %'
+  and (
+      caller like '% of company ' || $1::int
+      or caller not like '% of company %' and kept_at > now() - interval '1 hour'
+  )
+order by kept_at, caller, method, path, key
+limit $7
+
 -- name: digest_of_users
 with
--- include: moving_users(company=$1, low=$2, high=$3)
-select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark from row group by table_name order by table_name
+-- include: moving_users(company=$1, users=$2::int[])
+-- include: moving_digest
 
 -- name: rows_of_users
+-- With the number of erasures, by which new events here are younger than the users that come.
 with
--- include: moving_users(company=$1, low=$2, high=$3)
-select table_name, row from row
+-- include: moving_users(company=$1, users=$2::int[])
+select table_name, row from row union all select 'generations', to_jsonb(g)::text from generations g where g.id = 1
 
 -- name: digest_of_teams
 with
--- include: moving_teams(company=$1, low=$2, high=$3)
-select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark from row group by table_name order by table_name
+-- include: moving_teams(company=$1, teams=$2::int[])
+-- include: moving_digest
 
 -- name: rows_of_teams
 with
--- include: moving_teams(company=$1, low=$2, high=$3)
+-- include: moving_teams(company=$1, teams=$2::int[])
 select table_name, row from row
 
 -- name: digest_of_events
 with
 -- include: moving_events(company=$1::int, events=$2::uuid[])
-select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark
-from row
-where table_name <> 'other_keys'
-group by table_name
-order by table_name
+, digested as (
+    select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark from row group by table_name
+)
+select * from digested where table_name <> 'other_keys' order by table_name
 
 -- name: rows_of_events
 with
@@ -109,19 +129,47 @@ with
 select table_name, row from row
 
 -- name: taken_users
--- Ids of the other database that belong to other companies here.
-select id from users where id = any($1::int[]) and company_id <> $2 limit 10
+-- Ids of the other database that others have here.
+select u.id
+from json_populate_recordset(null::users, $1::json) as given
+cross join lateral (select * from users where id = given.id offset 0) u
+where u.company_id <> given.company_id
+limit 10
 
 -- name: taken_teams
-select id from teams where id = any($1::int[]) and company_id <> $2 limit 10
+select t.id
+from json_populate_recordset(null::teams, $1::json) as given
+cross join lateral (select * from teams where id = given.id offset 0) t
+where t.company_id <> given.company_id
+limit 10
+
+-- name: taken_events
+select e.id
+from json_populate_recordset(null::events, $1::json) as given
+cross join lateral (select * from events where id = given.id offset 0) e
+where (e.service, e.company_id, e.digest) is distinct from (given.service, given.company_id, given.digest)
+limit 10
+
+-- name: divided_events
+-- Those of these events of services of all companies whose parts cannot be put together: they wait in the other database ($2) and
+-- have been delivered here, or the other way round.
+select e.id
+from unnest($1::uuid[]) as given (id)
+cross join lateral (select * from events where id = given.id offset 0) e
+where e.company_id is null
+  and case
+          when $2 then exists (select from recipients r where r.event_id = e.id)
+          else exists (select from jobs j where j.id = e.id) or exists (select from dead_letters d where d.id = e.id)
+      end
+limit 10
 
 -- name: receive
-select set_config('tocsin.receiving', 'on', true),
-       pg_advisory_xact_lock_shared($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
+-- Whether the move $2 still brings the company here; no other one begins until the end of the transaction.
+select set_config('tocsin.receiving', 'on', true), received_turn = $2 as is_expected from moves where company_id = $1 for share
 
 -- name: discard_users
 with person as materialized (
-    select id from users where id > $2 and id <= $3 and company_id = $1
+    select id from users where id = any($2::int[]) and company_id = $1
 ),
 entry as (
     delete from inbox where user_id = any(array(select id from person))
@@ -141,23 +189,48 @@ asked as (
 delete from users where id = any(array(select id from person))
 
 -- name: discard_teams
-delete from teams where id > $2 and id <= $3 and company_id = $1
+delete from teams where id = any($2::int[]) and company_id = $1
 
 -- name: discard_events
--- Delete those of these events that are of the company $1, or have recipients of no other company.
+-- Delete those of these events that users of no other company here have, or wait for: events of the company, of services of all
+-- companies, and of companies that have left.
 with alone as materialized (
     select e.id, e.service, e.company_id, e.key, e.subjects
     from unnest($2::uuid[]) as given (id)
     cross join lateral (select * from events where id = given.id offset 0) e
-    where e.company_id = $1
-       or not exists (
-           select
-           from recipients r
-           cross join unnest(r.user_ids) as named (user_id)
-           where r.event_id = e.id and (select u.company_id <> $1 from users u where u.id = named.user_id)
-       )
+    where case
+              when e.company_id = $1 then true
+              when e.company_id is null then not exists (select from dead_letters d where d.id = e.id)
+              else (select m.state = 'moved' from moves m where m.company_id = e.company_id)
+          end
+      and not exists (select from jobs j where j.id = e.id)
+      and not exists (
+          select
+          from recipients r
+          cross join unnest(r.user_ids) as named (user_id)
+          where r.event_id = e.id and (select u.company_id <> $1 from users u where u.id = named.user_id)
+      )
 ),
--- include: moving_alone
+content as (
+    delete from contents where event_id = any(array(select id from alone))
+),
+subject as (
+    delete from subjects s using alone a where s.event_id = a.id and s.subject = any(a.subjects)
+),
+recipient as (
+    delete from recipients where event_id = any(array(select id from alone))
+),
+cancellation as (
+    delete from cancellations where event_id = any(array(select id from alone))
+),
+dead as (
+    delete from dead_letters where id = any(array(select id from alone))
+),
+key as (
+    delete from event_keys k using alone a
+    where a.key is not null and k.service = a.service and k.company_id = coalesce(a.company_id, 0) and k.key = a.key
+      and k.event_id = a.id
+)
 delete from events where id = any(array(select id from alone))
 
 -- name: put_users
@@ -200,7 +273,11 @@ insert into clears select * from json_populate_recordset(null::clears, $1::json)
 insert into deliveries select * from json_populate_recordset(null::deliveries, $1::json) on conflict do nothing
 
 -- name: put_idempotency_keys
-insert into idempotency_keys select * from json_populate_recordset(null::idempotency_keys, $1::json) on conflict do nothing
+insert into idempotency_keys as k select * from json_populate_recordset(null::idempotency_keys, $1::json)
+on conflict (caller, method, path, key) do update
+set digest = excluded.digest, status = excluded.status, body = excluded.body, kept_at = excluded.kept_at,
+    import_id = excluded.import_id
+where k.kept_at < excluded.kept_at
 
 -- name: put_teams
 insert into teams select * from json_populate_recordset(null::teams, $1::json)
@@ -225,7 +302,6 @@ set users = array(
         where (select u.company_id <> $2::int from users u where u.id = named.id)
     ) || excluded.excepted,
     data = excluded.data, params = excluded.params, subjects = excluded.subjects, erased = excluded.erased
-where e.digest is not distinct from excluded.digest and e.company_id is not distinct from excluded.company_id
 
 -- name: put_recipients
 insert into recipients as r select * from json_populate_recordset(null::recipients, $1::json)
@@ -240,6 +316,7 @@ set user_ids = array(
         where (select u.company_id <> $2::int from users u where u.id = pair.user_id)
         order by nth
     ) || excluded.team_ids,
+    dropped = excluded.dropped, delivered_at = excluded.delivered_at,
     reached = excluded.reached + (
         select count(*) from unnest(r.user_ids) as named (user_id)
         where (select u.company_id <> $2::int from users u where u.id = named.user_id)
@@ -256,7 +333,10 @@ insert into subjects select * from json_populate_recordset(null::subjects, $1::j
 insert into cancellations select * from json_populate_recordset(null::cancellations, $1::json) on conflict do nothing
 
 -- name: put_dead_letters
-insert into dead_letters select * from json_populate_recordset(null::dead_letters, $1::json) on conflict do nothing
+insert into dead_letters
+select * from json_populate_recordset(null::dead_letters, $1::json) as d
+where not exists (select from jobs j where j.id = d.id)
+on conflict do nothing
 
 -- name: put_event_keys
 insert into event_keys select * from json_populate_recordset(null::event_keys, $1::json)
@@ -270,32 +350,19 @@ insert into erased_ids select * from json_populate_recordset(null::erased_ids, $
 on conflict (digest) do update set erased_at = greatest(erased_ids.erased_at, excluded.erased_at)
 
 -- name: put_generations
--- New events here are younger than all users that come.
 insert into generations as g select * from json_populate_recordset(null::generations, $1::json)
 on conflict (id) do update set current = greatest(g.current, excluded.current)
 
 -- name: put_jobs
--- Users of other companies who have got an event here already do not get it again.
+-- An event that waits has not failed.
 with job as (
-    insert into jobs select * from json_populate_recordset(null::jobs, $1::json) on conflict do nothing
-    returning id, progress
+    insert into jobs select * from json_populate_recordset(null::jobs, $1::json) on conflict do nothing returning id
 )
-update events e
-set excepted = e.excepted || got.user_ids
-from (
-    select job.id, array_agg(named.user_id) as user_ids
-    from job
-    join recipients r on r.event_id = job.id
-    cross join unnest(r.user_ids) as named (user_id)
-    where named.user_id > job.progress
-    group by job.id
-) got
-where e.id = got.id
+delete from dead_letters where id = any(array(select id from job))
 
 -- name: still
 -- Retention, which takes this lock for each step, deletes nothing until the end of the transaction.
-select pg_advisory_xact_lock_shared($1::bigint + hashtext(current_schema()) - hashtext('tocsin')),
-       pg_advisory_xact_lock_shared($2::bigint + hashtext(current_schema()) - hashtext('tocsin'))
+select pg_advisory_xact_lock_shared($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: busy
 -- What has to end before a company can leave: imports, erasures and resolutions that may concern it.
@@ -304,25 +371,33 @@ select (select count(*) from imports where company_id = $1 or company_id is null
     + (select count(*) from erasures)
 
 -- name: pending
--- The events that wait and have users or teams of the company.
-select e.id, e.company_id is not distinct from $1 as is_own
-from jobs j
-cross join lateral (select * from events where id = j.id offset 0) e
-where j.task = 'deliver' and (
-    e.company_id = $1
-    or e.company_id is null and (
-        exists (
-            select from unnest(e.users) as named (id)
-            where (select u.company_id = $1 from users u where u.id = named.id)
-               or (select m.company_id = $1 from moved_ids m where m.kind = 'user' and m.id = named.id)
-        )
-        or exists (
-            select from unnest(e.teams) as named (id)
-            where (select t.company_id = $1 from teams t where t.id = named.id)
-               or (select m.company_id = $1 from moved_ids m where m.kind = 'team' and m.id = named.id)
-        )
-    )
-)
+-- The events that wait and have users or teams of the company, and such failed ones of services of all companies; and whether
+-- others have users or teams in them.
+select e.id, w.is_dead, not (named.has_others and e.company_id is null) as is_own
+from (
+    select id, false as is_dead from jobs where task = 'deliver'
+    union all
+    select id, true from dead_letters where task = 'deliver'
+) w
+cross join lateral (select * from events where id = w.id offset 0) e
+cross join lateral (
+    select coalesce(bool_or(found.company_id = $1), false) as has_own, coalesce(bool_or(found.company_id <> $1), false) as has_others
+    from (
+        select coalesce(
+                   (select u.company_id from users u where u.id = one.id),
+                   (select m.company_id from moved_ids m where m.kind = 'user' and m.id = one.id)
+               ) as company_id
+        from unnest(e.users) as one (id)
+        union all
+        select coalesce(
+                   (select t.company_id from teams t where t.id = one.id),
+                   (select m.company_id from moved_ids m where m.kind = 'team' and m.id = one.id)
+               )
+        from unnest(e.teams) as one (id)
+    ) found
+    where e.company_id is null
+) named
+where e.company_id = $1 and not w.is_dead or e.company_id is null and named.has_own
 
 -- name: lock_jobs
 select id from jobs where id = any($1::uuid[]) and worker_id is null order by id for update skip locked
@@ -364,11 +439,7 @@ select id from teams where company_id = $1 order by id for update
 insert into moved_rows (company_id, table_name, row)
 select $1, table_name, row
 from (
-    select 'generations' as table_name, to_jsonb(g)::text as row from generations g
-    union all
-    select 'erased_ids', to_jsonb(e)::text from erased_ids e where e.erased_at > now() - interval '1 hour'
-    union all
-    select 'idempotency_keys', to_jsonb(k)::text from idempotency_keys k where k.caller like '% of company ' || $1::int
+    select 'erased_ids' as table_name, to_jsonb(e)::text as row from erased_ids e where e.erased_at > now() - interval '1 hour'
     union all
     select 'clears', to_jsonb(c)::text
     from (select id from users where company_id = $1 offset 0) person
@@ -379,6 +450,20 @@ from (
     cross join lateral (select * from deliveries where user_id = person.id and settled_at is null offset 0) d
 ) rest
 
+-- name: stash_keys
+-- Keep the keys of services and of users of the company who have left that were taken since $2.
+insert into moved_rows (company_id, table_name, row)
+select $1::int, 'idempotency_keys', to_jsonb(k)::text
+from idempotency_keys k
+where k.kept_at >= $2
+  and case
+          when k.caller like 'user %' then exists (
+              select from moved_ids m
+              where m.kind = 'user' and m.id = substring(k.caller from '^user ([0-9]+)$')::int and m.company_id = $1
+          )
+          else k.caller like '% of company ' || $1::int or k.caller not like '% of company %'
+      end
+
 -- name: stash_events
 with
 -- include: moving_events(company=$1::int, events=$2::uuid[])
@@ -388,10 +473,15 @@ from row
 where table_name <> 'dead_letters'
 
 -- name: stash_jobs
--- Keep the jobs of these events ($2) for the target, and delete some ($3).
+-- Keep the jobs and dead letters of these events ($2) for the target, and delete some ($3).
 with kept as (
     insert into moved_rows (company_id, table_name, row)
-    select $1, 'jobs', (to_jsonb(j) || '{"worker_id": null}')::text from jobs j where j.id = any($2::uuid[])
+    select $1::int, 'jobs', (to_jsonb(j) || '{"worker_id": null}')::text from jobs j where j.id = any($2::uuid[])
+    union all
+    select $1, 'dead_letters', to_jsonb(d)::text from dead_letters d where d.id = any($2::uuid[])
+),
+dead as (
+    delete from dead_letters where id = any($3::uuid[])
 )
 delete from jobs where id = any($3::uuid[])
 
@@ -424,18 +514,19 @@ gone as (
 delete from users u using person p where u.id = p.id
 
 -- name: hold_events
--- Until the end of the transaction no event is accepted.
+-- Until the end of the transaction no event, import, erasure or resolution is accepted.
 select hold_events()
 
 -- name: switch
-update moves set state = 'moved', closed_until = null
-where company_id = $1 and state = 'copying' and closed_until > clock_timestamp()
+update moves set state = 'moved', is_leaving = true, closed_until = null
+where company_id = $1 and turn = $2 and state = 'copying' and closed_until > clock_timestamp()
 
 -- name: next_rows
 select number, table_name, row from moved_rows where company_id = $1 and number > $2 order by number limit $3
 
 -- name: received
-update moves set received = $2, state = 'here' where company_id = $1
+-- Note which rows are here; no row if another command has brought them.
+update moves set received = $2, state = 'here' where company_id = $1 and received_turn = $3 and (received < $2 or $2 = 0) returning received
 
 -- name: forget_rows
 delete from moved_rows where company_id = $1 and number <= $2
@@ -492,22 +583,6 @@ set user_ids = l.user_ids, team_ids = l.team_ids, reached = cardinality(l.user_i
 from left_over l
 where l.user_ids <> '{}' and r.event_id = l.event_id and r.after_user = l.after_user
 
--- name: forget_events
--- Delete those of these events that are of the company, or that have no recipients and do not wait.
-with alone as materialized (
-    select e.id, e.service, e.company_id, e.key, e.subjects
-    from unnest($2::uuid[]) as given (id)
-    cross join lateral (select * from events where id = given.id offset 0) e
-    where not exists (select from jobs j where j.id = e.id)
-      and (
-          e.company_id = $1
-          or not exists (select from recipients r where r.event_id = e.id)
-          and not exists (select from dead_letters d where d.id = e.id)
-      )
-),
--- include: moving_alone
-delete from events where id = any(array(select id from alone))
-
 -- name: forget_ids
 delete from moved_ids where kind = 'user' and id = any($1::int[])
 
@@ -522,5 +597,8 @@ select array(select id from events where id > $1 and company_id = $2 order by id
 -- name: forget_rest
 with team as (
     delete from moved_ids where kind = 'team' and company_id = $1
+),
+left_all as (
+    update moves set is_leaving = false where company_id = $1
 )
 delete from idempotency_keys where caller like '% of company ' || $1::int

@@ -1,0 +1,1 @@
+select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark from row group by table_name order by table_name

@@ -10,10 +10,10 @@ from tests.support.events import CASE, accepted, custom, note, post
 from tests.support.service import Api, serving
 from tests.support.waiting import until
 from tests.support.workers import impatient, work
-from tocsin import fanout, jobs
+from tocsin import fanout, inbox, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Borrowed, Connection, connect, queries
-from tocsin.ids import new_id
+from tocsin.ids import MAX_ID, new_id
 
 KEYS = ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"]
 SAMPLES = sorted(CATALOGUE.samples)
@@ -253,3 +253,13 @@ async def test_fanout_statements_use_generic_plans(idle: Api) -> None:
         statements = [queries("fanout")["outline"], queries("inbox")["enter"], queries("fanout")["insert_contents"]]
         plans = "select generic_plans, custom_plans from pg_prepared_statements where statement = any($1)"
         assert [tuple(row) for row in await connection.fetch(plans, statements)] == [(4, 5)] * 3
+
+
+async def test_statement_of_a_large_chunk_uses_a_generic_plan(idle: Api) -> None:
+    await idle.people(1, 2)
+    async with idle.app_state.database.connection() as connection:
+        for _ in range(9):
+            event = await accepted(idle, 1, 2)
+            await inbox.enter(connection, [(event, 0, MAX_ID)], ["en"], [], is_bulk=True)
+        plans = "select generic_plans, custom_plans from pg_prepared_statements where statement = $1"
+        assert [tuple(row) for row in await connection.fetch(plans, queries("inbox")["enter_many"])] == [(4, 5)]

@@ -89,6 +89,52 @@ async def test_text_is_rendered_once_for_all_recipients_of_a_language(idle: Api)
     assert sorted(found["user_ids"]) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("users", "teams", "count"),
+    [([1, 6, 8], [7, 9], 5), ([], [9], 2), ([2, 6, 7], [], 2), ([5], [], 0)],
+    ids=["users and teams", "one team", "users", "nobody who is active"],
+)
+async def test_large_chunk_writes_what_a_small_one_writes(
+    idle: Api, users: list[int], teams: list[int], count: int
+) -> None:
+    await populate(idle, 7)
+    await idle.people(8, locale="da")
+    await idle.team(9, 3, 4, 8)
+    await register(idle, 3, "ab" * 32)
+    await idle.app_state.database.value("update heads set active = false where user_id in (4, 5)")
+    event = await accepted(idle, *users, teams=teams, **{"except": [2]})
+    small, large = [await written(idle, event, is_bulk=is_bulk) for is_bulk in (False, True)]
+    assert large == small
+    assert len(large["inbox"]) == count
+
+
+async def written(api: Api, event: UUID, *, is_bulk: bool) -> dict[str, list[Any]]:
+    """Enter an event, and return what it answers and writes, without times; then undo it."""
+    async with api.app_state.database.connection() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        lanes = ["apns/default"]
+        entered = await inbox.enter(connection, [(event, 0, MAX_ID)], ["en", "da"], lanes, is_bulk=is_bulk)
+        found: dict[str, list[Any]] = {
+            "answer": [
+                {**each, "languages": sorted(each["languages"]), "user_ids": sorted(each["user_ids"])}
+                for each in entered
+            ]
+        }
+        for table, times in (
+            ("heads", "{last_at}"), ("inbox", "{created_at}"), ("deliveries", "{due_at,made_at,is_bulk}")
+        ):  # fmt: skip
+            rows = await connection.fetch(f"select (to_jsonb(t) - '{times}'::text[])::text as row from {table} t")
+            found[table] = sorted(row["row"] for row in rows)
+        rows = await connection.fetch("select after_user, user_ids, team_ids, reached, dropped from recipients")
+        found["recipients"] = [
+            (after, sorted(zip(user_ids, team_ids, strict=True)), *counts)
+            for after, user_ids, team_ids, *counts in rows
+        ]
+        await transaction.rollback()
+    return found
+
+
 async def test_unknown_team_that_an_event_skipped_gets_nothing_when_it_is_created(idle: Api) -> None:
     await idle.people(1, 2)
     event, worker = await accepted(idle, 1, teams=[7], unknown="skip"), new_id()

@@ -326,11 +326,15 @@ async def enter(
 ) -> Sequence[Record]:
     """Enter events into the inboxes of their recipients. A chunk is an event and a range of user ids.
 
-    Creates a delivery for each device in one of `push_lanes`. Returns the events that have recipients: their content,
-    their languages, their users, and whether there are deliveries.
+    With `is_bulk`, each chunk is large, and is entered by a statement of its own. Creates a delivery for each device in
+    one of `push_lanes`. Returns the events that have recipients: their content, their languages, their users, and
+    whether there are deliveries.
     """
-    columns = map(list, zip(*chunks, strict=True))
-    found: list[Record] = await connection.fetch(_SQL["enter"], *columns, languages, push_lanes, is_bulk, len(chunks))
+    statement, parts = ("enter_many", [[chunk] for chunk in chunks]) if is_bulk else ("enter", [chunks])
+    found: list[Record] = []
+    for part in parts:
+        columns = map(list, zip(*part, strict=True))
+        found += await connection.fetch(_SQL[statement], *columns, languages, push_lanes, len(part))
     return found
 
 

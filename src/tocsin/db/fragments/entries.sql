@@ -15,7 +15,7 @@ pushed as (
     -- A delivery for each device in one of the lanes. Without lanes, no device is looked up; the sub-select hides this
     -- from the planner, which would otherwise plan the statement for each execution.
     insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending)
-    select entry.event_id, d.id, entry.user_id, d.lane, @is_bulk, d.type, right(d.token, 6)
+    select entry.event_id, d.id, entry.user_id, d.lane, false, d.type, right(d.token, 6)
     from entry
     cross join lateral (
         select id, lane, type, token from devices where user_id = entry.user_id and lane = any(@lanes::text[]) offset 0

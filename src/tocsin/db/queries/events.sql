@@ -76,7 +76,7 @@ recipient as materialized (
     select * from reached where (ordinal in (select ordinal from piece)) is true
 ),
 -- include: head
--- include: entries(lanes=$24, is_bulk=false)
+-- include: entries(lanes=$24)
 ,
 said as (
     insert into contents (event_id, language, body)

@@ -474,33 +474,77 @@ select count(*) from old
 -- their jobs, so that words that are erased at the same time are not rendered.
 --
 -- Each list of users is read once, and joined only by an index: the planner expects every list to be short, and would
--- compare each row of one list with each row of another. The limit is the number of events. It shows the planner that
--- they are few, so that it keeps its plan.
-with candidate as materialized (
-    select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
-           e.accepted_at, e.generation,
-           case
-               when e.company_id is null then e.teams
-               else array(select t.id from teams t where t.id = any(e.teams) and t.company_id = e.company_id)
-           end as teams
-    from (
-        select *
-        from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as given (event_id, after_user, up_to, ordinal)
-        limit $7::bigint
-    ) p
-    join events e on e.id = p.event_id
-),
+-- compare each row of one list with each row of another.
+with
+-- include: chunks
 -- include: found(into=recipient)
 -- include: head
 speaker as (select locale from head),
 -- include: spoken(languages=$4)
 piece as (select * from candidate),
--- include: entries(lanes=$5, is_bulk=$6)
+-- include: entries(lanes=$5)
 select e.id, e.kind, e.data, e.params, e.erased, result.languages, result.user_ids,
        exists (select from pushed) as pushed
 from result
 join events e on e.id = result.event_id
 where result.languages is not null
+
+-- name: enter_many
+-- The same for a large chunk of one event, whose users get one entry each: the index of the heads, and that of the devices,
+-- is read once, in its order.
+with
+-- include: chunks
+-- include: found(into=recipient)
+head as (
+    update heads h
+    set position = h.position + 1, total = h.total + 1, unread = h.unread + 1,
+        last_at = greatest(h.last_at, clock_timestamp())
+    where h.user_id = any(array(select user_id from recipient order by user_id)) and h.active
+    returning h.user_id, h.position, h.last_at, h.locale
+),
+speaker as (select locale from head),
+-- include: spoken(languages=$4)
+delivered as (
+    insert into inbox (position, created_at, event_id, user_id, language)
+    select position, last_at, ($1::uuid[])[1], user_id, (select languages from spoken) ->> locale
+    from head
+),
+pushed as (
+    insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending)
+    select ($1::uuid[])[1], d.id, d.user_id, d.lane, true, d.type, right(d.token, 6)
+    from devices d
+    where cardinality((select $5::text[])) > 0 and d.user_id = any(array(select user_id from head))
+      and d.lane = any($5::text[])
+    returning true
+),
+meant as materialized (
+    select count(*)::int as n, min(team_id) as first_team, max(team_id) as last_team from recipient
+),
+got as materialized (
+    select count(*)::int as n, coalesce(array_agg(user_id order by user_id), '{}') as user_ids from head
+),
+noted as (
+    insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)
+    select ($1::uuid[])[1], ($2::int[])[1], user_ids,
+           case
+               when (select first_team = last_team from meant) then array_fill((select first_team from meant), array[n])
+               else array(
+                   select r.team_id
+                   from recipient r
+                   full join head using (user_id)
+                   where head.position is not null
+                   order by user_id
+               )
+           end,
+           n, (select n from meant) - n
+    from got
+    where exists (select from candidate)
+)
+select e.id, e.kind, e.data, e.params, e.erased, (select user_ids from got) as user_ids,
+       array(select distinct language from jsonb_each_text((select languages from spoken)) as of (locale, language)) as languages,
+       exists (select from pushed) as pushed
+from events e
+where e.id = ($1::uuid[])[1] and (select n from got) > 0
 
 -- name: count_history
 -- Count imported notifications, whose positions are below all others. Clients have to load the list again.

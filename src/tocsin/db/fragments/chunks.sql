@@ -1,0 +1,16 @@
+-- The events $1 with the users above $2 up to $3. The limit is the number of events. It shows the planner that they are few, so
+-- that it keeps its plan.
+candidate as materialized (
+    select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
+           e.accepted_at, e.generation,
+           case
+               when e.company_id is null then e.teams
+               else array(select t.id from teams t where t.id = any(e.teams) and t.company_id = e.company_id)
+           end as teams
+    from (
+        select *
+        from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as given (event_id, after_user, up_to, ordinal)
+        limit $6::bigint
+    ) p
+    join events e on e.id = p.event_id
+),

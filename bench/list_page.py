@@ -41,9 +41,9 @@ async def _filled(running: Service) -> range:
 
 def _script(owners: range) -> str:
     """Return the statement of a first page, for a random user."""
-    statement = queries("inbox")["page"]
-    for parameter, value in (("$1", ":owner"), ("$2", ":before"), ("$3", ":rows")):
-        statement = statement.replace(parameter, value)
+    statement = queries("inbox")["pages"]
+    for parameter, value in (("$1", ":owner"), ("$2", ":before"), ("$3", ":rows"), ("$4", "false")):
+        statement = statement.replace(parameter, f"array[{value}]")
     sets = f"""\
 \\set owner random({owners.start}, {owners.stop - 1})
 \\set before {NEWEST}

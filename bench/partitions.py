@@ -87,7 +87,7 @@ async def cost_of(database: Database, kind: str, calls: int, users: int = USERS)
         if kind == "deliver":
             await intake.accept(Draft(draft, [user_id], [], "crm", None))
         elif kind == "page":
-            await inbox.page(database, UserCaller(user_id, 0), unread=False, limit=15)
+            await inbox.Pages(database).of(UserCaller(user_id, 0), unread=False, limit=15)
         else:
             await inbox.changes_since(database, {user_id: INBOX * 1000})
     return (used(pid) - before) / calls / 1000

@@ -332,7 +332,7 @@ async def test_page_holds_what_is_below_a_position_newest_first(api: Api) -> Non
         shown = [row for row in rows if row["unread"] or not unread]
         for before, limit in product([inbox.NEWEST, *(row["position"] for row in rows)], range(1, 9)):
             below = [row for row in shown if row["position"] < before]
-            page = await inbox.page(database, user, unread=unread, before=before, limit=limit)
+            page = await inbox.Pages(database).of(user, unread=unread, before=before, limit=limit)
             found = [entry["id"] for entry in json.loads(f"[{page.data}]")]
             assert found == [str(row["event_id"]) for row in below[:limit]]
             assert page.more == (len(below) > limit)
@@ -354,8 +354,8 @@ async def test_largest_pages_of_a_large_inbox_are_complete(api: Api) -> None:
         found: list[str] = []
         before: int | None = inbox.NEWEST
         while before is not None and len(found) < len(due):
-            page = await inbox.page(
-                api.app_state.database, UserCaller(1, 2**31), unread=unread, before=before, limit=100
+            page = await inbox.Pages(api.app_state.database).of(
+                UserCaller(1, 2**31), unread=unread, before=before, limit=100
             )
             found += [entry["id"] for entry in json.loads(f"[{page.data}]")]
             assert page.more == (len(found) < len(due))
@@ -369,8 +369,8 @@ async def test_page_of_an_inactive_or_unknown_user_is_refused(api: Api, *, unrea
     await api.people(3, active=False)
     for user in (3, 4):
         with pytest.raises(Unauthenticated):
-            await inbox.page(api.app_state.database, UserCaller(user, 2**31), unread=unread, limit=15)
-    page = await inbox.page(api.app_state.database, UserCaller(1, 2**31), unread=unread, limit=15)
+            await inbox.Pages(api.app_state.database).of(UserCaller(user, 2**31), unread=unread, limit=15)
+    page = await inbox.Pages(api.app_state.database).of(UserCaller(1, 2**31), unread=unread, limit=15)
     assert (page.data, page.total, page.unread, page.more, page.last) == ("", 0, 0, False, None)
 
 
@@ -401,6 +401,35 @@ async def test_mark_locks_the_head_before_entries(api: Api, method: str, path: s
         await reaches(lambda: database.value(waiting), 1)
         assert len(await connection.fetch("select from inbox where user_id = 1 for update skip locked")) == 2
     assert (await marking).status_code == 204
+
+
+async def test_pages_that_share_a_statement_are_those_that_each_caller_asked_for(idle: Api, database: Database) -> None:
+    users = range(1, 8)
+    await idle.people(*users)
+    for count, user in enumerate(users):
+        for _ in range(count):
+            await idle.as_service("POST", "/events", json=custom(user))
+    await work(idle)
+    for user in users[3:]:
+        await idle.as_user(user, "PUT", f"/notifications/{(await idle.ids(user))[1]}/read")
+    await idle.people(users[-1], active=False)
+    pages = inbox.Pages(database)
+    asked: list[dict[str, Any]] = [
+        {"unread": unread, "before": before, "limit": limit}
+        for unread, before, limit in product([True, False], [inbox.NEWEST, 3], [1, 2, 40])
+    ]
+    calls = list(product([*users, 99], asked))
+    shared = await asyncio.gather(
+        *(pages.of(UserCaller(user, 2**31), **page) for user, page in calls), return_exceptions=True
+    )
+    for (user, page), found in zip(calls, shared, strict=True):
+        if user in {users[-1], 99}:
+            assert isinstance(found, Unauthenticated)
+        else:
+            assert found == await pages.of(UserCaller(user, 2**31), **page)
+            ids = [each["id"] for each in json.loads(f"[{found.data}]")]
+            mine = "select count(*) from inbox where user_id = $1 and event_id = any($2::uuid[])"
+            assert await database.value(mine, user, ids) == len(ids)
 
 
 async def test_failed_look_up_of_cursors_fails_every_request_that_shares_it(

@@ -214,7 +214,7 @@ async def test_marks_admit_exactly_the_tokens_that_pages_admit(idle: Api, state:
     now, unknown, seen = moment.timestamp(), UUID(int=1), set()
     for issued in (None, now - 30.001, now - 30, now - 29, now - 0.000_001, now, now + 0.000_001, now + 60, now + 7200):
         user = UserCaller(PERSON, 0, issued)
-        refused = await said(inbox.page(database, user, unread=False, limit=1))
+        refused = await said(inbox.Pages(database).of(user, unread=False, limit=1))
         seen.add(refused == "")
         marks = inbox.read(database, user, unknown), inbox.unread(database, user, unknown)
         for call in (*marks, inbox.delete(database, user, unknown), inbox.one(database, user, unknown)):

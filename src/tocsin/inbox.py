@@ -4,21 +4,21 @@ Every change first locks the head of the inbox. So the changes and deliveries of
 of their positions.
 """
 
-import asyncio
 import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tocsin.auth.claims import CLOCK_SKEW, UserCaller
-from tocsin.batches import Batches
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
+from tocsin.look_ups import LookUps
 from tocsin.validation import field_error
 
 NEWEST = 2**63 - 1
@@ -29,6 +29,12 @@ OLDEST = -(2**62)
 
 FIRST_RECORD = -(2**31)
 """The `after_user` below all others."""
+
+PARALLEL_PAGES = 4
+"""Statements for pages that run at the same time."""
+
+ROWS_OF_PAGES = 120
+"""Rows of pages after which a statement takes no more of them: one that has to read from the disk delays the others."""
 
 MAX_CHANGES = 500
 """Maximum changes per response."""
@@ -104,45 +110,53 @@ class InboxChanges:
         return _admits(issued, datetime.fromtimestamp(self.made / 1e6, UTC), self.tokens_from)
 
 
-class Cursors:
-    """Looks up the cursors of inboxes. Requests that arrive during a look-up share the next statement.
+class Asked(NamedTuple):
+    """A page that is asked for: at most `limit` (at most 100) notifications below position `before`."""
 
-    A statement for ten inboxes costs little more than a statement for one, and an unchanged page needs only the cursor.
-    """
+    user_id: int
+    before: int
+    limit: int
+    unread: bool
+
+
+class Cursors:
+    """Looks up the cursors of inboxes: an unchanged page needs only the cursor."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asked: dict[int, asyncio.Future[Record | None]] = {}
-        self._batches: Batches[int] = Batches(self._look)
+        self._look_ups = LookUps(self._look)
 
     async def of(self, user: UserCaller) -> str:
         """Return the cursor of the caller's inbox. It is different after each change. Raises like `owner`."""
-        asked = self._asked.get(user.id)
-        if asked is None:
-            asked = self._asked[user.id] = asyncio.get_running_loop().create_future()
-            self._batches.add([user.id])
-        found = await _admitted(self._database, user, await asyncio.shield(asked))
+        found = await _admitted(self._database, user, await self._look_ups.of(user.id))
         return cursor_of(_micros(found["made_at"]), found["at"])
 
-    async def _look(self, user_ids: Sequence[int]) -> None:
-        asked = {user_id: self._asked.pop(user_id) for user_id in user_ids}
-        try:
-            rows = await self._database.rows(_SQL["heads"], user_ids)
-        except Exception as error:  # noqa: BLE001 - every caller gets the error
-            for waiting in asked.values():
-                waiting.set_exception(error)
-                waiting.exception()  # there may be no caller left
-            return
-        found = {row["user_id"]: row for row in rows}
-        for user_id, waiting in asked.items():
-            waiting.set_result(found.get(user_id))
+    async def _look(self, user_ids: Sequence[int]) -> dict[int, Record]:
+        return {row["user_id"]: row for row in await self._database.rows(_SQL["heads"], user_ids)}
 
 
-async def page(database: Database, user: UserCaller, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
-    """Return up to `limit` (at most 100) notifications of a caller below position `before`. Raises like `owner`."""
-    row = await database.row(_SQL["unread_page" if unread else "page"], user.id, before, limit)
-    at, made_at, _, total, unread_count, more, last, data = await _admitted(database, user, row)
-    return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
+class Pages:
+    """Looks up pages of inboxes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._look_ups = LookUps(self._look, _count_of_next, PARALLEL_PAGES)
+
+    async def of(self, user: UserCaller, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
+        """Return up to `limit` (at most 100) notifications of a caller below position `before`. Raises like `owner`."""
+        row = await self._look_ups.of(Asked(user.id, before, limit, unread))
+        _, at, made_at, _, total, unread_count, more, last, data = await _admitted(self._database, user, row)
+        return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
+
+    async def _look(self, asked: Sequence[Asked]) -> dict[Asked, Record]:
+        columns = map(list, zip(*asked, strict=True))
+        return {asked[row["number"] - 1]: row for row in await self._database.rows(_SQL["pages"], *columns)}
+
+
+def _count_of_next(asked: Sequence[Asked]) -> int:
+    """Return how many of the pages that are asked for have few rows together."""
+    rows = accumulate(page.limit for page in asked)
+    return next((count for count, total in enumerate(rows, 1) if total >= ROWS_OF_PAGES), len(asked))
 
 
 async def changes(database: Database, user: UserCaller, since: str, limit: int = MAX_CHANGES) -> Changes:

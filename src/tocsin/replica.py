@@ -17,7 +17,7 @@ from tocsin.db.admission import KIND
 from tocsin.db.errors import REFUSALS
 from tocsin.db.pool import Database, Record, queries
 from tocsin.errors import Overrun, Unauthenticated, Unavailable
-from tocsin.inbox import Changes, Cursors, Page, position_in
+from tocsin.inbox import Changes, Cursors, Page, Pages, position_in
 
 CONNECTIONS = 10
 PATIENCE = 1.0
@@ -117,11 +117,12 @@ class Reads:
         self, database: Database, cursors: Cursors, replica: Replica | None, count: Callable[[str], None]
     ) -> None:
         self._database, self._cursors, self._replica, self._count = database, cursors, replica, count
+        self._pages = {each: Pages(each) for each in (database, *([replica.database] if replica else []))}
 
     async def page(self, user: UserCaller, *, unread: bool, before: int, limit: int, head: str | None = None) -> Page:
-        """Return a page as `inbox.page` does. `head` is the cursor that the inbox had in this request, if known."""
+        """Return a page as `Pages.of` does. `head` is the cursor that the inbox had in this request, if known."""
         return await self._read(
-            user, lambda where: inbox.page(where, user, unread=unread, before=before, limit=limit), head
+            user, lambda where: self._pages[where].of(user, unread=unread, before=before, limit=limit), head
         )
 
     async def changes(self, user: UserCaller, since: str) -> Changes:

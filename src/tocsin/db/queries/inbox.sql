@@ -3,72 +3,51 @@
 -- `(select $1::int)` is a parameter that the planner cannot use to choose a partition: the plan for any user then costs as
 -- little as one for this user, and is kept. The partition is chosen at the execution.
 
--- name: page
--- Select the ids in a sub-select, and then their content, so that each page costs the same. Two indexes hold an inbox,
--- unread and read; they are merged. The constant limits, one more than the largest page, show the planner that the rows
--- are few, so that it keeps its plan.
-with entry as materialized (
-    select position, event_id, language, read_at, created_at
+-- name: pages
+-- Pages of several inboxes: the user, the position above the page, its size, and whether it has only unread entries. Select
+-- the ids in a sub-select, and then their content, so that each page costs the same. Two indexes hold an inbox, unread and
+-- read; they are merged. The constant limits, one more than the largest page, and the number of pages as the limit of the
+-- list show the planner that the rows are few.
+select a.number, h.position as at, h.made_at, h.tokens_from, case when a.unread then h.unread else h.total end as total,
+       h.unread, found.more, found.last, coalesce(found.data, '') as data
+from (
+    select *
+    from unnest($1::int[], $2::bigint[], $3::int[], $4::bool[]) with ordinality as page (user_id, before, size, unread, number)
+    limit cardinality($1::int[])
+) a
+join heads h on h.user_id = a.user_id and h.active
+cross join lateral (
+    select count(*) > a.size as more, (array_agg(position))[least(count(*), a.size)] as last,
+           array_to_string((array_agg(notification(body, read_at, created_at)))[1 : a.size], ',') as data
     from (
-        (
+        select entry.position, entry.read_at, entry.created_at, c.body
+        from (
             select position, event_id, language, read_at, created_at
-            from inbox
-            where user_id = $1 and deleted_at is null and read_at is null and position < $2
+            from (
+                (
+                    select position, event_id, language, read_at, created_at
+                    from inbox
+                    where user_id = a.user_id and deleted_at is null and read_at is null and position < a.before
+                    order by position desc
+                    limit 101
+                )
+                union all
+                (
+                    select position, event_id, language, read_at, created_at
+                    from inbox
+                    where user_id = a.user_id and deleted_at is null and read_at is not null and position < a.before
+                      and not a.unread
+                    order by position desc
+                    limit 101
+                )
+            ) merged
             order by position desc
-            limit 101
-        )
-        union all
-        (
-            select position, event_id, language, read_at, created_at
-            from inbox
-            where user_id = $1 and deleted_at is null and read_at is not null and position < $2
-            order by position desc
-            limit 101
-        )
-    ) merged
-    order by position desc
-    limit $3::int + 1
-),
-shown as materialized (
-    select * from entry order by position desc limit $3
-)
-select h.position as at, h.made_at, h.tokens_from, h.total, h.unread,
-       (select count(*) from entry) > $3 as more,
-       (select min(position) from shown) as last,
-       coalesce((
-           select string_agg(notification(c.body, s.read_at, s.created_at), ',' order by s.position desc)
-           from shown s
-           join contents c on c.event_id = s.event_id and c.language = s.language
-       ), '') as data
-from heads h
-where h.user_id = $1 and h.active
-
--- name: unread_page
-with entry as materialized (
-    select position, event_id, language, read_at, created_at
-    from (
-        select position, event_id, language, read_at, created_at
-        from inbox
-        where user_id = $1 and deleted_at is null and read_at is null and position < $2
-        order by position desc
-        limit 101
-    ) few
-    order by position desc
-    limit $3::int + 1
-),
-shown as materialized (
-    select * from entry order by position desc limit $3
-)
-select h.position as at, h.made_at, h.tokens_from, h.unread as total, h.unread,
-       (select count(*) from entry) > $3 as more,
-       (select min(position) from shown) as last,
-       coalesce((
-           select string_agg(notification(c.body, s.read_at, s.created_at), ',' order by s.position desc)
-           from shown s
-           join contents c on c.event_id = s.event_id and c.language = s.language
-       ), '') as data
-from heads h
-where h.user_id = $1 and h.active
+            limit a.size + 1
+        ) entry
+        join contents c on c.event_id = entry.event_id and c.language = entry.language
+        order by entry.position desc
+    ) shown
+) found
 
 -- name: skip
 -- The position of the entry before a page by number; no row if the inbox ends before it.

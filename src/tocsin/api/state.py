@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
-from fastapi import Depends, FastAPI
 from starlette.requests import Request
 
+from tocsin.api.framework import Depends, FastAPI
 from tocsin.auth.oidc import SignInProvider
 from tocsin.auth.tokens import Verifier
 from tocsin.capacity import Capacity

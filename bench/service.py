@@ -152,6 +152,7 @@ async def _spawn(
     data_dir: Path, log: Path, variables: Mapping[str, str], command: Sequence[str]
 ) -> asyncio.subprocess.Process:
     given = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
+    given.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed service is compiled
     ours = {"TOCSIN_DATA_DIR": str(data_dir), "TOCSIN_PORT": "0", "TOCSIN_LOG_FORMAT": "json"}
     ours["TOCSIN_LIMIT_USER_REQUESTS"] = "none"  # few clients call as often as many
     with log.open("wb") as errors:

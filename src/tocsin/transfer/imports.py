@@ -181,7 +181,8 @@ class Import:
 
     async def _rows(self, lines: Sequence[Line]) -> AsyncIterator[bytes]:
         """Yield lines for COPY. If it were a file, asyncpg would read it in another thread."""
-        yield "".join(f"{self.id}\t{copied(line)}\n" for line in lines).encode()
+        id_ = str(self.id)
+        yield "".join([f"{id_}\t{copied(line)}\n" for line in lines]).encode()
 
 
 def _unknown(number: int, path: str) -> FieldError:

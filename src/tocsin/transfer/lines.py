@@ -104,9 +104,12 @@ class LineParser:
 
 
 def copied(line: Line) -> str:
-    """Return a line in the text format of COPY, which takes half as long to make as the binary one."""
+    """Return a line in the text format of COPY, which takes half as long to make as the binary one.
+
+    The texts of a line are JSON or names, without line feeds and tabs; those of subjects may be any.
+    """
     *cells, subjects = line
-    return "\t".join([*map(_cell, cells), _cell(None if subjects is None else _array(subjects))])
+    return "\t".join([*map(_cell, cells), r"\N" if subjects is None else _array(subjects)])
 
 
 def _json(value: object) -> str:
@@ -116,11 +119,10 @@ def _json(value: object) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return r"\N"
-    if isinstance(value, str):
-        return value.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")
-    return str(value)
+    return value.replace("\\", r"\\") if isinstance(value, str) else str(value)
 
 
 def _array(texts: Sequence[str]) -> str:
     quoted = (text.replace("\\", r"\\").replace('"', r"\"") for text in texts)
-    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+    array = "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+    return _cell(array).replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")

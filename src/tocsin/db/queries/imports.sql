@@ -207,8 +207,8 @@ from (
 -- name: notifications
 -- Some notifications, by user, the newest first: they are placed below the existing ones. Existing notifications are not
 -- changed. Each event is looked up separately, which costs half as much as `on conflict`; if another transaction inserts
--- the same at the same time, this step fails and is repeated. An event that does not exist has no entries, content or
--- recipients, so that those of existing ones only are looked up.
+-- the same at the same time, this step fails and is repeated. An event that does not exist has no entries, content, subjects
+-- or recipients, so that those of existing ones only are looked up.
 with next as materialized (
     select ctid as place, number, user_id, event_id as id, kind, data, body, language, read_at,
            happened_at as created_at, subjects
@@ -279,7 +279,8 @@ about as (
     select distinct of.subject, told.id
     from told
     cross join unnest(told.subjects) as of (subject)
-    where (select s.event_id from subjects s where s.subject = of.subject and s.event_id = told.id) is null
+    where told.is_new
+       or (select s.event_id from subjects s where s.subject = of.subject and s.event_id = told.id) is null
 ),
 noted as (
     insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped, delivered_at)
@@ -287,6 +288,7 @@ noted as (
     from told
     where is_new
        or (select r.event_id from recipients r where r.event_id = told.id and r.after_user = told.user_id - 1) is null
+    order by id
 ),
 person as materialized (
     select array_agg(user_id) as user_ids, array_agg(n) as totals, array_agg(unread) as unreads,

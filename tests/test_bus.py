@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.support.service import Api, serving, settings_for
 from tests.support.streams import watching
 from tests.support.waiting import bounded, reaches, until
 from tocsin import nats_bus
+from tocsin.background import in_background
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
@@ -144,6 +146,33 @@ async def test_nats_outage_is_logged_once_with_its_reason(
     [line] = [line for line in said.splitlines() if "NATS connection failed; it will be retried" in line]
     assert "Authorization" in line
     assert "secret" not in line
+
+
+async def test_messages_of_a_cell_wake_no_process_of_another_one(database: Database, port: int, tmp_path: Path) -> None:
+    async with nats(port, tmp_path), AsyncExitStack() as stack:
+        access = Access(f"nats://127.0.0.1:{port}")
+        cells = {"main": "", "another": "", "north": "north", "beside": "north"}
+        buses = {name: PubSub("", database, ByNats(access, cell)) for name, cell in cells.items()}
+        changed: list[tuple[str, set[int]]] = []
+        for name, bus in buses.items():
+            stack.push_async_callback(bus.close)
+            bus.on_change(lambda ids, name=name: changed.append((name, set(ids or ()))))  # type: ignore[misc]
+            bus.watch(7)
+            bus.watch(8)
+            await stack.enter_async_context(in_background(bus.receive()))
+        main, another, north, beside = buses.values()
+        await receives(main, "direct", another)
+        await receives(beside, "direct", north)
+        woken = main.listen_for("bulk")
+        changed.clear()
+        north.publish("bulk")
+        for users in ([7], range(1000, 1200)):
+            north.publish_changes(users)
+            await until(lambda users=users: ("beside", set(users)) in changed)  # type: ignore[misc]
+        another.publish_changes([8])
+        await until(lambda: ("main", {8}) in changed)
+        assert [users for name, users in changed if name == "main"] == [{8}]
+        assert not woken.is_set()
 
 
 async def test_many_changes_become_one_nats_message(api: Api, port: int, tmp_path: Path) -> None:

@@ -23,17 +23,19 @@ from tests.support.database import make_database, url_for, value
 from tests.support.events import custom
 from tests.support.processes import Program, children_of
 from tests.support.servers import OwnServer, own_server
-from tests.support.service import HOUR, SECRET
+from tests.support.service import HOUR, SECRET, Api
 from tests.support.streams import watching
 from tests.support.waiting import reaches, until
 from tocsin import directory, moving
 from tocsin.api.drafts import draft_of
 from tocsin.auth.minting import mint_service, mint_user
-from tocsin.db.pool import connect
+from tocsin.db.pool import Database, connect
 from tocsin.db.url import in_schema
 from tocsin.disk_guard import DiskGuard
+from tocsin.errors import Unavailable
 from tocsin.events import Intake
 from tocsin.formats import User
+from tocsin.metrics import Metrics
 from tocsin.moving import CONNECTIONS
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
@@ -161,6 +163,36 @@ async def test_what_would_be_in_several_cells_is_refused(service: WithSouth) -> 
     assert (await service.as_service("GET", f"/directory/users/{NORTH}")).json()["company_id"] == NORTH
     assert (await service.as_service("GET", "/directory/users/77")).status_code == 404
     assert (await service.as_user(77, "GET", "/notifications")).status_code == 401
+
+
+async def test_document_offers_the_cells_to_services(service: WithSouth) -> None:
+    document = (await service.http.get("/openapi.json")).json()
+    offering = {
+        operation["operationId"]: each["schema"]["enum"]
+        for path in document["paths"].values()
+        for operation in path.values()
+        for each in operation.get("parameters", ())
+        if each["name"] == "cell"
+    }
+    assert {"list_users", "post_event", "list_lanes", "resolve_subject"} <= offering.keys()
+    assert offering["list_users"] == ["main", "north", "south"]
+    assert not {"list_notifications", "register_device", "metrics"} & offering.keys()
+
+
+async def test_metrics_count_what_waits_in_all_cells_that_are_there(idle: Api) -> None:
+    idle.app_state.intake.at_once = None
+    await idle.people(1)
+    for _ in range(2):
+        assert (await idle.as_service("POST", "/events", json=custom(1))).status_code == 202
+    here = idle.app_state.database
+    metrics, away = Metrics(), Database("postgresql://127.0.0.1:1/x", 1)
+    metrics.databases_of_cells = lambda: {"main": here, "north": here, "away": away}
+    assert 'tocsin_jobs_due{lane="direct"} 4.0' in (await metrics.text(here)).decode()
+    assert (await metrics.waiting(here)).direct == 4
+    alone = Metrics()
+    alone.databases_of_cells = lambda: {"away": away}
+    with pytest.raises(Unavailable):
+        await alone.waiting(away)
 
 
 async def test_cell_that_is_away_is_missed_by_its_own_users_alone(service: WithSouth) -> None:

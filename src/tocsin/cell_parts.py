@@ -63,7 +63,6 @@ async def opened(  # noqa: PLR0913 - its collaborators
     *,
     with_worker: bool,
     beside: AppState | None = None,
-    cell: str = "",
 ) -> AsyncIterator[Part]:
     """Open what serves one cell. A further cell is `beside` the default one."""
     async with contextlib.AsyncExitStack() as stack:
@@ -86,7 +85,6 @@ async def opened(  # noqa: PLR0913 - its collaborators
             with_worker=with_worker,
             replica=replica,
             beside=beside,
-            cell=cell,
         )
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
@@ -96,7 +94,7 @@ async def opened(  # noqa: PLR0913 - its collaborators
             await stack.enter_async_context(in_background(app_state.intake.at_once.watch(own)))
         worker = None
         if with_worker:
-            app_state.metrics.watch_pool(f"{cell}/worker" if cell else "worker", own)
+            app_state.metrics.watch_pool("worker", own, settings.cell)
             worker = Worker(own, catalogue, pubsub, bulk, app_state.metrics)
             worker.posts = posts_of(own, catalogue, pubsub, app_state.disk, app_state.intake.at_once)
             worker.dispatcher = dispatcher_of(
@@ -132,7 +130,6 @@ async def keep_open(  # noqa: PLR0913 - what it opens beside
                 beside.verifier,
                 with_worker=with_worker,
                 beside=beside,
-                cell=cell.name,
             ) as part,
         ):
             routing.states[cell.name] = part.app_state
@@ -190,7 +187,7 @@ class WorkerPart:
 
 
 @contextlib.asynccontextmanager
-async def worker_of(settings: Settings, url: str, shared: Shared, cell: str = "") -> AsyncIterator[WorkerPart]:
+async def worker_of(settings: Settings, url: str, shared: Shared) -> AsyncIterator[WorkerPart]:
     """Open the worker of a cell, which is not yet run."""
     catalogue, metrics = shared.catalogue, shared.metrics
     async with (
@@ -199,7 +196,7 @@ async def worker_of(settings: Settings, url: str, shared: Shared, cell: str = ""
         open_lanes(settings) as lanes,
         pubsub_for(settings, url, database) as pubsub,
     ):
-        metrics.watch_pool(f"{cell}/worker" if cell else "worker", database)
+        metrics.watch_pool("worker", database, settings.cell)
         worker = Worker(database, catalogue, pubsub, bulk, metrics)
         worker.dispatcher = dispatcher_of(
             settings, lanes, worker, database, catalogue, shared.operator, pubsub, metrics
@@ -239,7 +236,7 @@ async def _keep_working(
             async with lease.kept():
                 while True:
                     await lease.until(held=True)
-                    async with worker_of(own, url, shared, "" if cell.is_default else cell.name) as part:
+                    async with worker_of(own, url, shared) as part:
                         await _work_while_held(part.worker, lease, cell, shared.metrics)
 
     await _again_and_again(work_once, "cell cannot be worked; it will be retried", cell)

@@ -80,7 +80,7 @@ class Cell:
             changed |= {"database_url": self.entry.url, "replica_url": self.entry.replica_url}
         elif self.entry.replica_url:
             changed["replica_url"] = self.entry.replica_url
-        return settings.model_copy(update=changed)
+        return settings.of_cell("" if self.is_default else self.name, changed)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ import contextlib
 import math
 import time
 from collections import Counter as Counter_
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from itertools import chain
+from typing import Self, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,9 +23,9 @@ from prometheus_client import (
 )
 
 from tocsin import __version__, archiving, jobs
-from tocsin.db.pool import Database
+from tocsin.db.pool import Database, Record
 from tocsin.disk_guard import DiskGuard
-from tocsin.errors import Unavailable
+from tocsin.errors import Overrun, Unavailable
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Outcome
@@ -44,6 +46,9 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 BUCKET_BOUNDS: Sequence[float] = (*_SECONDS, math.inf)
 """The upper bounds of the buckets of histograms, in seconds."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.siblings: Siblings | None = None
+        self.databases_of_cells: Callable[[], Mapping[str, Database]] | None = None
+        """With several cells, the databases of those in which what waits is counted together."""
         self._counting = asyncio.Lock()
         self._count_again_at = 0.0
         self._waiting_now = Backlog()
@@ -158,8 +165,9 @@ class Metrics:
         """Set the function that returns the number of open streams."""
         self._streams.set_function(count)
 
-    def watch_pool(self, name: str, pool: Database) -> None:
-        """Add a pool whose connections and waiting callers are measured."""
+    def watch_pool(self, name: str, pool: Database, cell: str = "") -> None:
+        """Add a pool, such as that of a further cell, whose connections and waiting callers are measured."""
+        name = f"{cell}/{name}" if cell else name
         self._in_use.labels(name).set_function(lambda: pool.in_use)
         self._waiting.labels(name).set_function(lambda: pool.waiting)
 
@@ -248,7 +256,7 @@ class Metrics:
             self._problem.labels(reason).set(1)
         if is_ready:
             with contextlib.suppress(Unavailable), lock_timeout(SHORT_LOCK_TIMEOUT):
-                for lane, has_stopped in (await deliveries.stopped(database)).items():
+                for lane, has_stopped in _any(await self._of_all_cells(database, deliveries.stopped)).items():
                     self._stopped.labels(lane).set(has_stopped)
                 await self.waiting(database)
         if self.siblings is None:
@@ -288,23 +296,61 @@ class Metrics:
         )
 
     async def _count(self, database: Database) -> None:
-        for gauge in (self._due, self._age):
-            for queue in ("direct", "bulk"):
-                gauge.labels(queue).set(0)
-        depth = await jobs.depth(database)
-        for queue, (due, age) in depth.items():
-            self._due.labels(queue).set(due)
-            self._age.labels(queue).set(age)
+        queues = {queue: _Waiting() for queue in jobs.LATE}
+        lanes: defaultdict[str, _Waiting] = defaultdict(_Waiting)
+        for depth, rows in await self._of_all_cells(database, _waiting_in):
+            for queue, (due, age) in depth.items():
+                queues[queue].add(due, age)
+            for row in rows:
+                lanes[row["name"]].add(row["due"], row["oldest"])
         archive = await archiving.state(database)
         self._archive_failing.set(archive is not None and archive.failing)
         self._archive_waiting.set(archive.waiting if archive else 0)
-        lanes = await deliveries.lanes(database)
-        (direct, oldest_direct), (bulk, oldest_bulk) = depth.get("direct", (0, 0.0)), depth.get("bulk", (0, 0.0))
-        pushes = sum(row["due"] for row in lanes)
-        self._waiting_now = Backlog(direct, bulk, oldest_direct, oldest_bulk, pushes)
-        for row in lanes:
-            self._pushes_due.labels(row["name"]).set(row["due"])
-            self._pushes_age.labels(row["name"]).set(row["oldest"])
+        for queue, jobs_waiting in queues.items():
+            self._due.labels(queue).set(jobs_waiting.due)
+            self._age.labels(queue).set(jobs_waiting.oldest)
+        for lane, pushes_waiting in lanes.items():
+            self._pushes_due.labels(lane).set(pushes_waiting.due)
+            self._pushes_age.labels(lane).set(pushes_waiting.oldest)
+        direct, bulk = queues["direct"], queues["bulk"]
+        pushes = sum(waiting.due for waiting in lanes.values())
+        self._waiting_now = Backlog(direct.due, bulk.due, direct.oldest, bulk.oldest, pushes)
+
+    async def _of_all_cells(self, database: Database, ask: Callable[[Database], Awaitable[T]]) -> list[T]:
+        """Ask the database, with several cells those of all of them, and return the answers of those that are there.
+
+        Raises the error of one if none is there.
+        """
+        if self.databases_of_cells is None:
+            return [await ask(database)]
+        found = await asyncio.gather(*map(ask, self.databases_of_cells().values()), return_exceptions=True)
+        answers = [each for each in found if not isinstance(each, BaseException)]
+        for error in found:
+            if isinstance(error, BaseException) and not (answers and isinstance(error, Unavailable | Overrun)):
+                raise error
+        return answers
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What waits in a queue or a lane, of all cells together, and for how many seconds the oldest of it does."""
+
+    due: int = 0
+    oldest: float = 0.0
+
+    def add(self, due: int, oldest: float) -> None:
+        self.due += due
+        self.oldest = max(self.oldest, oldest)
+
+
+async def _waiting_in(database: Database) -> tuple[Mapping[jobs.Queue, tuple[int, float]], Sequence[Record]]:
+    """Return what waits in the queues and the lanes of one database."""
+    return await jobs.depth(database), await deliveries.lanes(database)
+
+
+def _any(found: Sequence[Mapping[str, bool]]) -> dict[str, bool]:
+    """Return what is true in one of these."""
+    return {name: any(each.get(name) for each in found) for name in sorted({*chain(*found)})}
 
 
 def _samples(metric: Counter | Histogram, suffix: str = "_total") -> list[tuple[Mapping[str, str], int]]:

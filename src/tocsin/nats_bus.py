@@ -20,8 +20,8 @@ from tocsin.bus import MAX_BYTES, Receive, texts, word_of
 from tocsin.errors import Refusal
 from tocsin.nats_access import Access
 
-SUBJECT = "tocsin.work"
-"""The subject of topics, and of changes of many users at once, which all processes receive."""
+PREFIX = "tocsin"
+"""The first part of all subjects; for a further cell, its name follows."""
 
 SUBJECTS = 65_536
 """Subjects of changes. With 5,000 streams, a process receives one of 13 changes."""
@@ -71,10 +71,12 @@ async def failure_of(access: Access) -> str:
 
 
 class ByNats:
-    """A NATS server or cluster."""
+    """A NATS server or cluster. A further cell has subjects of its own, so that its messages wake no others."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, cell: str = "") -> None:
         self._access = access
+        self._prefix = f"{PREFIX}.cells.{cell}" if cell else PREFIX
+        self._subject_of_all = f"{self._prefix}.work"
         self._client = Client()
         self._closed = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
@@ -100,10 +102,10 @@ class ByNats:
         by_subject: defaultdict[str, list[int]] = defaultdict(list)
         if len(user_ids) <= MAX_SUBJECTS:
             for user_id in user_ids:
-                by_subject[subject_of(user_id)].append(user_id)
+                by_subject[self._subject_of(user_id)].append(user_id)
         with contextlib.suppress(NatsError, OSError):
             for text in texts(topics, () if by_subject else user_ids):
-                await self._client.publish(SUBJECT, text.encode())
+                await self._client.publish(self._subject_of_all, text.encode())
             for subject, ids in by_subject.items():
                 await self._client.publish(subject, " ".join(map(word_of, ids)).encode())
 
@@ -114,7 +116,7 @@ class ByNats:
             await asyncio.shield(self._connect())
             self._subscriptions.clear()
             with contextlib.suppress(NatsError):
-                await self._client.subscribe(SUBJECT, cb=self._pass_on)
+                await self._client.subscribe(self._subject_of_all, cb=self._pass_on)
                 self._changed_subjects.add(self._watched)
                 log.info("listening on NATS")
                 await self._closed.wait()
@@ -122,13 +124,13 @@ class ByNats:
 
     def watch(self, user_id: int) -> None:
         """Subscribe to the subject of a user. When the server has confirmed it, the user counts as changed."""
-        subject = subject_of(user_id)
+        subject = self._subject_of(user_id)
         self._watched[subject].add(user_id)
         self._changed_subjects.add([subject])
 
     def unwatch(self, user_id: int) -> None:
         """Unsubscribe from the subject of a user, unless it is watched again soon."""
-        subject = subject_of(user_id)
+        subject = self._subject_of(user_id)
         self._watched[subject].discard(user_id)
         if not self._watched[subject]:
             del self._watched[subject]
@@ -145,6 +147,10 @@ class ByNats:
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await self._client.close()
         await self._changed_subjects.join()
+
+    def _subject_of(self, user_id: int) -> str:
+        """Return the subject of the changes of a user."""
+        return f"{self._prefix}.changes.{user_id % SUBJECTS}"
 
     async def _pass_on(self, message: Any) -> None:
         self._receive(message.data.decode("utf-8", "replace"))
@@ -219,11 +225,6 @@ class ByNats:
             return
         self._complained = True
         log.warning("NATS connection failed; it will be retried", reason=self._reason)
-
-
-def subject_of(user_id: int) -> str:
-    """Return the subject of the changes of a user."""
-    return f"tocsin.changes.{user_id % SUBJECTS}"
 
 
 async def _note_disconnect() -> None:

@@ -8,9 +8,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import AnyHttpUrl, BaseModel, Field, ValidationError
+from pydantic import AnyHttpUrl, BaseModel, Field, PrivateAttr, ValidationError
 
 from tocsin import setting_types as types
 from tocsin.db.url import SCHEMA, in_schema
@@ -203,6 +203,19 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
                 " configure the archive of your own PostgreSQL there."
             )
         return Archive(self.archive_dir and self.archive_dir.resolve(), self.archive_command)
+
+    _cell: str = PrivateAttr("")
+
+    def of_cell(self, name: str, changed: Mapping[str, Any]) -> Self:
+        """Return the settings of one of several cells."""
+        found = self.model_copy(update=changed)
+        found._cell = name  # noqa: SLF001 - of the same class
+        return found
+
+    @property
+    def cell(self) -> str:
+        """The name of the cell of which these are; empty for the default one, and without cells."""
+        return self._cell
 
     @property
     def base_url(self) -> str | None:

@@ -52,7 +52,6 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     with_worker: bool,
     replica: Replica | None = None,
     beside: AppState | None = None,
-    cell: str = "",
 ) -> AppState:
     """Return the state of the application. Requires a running event loop.
 
@@ -68,13 +67,13 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         verifier.on_withdrawal = streams.end_all  # clients whose token is still valid reconnect
         metrics.watch_streams(lambda: streams.count)
         metrics.watch_disk(disk)
-    metrics.watch_pool(f"{cell}/api" if cell else "api", database)
+    metrics.watch_pool("api", database, settings.cell)
     operator = beside.operator if beside else Operator.load(catalogue, settings.preferences_file)
     capacity = beside.capacity if beside else Capacity(metrics)
     at_once = AtOnce(catalogue, [lane.name for lane in lanes] if with_worker else None, metrics.inbox)
     intake, cursors = Intake(database, pubsub, disk, at_once), Cursors(database)
     if replica:
-        metrics.watch_pool(f"{cell}/replica" if cell else "replica", replica.database)
+        metrics.watch_pool("replica", replica.database, settings.cell)
     return AppState(
         settings,
         database,
@@ -122,7 +121,7 @@ async def pubsub_for(settings: Settings, url: str, database: Database) -> AsyncI
 
     access = access_of(settings)
     access.check()
-    bus = ByNats(access)
+    bus = ByNats(access, settings.cell)
     try:
         yield PubSub(url, database, bus)
     finally:

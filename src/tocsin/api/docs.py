@@ -28,7 +28,9 @@ async def openapi(request: Request) -> Response:
     state = request.app.state
     if not hasattr(state, "document"):
         app_state = app_state_of(request)
-        found = document(request.app, app_state.catalogue, app_state.settings.base_url or app_state.settings.root_path)
+        url = app_state.settings.base_url or app_state.settings.root_path
+        routing = request.app.routing
+        found = document(request.app, app_state.catalogue, url, list(routing.cells.by_name) if routing else ())
         state.document = to_json(found).encode()
     return Response(state.document, media_type="application/json")
 

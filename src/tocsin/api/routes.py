@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from tocsin.api import documented
-from tocsin.api.auth import Authentication, UserToken
+from tocsin.api.auth import Authentication, Service, UserToken
 from tocsin.api.body import JSON, MAX_BODY_BYTES, body_of
 from tocsin.api.idempotency import HEADER, do_once
 from tocsin.api.state import AppState, app_state_of
@@ -132,6 +132,11 @@ class Call:
         self.model = cast("type[RequestModel]", annotation if self._checks_body else get_args(annotation)[0])
         self.max_bytes = getattr(self.model, "MAX_BYTES", MAX_BODY_BYTES)
         self.media_types = getattr(self.model, "MEDIA_TYPES", JSON)
+
+    @property
+    def finds_cell(self) -> bool:
+        """Whether a service of all companies can name the cell of a request, where there are several."""
+        return isinstance(self.authentication, Service) and bool(self._state)
 
     async def __call__(self, request: Request) -> Response:
         """Handle a request."""

@@ -12,7 +12,7 @@ UV := .uv/bin/uv
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check units fast chaos soak coverage lint bench sbom docs screenshots web format lock schema parts clean
+.PHONY: help demo test cells check units fast chaos soak coverage lint bench sbom docs screenshots web format lock schema parts clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,14 @@ STRICT := $(if $(CI)$(filter 0,$(shell id -u)),--strict-skips)
 
 test: lint parts ## lint, types, and all tests against real databases, servers and browsers
 	$(PYTEST) $(STRICT)
+	$(PYTEST) -q --second-cell $(IN_SECOND_CELL)
+
+# What a company does, from events and marks to streams and pushes.
+IN_SECOND_CELL := $(addprefix tests/,test_streams.py test_inbox.py test_events.py test_resolutions.py test_devices.py \
+	api/test_company_borders.py api/test_idempotency.py push/test_dispatcher.py)
+
+cells: .venv/ready ## the tests of the API, of streams and of pushes against a service of two cells, in the second one
+	$(PYTEST) -q --second-cell -m "not (browser or processes or slow)" tests/api tests/push $(wildcard tests/test_*.py)
 
 check: lint units ## lint, types and the tests without a database, to run after each change
 

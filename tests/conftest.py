@@ -12,7 +12,7 @@ import structlog
 from playwright.async_api import Browser, async_playwright, expect
 from xdist.remote import Producer  # type: ignore[import-untyped]
 
-from tests.support import places, selection
+from tests.support import places, second_cell, selection
 from tests.support.built_in import CATALOGUE
 from tests.support.database import end_sessions, left_behind, make_database, url_for, wipe
 from tests.support.places import short_path
@@ -42,11 +42,15 @@ structlog.configure([*_others, structlog.dev.ConsoleRenderer(exception_formatter
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-schema", action="store_true", help="write schema.sql anew from the migrations")
     parser.addoption(
+        "--second-cell", action="store_true", help="services of tests have two cells; tests are in the second"
+    )
+    parser.addoption(
         "--strict-skips", action="store_true", help="fail if a test is skipped for a reason not on the list"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    second_cell.is_wanted = config.getoption("--second-cell")
     if hasattr(config, "workerinput"):
         return
     places.remove_abandoned()
@@ -65,6 +69,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> selecti
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if second_cell.is_wanted:
+        items[:] = [item for item in items if item.get_closest_marker("one_cell") is None]
     for item in items:
         selection.mark(item)
     items.sort(key=selection.weight)
@@ -128,7 +134,8 @@ async def api(busy_service: Api, server: Embedded) -> AsyncIterator[Api]:
     url = url_for(server, "busy")
     await left_behind(url)
     await wipe(url)
-    busy_service.app_state.limits._windows.clear()  # noqa: SLF001 - tests share users and their limits
+    for app_state in filter(None, (busy_service.app_state, busy_service.first)):
+        await second_cell.forget_limits(app_state)
     yield busy_service
     assert await left_behind(url) == []
 

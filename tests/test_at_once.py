@@ -194,6 +194,7 @@ async def test_held_event_waits_in_the_queue(prompt: Api) -> None:
     assert await queued(prompt) == 1
 
 
+@pytest.mark.one_cell("events for unknown users are refused by the first cell")
 async def test_events_that_are_stored_together_are_delivered_at_once_or_queued(
     prompt: Api, dba: Connection, url: str
 ) -> None:

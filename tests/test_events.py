@@ -195,6 +195,7 @@ async def test_reposted_event_does_not_replace_newer_event_of_its_key(api: Api) 
     assert [(await state(api, each["id"]))["state"] for each in (old, new)] == ["cancelled", "held"]
 
 
+@pytest.mark.one_cell("events for unknown users are refused by the first cell")
 async def test_events_with_and_without_id_are_stored_together(idle: Api, dba: Connection) -> None:
     await idle.people(1)
     known = message_event("known", 1, id=str(uuid4()))

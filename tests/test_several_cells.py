@@ -156,6 +156,10 @@ async def test_what_would_be_in_several_cells_is_refused(service: WithSouth) -> 
         answer = await service.as_service(method, path)
         assert answer.status_code == 422, path
         assert "cell" in answer.text
+    for method, path, field in (("PUT", "/directory/users/x", "id"), ("POST", "/events/batch", "events")):
+        answer = await service.as_service(method, path, json={"name": "x"})
+        assert answer.status_code == 422, path
+        assert field in {each["field"] for each in answer.json()["errors"]}, answer.text
     users = await service.as_service("GET", "/directory/users?cell=north")
     assert [each["id"] for each in users.json()["data"]] == [NORTH]
     unknown = await service.as_service("GET", "/directory/users?cell=west")

@@ -101,7 +101,6 @@ async def serve(
         routing = None
         if cells:
             routing = Routing(cells, app_state)
-            app_state.metrics.databases_of_cells = routing.databases
             await routing.look()
             await stack.enter_async_context(in_background(routing.watch()))
             if not app_state.database.is_read_only:

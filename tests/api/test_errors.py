@@ -190,6 +190,7 @@ async def test_internal_error_has_logged_request_id_and_hides_the_cause(
     assert (await api.as_user(1, "GET", "/notifications")).status_code == 200
 
 
+@pytest.mark.one_cell("/readyz is 200 while one cell works")
 async def test_database_outage_is_503_with_retry_after(idle: Api) -> None:
     await idle.people(1)
     await idle.app_state.database.close()

@@ -394,6 +394,7 @@ class Tour:
             validator(self.document, described["content"][JSON]["schema"]).validate(answer.json())
 
 
+@pytest.mark.one_cell("services of all companies are counted in the first cell")
 async def test_every_response_matches_the_openapi_document(
     document: dict[str, Any], api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,6 +663,7 @@ def test_every_kind_has_a_schema_that_its_sample_fits(document: dict[str, Any], 
             validator(document, schema).validate(sample["event"].get(part, {}))
 
 
+@pytest.mark.one_cell("?cell= is a parameter only with several cells")
 async def test_every_parameter_that_is_read_is_documented(document: dict[str, Any]) -> None:
     read = {
         ("/notifications", "get"): {"show", "page", "per_page", "cursor"},

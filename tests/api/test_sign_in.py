@@ -29,6 +29,8 @@ from tocsin.errors import Refusal
 from tocsin.retention import run_once
 from tocsin.settings import read_settings
 
+pytestmark = pytest.mark.one_cell("console sessions are in the first cell")
+
 ANNA = {"sub": "anna-1", "name": "Anna Ærø", "roles": ["operator"]}
 
 

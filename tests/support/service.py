@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import jwt
 
+from tests.support import second_cell
+from tests.support.second_cell import path_in_cell
 from tests.support.waiting import reaches, until
 from tocsin import directory, event_status
 from tocsin.api.app import service
@@ -53,12 +55,14 @@ class Api:
     http: httpx.AsyncClient
     app_state: AppState
     worker: Worker | None
+    first: AppState | None = None
+    """The first cell, with `--second-cell`."""
 
     async def call(self, method: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **more.pop("headers", {})}
         if path == STREAM and method == "GET":
             return await self._beginning(headers)
-        return await self.http.request(method, path, headers=headers, **more)
+        return await self.http.request(method, path_in_cell(method, path), headers=headers, **more)
 
     async def _beginning(self, headers: Mapping[str, str]) -> httpx.Response:
         """Return the endless response as if it ended after its first event."""
@@ -176,9 +180,14 @@ async def serving(
         for lane in lanes:
             stack.push_async_callback(lane.transport.close)
         replica = await stack.enter_async_context(replica_for(settings, database))
-        app_state = build_app_state(
-            settings, catalogue, database, counting, pubsub, verifier, lanes, with_worker=with_worker, replica=replica
-        )
+        first = None
+        if second_cell.is_wanted:
+            opened = second_cell.first_cell(url, settings, catalogue, verifier)
+            first = await stack.enter_async_context(opened)
+            settings = settings.of_cell(second_cell.SECOND, {})
+        parts = database, counting, pubsub, verifier, lanes
+        app_state = build_app_state(settings, catalogue, *parts, with_worker=with_worker, replica=replica, beside=first)
+        routing = second_cell.routing_of(first, app_state) if first else None
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
         if app_state.provider:
@@ -198,7 +207,7 @@ async def serving(
         listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
         server = _PromptServer(
-            service(app_state),
+            service(first or app_state, routing=routing),
             connections=connections or Connections.of_files(app_state.metrics),
             patience=patience,
             origins=settings.cors_origins,
@@ -214,7 +223,7 @@ async def serving(
             stack.callback(worker.stop)  # while the server ends
         port = listening.getsockname()[1]
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60))
-        yield Api(http, app_state, worker)
+        yield Api(http, app_state, worker, first)
 
 
 async def at_rest(api: Api) -> None:

@@ -35,6 +35,10 @@ RETRY_AFTER = 5
 DEFAULT_COMPANY = 1
 """The company of users and teams that are put without one."""
 
+NAMING, ACCEPTING = frozenset({"user_id", "team_id", "event_id"}), ("/events", "/events/batch")
+"""The parts of paths that name something in a cell, and the paths of events, which name their recipients. Requests in
+which these are not valid are refused by any cell."""
+
 T = TypeVar("T")
 
 Key = tuple[str, int]
@@ -56,6 +60,7 @@ class Routing:
         self._under_way: Look | None = None
         self._said: dict[str, Mapping[int, Whereabouts]] = {}
         default.verifier.on_withdrawal = self._end_streams
+        default.metrics.databases_of_cells = self.databases
         default.metrics.watch_streams(lambda: sum(each.streams.count for each in self.states.values()))
 
     @property
@@ -128,7 +133,8 @@ class Routing:
         company = request.query_params.get("company_id", "")
         if company.isdigit() and is_id(int(company)):
             return self._of_company(int(company))
-        if path.startswith(("/directory", "/events")) and "event_id" not in names:
+        is_invalid = not NAMING.isdisjoint(names) or (request.method == "POST" and path in ACCEPTING)
+        if path.startswith(("/directory", "/events")) and not is_invalid:
             raise Invalid([field_error("cell", "required", "is required, because the request names no company")])
         return self._named(self.cells.default.name)
 

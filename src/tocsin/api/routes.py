@@ -135,7 +135,7 @@ class Call:
 
     @property
     def finds_cell(self) -> bool:
-        """Whether a service of all companies can name the cell of a request, where there are several."""
+        """Whether a service of all companies can name the cell of its request."""
         return isinstance(self.authentication, Service) and bool(self._state)
 
     async def __call__(self, request: Request) -> Response:

@@ -1,6 +1,7 @@
 """Delivery at once: an event with few recipients is in their inboxes when it is accepted."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -9,13 +10,14 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.database import locked, waiting_at
+from tests.support.database import blocked, locked, waiting_at
 from tests.support.events import SAMPLES, accepted, custom, in_future, message_event, note, post, state
 from tests.support.pushes import IPHONE, register
 from tests.support.service import Api
 from tests.support.waiting import until
 from tests.support.workers import work
 from tocsin import at_once as at_once_module
+from tocsin import events as events_module
 from tocsin.at_once import MAX_LANGUAGES, AtOnce
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, connect
@@ -369,3 +371,75 @@ async def test_events_wait_in_the_queue_for_a_while_after_a_failure(catalogue: C
     assert at_once.is_paused
     now = 30.0
     assert not at_once.is_paused
+
+
+@contextlib.asynccontextmanager
+async def batch_in_progress(api: Api, dba: Connection, *users: int) -> AsyncIterator[asyncio.Task[Any]]:
+    """Post a batch that has locked the heads of these users, and waits until the block ends."""
+    id_ = str(uuid4())
+    async with dba.transaction():
+        await dba.execute("insert into contents (event_id, language, body) values ($1, 'en', '')", id_)
+        batch = asyncio.create_task(post_batch(api, custom(*users) | {"id": id_}, custom(*users)))
+        await until(lambda: blocked(dba))
+        yield batch
+        await dba.execute("delete from contents where event_id = $1", id_)
+
+
+async def post_batch(api: Api, *events: dict[str, Any]) -> Any:
+    return await api.as_service("POST", "/events/batch", json={"events": events})
+
+
+async def test_batch_for_the_users_of_another_waits_and_is_delivered_at_once(prompt: Api, dba: Connection) -> None:
+    await prompt.people(1, 2)
+    async with batch_in_progress(prompt, dba, 1, 2) as first:
+        second = asyncio.create_task(post_batch(prompt, custom(2), custom(1)))
+        await until(lambda: is_waiting(prompt))
+    answers = await asyncio.gather(first, second)
+    ids = [answer.json()["ids"] for answer in answers]
+    assert await prompt.ids(1) == [ids[1][1], *ids[0][::-1]]
+    assert await queued(prompt) == 0
+
+
+async def is_waiting(api: Api) -> bool:
+    return bool(api.app_state.intake._delivering._waiters)  # noqa: SLF001 - the second batch is behind the first
+
+
+async def test_batch_that_waited_too_long_for_another_is_queued(
+    prompt: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "TURN_TIMEOUT", 0.01)
+    await prompt.people(1, 2)
+    async with batch_in_progress(prompt, dba, 1) as first:
+        assert (await post_batch(prompt, custom(2), custom(2))).status_code == 202
+        assert not first.done()
+        assert await queued(prompt) == 2
+        at_once = await accepted(prompt, 2)
+        assert await prompt.ids(2) == [str(at_once)], "events are not queued because a batch was"
+    assert (await first).status_code == 202
+    assert await queued(prompt) == 2
+
+
+@pytest.mark.parametrize("how", ["refused", "given up", "failed"])
+async def test_batch_that_fails_lets_the_next_be_delivered_at_once(
+    prompt: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    await prompt.people(1)
+    if how == "refused":
+        assert (await post_batch(prompt, custom(1), custom(999))).status_code == 422
+    elif how == "given up":
+        async with batch_in_progress(prompt, dba, 1) as first:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(events_module, "_raise_problems", broken)
+            assert (await post_batch(prompt, custom(1), custom(1))).status_code == 500
+        prompt.app_state.intake.at_once = AtOnce(prompt.app_state.catalogue)  # it paused
+    before = await queued(prompt)
+    ids = (await post_batch(prompt, custom(1), custom(1))).json()["ids"]
+    assert (await prompt.ids(1))[:2] == ids[::-1]
+    assert await queued(prompt) == before
+
+
+def broken(*_: object) -> None:
+    raise RuntimeError("broken")

@@ -7,7 +7,8 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -38,6 +39,9 @@ BATCH_SIZE = 200
 
 EVENTS_PER_TURN = 16
 """Events that are rendered or answered per turn of the event loop, so that other requests get their turns."""
+
+TURN_TIMEOUT = 5.0
+"""Seconds for which a batch waits for those before it. Then it is queued, because one of them may wait for a lock."""
 
 GATHERING_TURNS = 3
 """Turns of the event loop for which events that are posted one by one are gathered before they are stored together."""
@@ -157,6 +161,7 @@ class Intake:
         self._batches = Batches(self._store_batch, _count_of_next, GATHERING_TURNS)
         self._conflicts = LockConflicts()
         self._pace = Pace(EVENTS_PER_TURN)
+        self._delivering = asyncio.Lock()
 
     async def accept(self, draft: Draft) -> Accepted:
         """Store an event durably. Raises `Invalid` for unknown recipients, and `IdReused` if the id is in use.
@@ -210,9 +215,35 @@ class Intake:
         for id_, draft in zip(ids, drafts, strict=True):
             if by_id.setdefault(id_, draft).digest != draft.digest:
                 raise IdReused
-        accepted, entered = await self._try_at_once(lambda at_once: self._store_in_one(ids, by_id, prefixes, at_once))
+
+        async def store(at_once: AtOnce | None) -> tuple[list[Accepted], Entered]:
+            return await self._store_in_one(ids, by_id, prefixes, at_once)
+
+        async with self._turn(by_id) as is_free:
+            accepted, entered = await (self._try_at_once(store) if is_free else store(None))
         self._announce(entered)
         return accepted
+
+    @asynccontextmanager
+    async def _turn(self, drafts: Mapping[UUID, Draft]) -> AsyncIterator[bool]:
+        """Let one batch at a time be delivered at once; yield False after `TURN_TIMEOUT`, when it has to be queued.
+
+        Batches for the same users at the same time would lock each other out, and the queue costs twice as much.
+        """
+        is_batch = len(drafts) > 1 and self.at_once is not None and not self.at_once.is_paused
+        if not (is_batch and _few_of(drafts, is_batch=True)):
+            yield True
+            return
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT):
+                await self._delivering.acquire()
+        except TimeoutError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._delivering.release()
 
     async def _store_in_one(
         self, ids: Sequence[UUID], drafts: Mapping[UUID, Draft], prefixes: Sequence[str], at_once: AtOnce | None
@@ -313,7 +344,7 @@ async def _store(
     users = await _users_of_data(connection, drafts.values())
     # The languages and lanes may change while this loop pauses.
     languages, lanes = (at_once.recent, at_once.lanes) if at_once else ((), None)
-    few = _few_of(drafts, batch) if lanes is not None else frozenset[UUID]()
+    few = _few_of(drafts, is_batch=batch is not None) if lanes is not None else frozenset[UUID]()
     rows, contents = [], list[tuple[int, str, str]]()
     for position, (id_, draft) in enumerate(drafts.items(), 1):
         if position % EVENTS_PER_TURN == 0:
@@ -344,7 +375,7 @@ async def _store(
     return outcomes, entered
 
 
-def _few_of(drafts: Mapping[UUID, Draft], batch: UUID | None) -> frozenset[UUID]:
+def _few_of(drafts: Mapping[UUID, Draft], *, is_batch: bool) -> frozenset[UUID]:
     """Return the events that are delivered at once if nothing hinders it.
 
     Of a batch, these are all or none, because it is delivered in its order. In a batch, an event with a key can be
@@ -352,10 +383,10 @@ def _few_of(drafts: Mapping[UUID, Draft], batch: UUID | None) -> frozenset[UUID]
     """
     few, left = set[UUID](), MAX_COST_AT_ONCE
     for id_, draft in drafts.items():
-        if draft.deliver_at is None and draft.cost <= left and not (batch and draft.key):
+        if draft.deliver_at is None and draft.cost <= left and not (is_batch and draft.key):
             few.add(id_)
             left -= draft.cost
-        elif batch:
+        elif is_batch:
             return frozenset()
     return frozenset(few)
 

@@ -6,13 +6,13 @@ import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import structlog
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from tocsin import archiving, jobs, registrations
-from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.cells import ReadinessOfCells, Routing
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.server import ByPort, Server
@@ -82,7 +82,9 @@ async def serve(
             for port in (own.port, own.operations_port)
             if port is not None
         ]
-        url = await stack.enter_async_context(store(own, alone=siblings is None, quiet=siblings is not None))
+        is_first = siblings is None
+        opening = store(own, alone=is_first, quiet=not is_first, while_starting=_routes)
+        url = await stack.enter_async_context(opening)
         verifier = from_settings.verifier_of(own)
         stack.push_async_callback(verifier.close)
         verifier.begin()
@@ -184,7 +186,7 @@ async def _watched(settings: Settings, watched: Watched, stopping: asyncio.Event
         return
     with bound(settings.host, settings.operations_port) as listening:
         survive_signals()
-        server = Server(watching_service(watched), connections=Connections.of_files(watched.metrics))
+        server = Server(_routes().watching_service(watched), connections=Connections.of_files(watched.metrics))
         serving = asyncio.create_task(server.serve([listening]))
         serving.add_done_callback(lambda _: stopping.set())
         try:
@@ -233,8 +235,16 @@ def _app_of(
     app_state: AppState, sockets: Sequence[socket.socket], further: Sequence[BaseRoute], routing: Routing | None
 ) -> ASGIApp:
     """Return the application. If there is a second port, it serves only operations."""
-    app = service(app_state, further, routing)
-    return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(app_state, routing))
+    routes = _routes()
+    app = routes.service(app_state, further, routing)
+    return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), routes.operations_service(app_state, routing))
+
+
+def _routes() -> ModuleType:
+    """Load the routes: that takes as long as the embedded server takes to start, and a worker needs none."""
+    from tocsin.api import app  # noqa: PLC0415
+
+    return app
 
 
 async def _introduce(

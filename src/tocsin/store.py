@@ -33,13 +33,21 @@ log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def store(settings: Settings, *, alone: bool, quiet: bool = False, processes: int = 1) -> AsyncIterator[str]:
+async def store(
+    settings: Settings,
+    *,
+    alone: bool,
+    quiet: bool = False,
+    processes: int = 1,
+    while_starting: Callable[[], object] | None = None,
+) -> AsyncIterator[str]:
     """Start the embedded database or use the configured one, migrate the schema, and yield the url.
 
     A read-only process does not migrate. Its url is one of sessions that cannot write.
 
     Without `alone`, an embedded server that another process runs on the data folder is used. With `quiet`, it is not
-    logged that the schema is up to date. An embedded server that is started has connections for so many `processes`.
+    logged that the schema is up to date. An embedded server that is started has connections for so many `processes`;
+    `while_starting` is called while it starts.
     """
     async with contextlib.AsyncExitStack() as stack:
         archive = settings.archive
@@ -54,7 +62,8 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False, process
             url = supervisor.url_of(settings.data_dir)
         else:
             connections = processes * CONNECTIONS_PER_PROCESS + OTHER_CONNECTIONS
-            url = (await stack.enter_async_context(Embedded(settings.data_dir, archive, connections))).url
+            server = Embedded(settings.data_dir, archive, connections, while_starting)
+            url = (await stack.enter_async_context(server)).url
         taken = await patiently(lambda: _migrate(settings, url))
         tell = log.info if taken or not quiet else log.debug
         tell("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])

@@ -202,15 +202,17 @@ main()
         ("restore backups", {"tocsin.settings", "asyncpg"}),
         ("migrate", {"tocsin.settings", "asyncpg"}),
         ("serve", {"tocsin.settings", "tocsin.worker", "asyncpg", "fastapi", "pycurl", "starlette", "uvicorn"}),
+        ("worker", {"tocsin.settings", "tocsin.worker", "asyncpg", "fastapi", "pycurl", "starlette", "uvicorn"}),
     ],
 )
 def test_command_loads_only_what_it_runs(tmp_path: Path, command: str, allowed: set[str]) -> None:
-    """`migrate` and `serve` end at a database that refuses connections: nothing starts."""
+    """The last three end at a database that refuses connections: nothing starts."""
+    refusing = {"TOCSIN_DATABASE_URL": "postgresql:///x?sslmode=nonsense"}
     subprocess.run(
         [sys.executable, "-c", _WRITE_LOADED, *command.split()],
         cwd=tmp_path,
         env={"TOCSIN_DATA_DIR": str(tmp_path), "PATH": ""}
-        | ({"TOCSIN_DATABASE_URL": "postgresql:///x?sslmode=nonsense"} if command in {"migrate", "serve"} else {}),
+        | (refusing if command in {"migrate", "serve", "worker"} else {}),
         capture_output=True,
         text=True,
         timeout=60,
@@ -218,7 +220,7 @@ def test_command_loads_only_what_it_runs(tmp_path: Path, command: str, allowed: 
     )
     loaded = (tmp_path / "loaded").read_text().split()
     parts = {"fastapi", "starlette", "uvicorn", "nats", "pycurl", "asyncpg", "tocsin.settings", "tocsin.worker"}
-    parts |= {"rich.console", "pydantic.v1.main"}
+    parts |= {"rich.console", "pydantic.v1.main", "tocsin.api.app"}
     assert parts & set(loaded) == allowed
 
 

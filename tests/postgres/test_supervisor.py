@@ -207,6 +207,29 @@ async def test_data_survives_a_restart(data: Path) -> None:
 
 
 @pytest.mark.processes
+async def test_other_work_is_done_while_the_server_starts(data: Path) -> None:
+    seen: list[int | None] = []
+    server = Embedded(data, while_starting=lambda: seen.append(server.postmaster))
+    async with server:
+        assert seen == [server.postmaster]
+        assert seen != [None]
+        assert await kept(server) == 42
+
+
+@pytest.mark.processes
+async def test_error_while_the_server_starts_leaves_nothing_running_or_open(data: Path) -> None:
+    def fail() -> None:
+        raise ImportError("no such module")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(ImportError, match="no such module"):
+        await Embedded(data, while_starting=fail).start()
+    assert processes_of(data) == []
+    assert not is_served(data)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.processes
 async def test_server_object_can_be_started_again(data: Path) -> None:
     server = Embedded(data)
     for _ in range(2):

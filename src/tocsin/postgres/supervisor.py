@@ -7,7 +7,7 @@ import pwd
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -73,9 +73,11 @@ class Launched:
     output: int
     began: float
 
-    async def answers(self) -> None:
-        """Wait until it answers queries. Raises `Refusal` if it exits."""
+    async def answers(self, while_starting: Callable[[], object] | None = None) -> None:
+        """Call `while_starting`, and wait until it answers queries. Raises `Refusal` if it exits."""
         try:
+            if while_starting:
+                while_starting()
             if not await _answered(self.process, self.url):
                 words = last_words(log_since(self.folder, self.began), read_end(self.output))
                 raise Refusal(f"The embedded PostgreSQL ended with status {self.process.returncode}: {words}.")
@@ -86,14 +88,22 @@ class Launched:
 class Embedded:
     """PostgreSQL 18 as a child process, with its data in `data_dir` and copies of its log in `archive`.
 
-    If more than the `CONNECTIONS` of its configuration are needed, it has so many `connections`.
+    If more than the `CONNECTIONS` of its configuration are needed, it has so many `connections`. `while_starting`
+    is called while the server starts.
 
     On Linux it ends with the thread that starts it, which must therefore be the main thread.
     """
 
-    def __init__(self, data_dir: Path, archive: Archive | None = None, connections: int = 0) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        archive: Archive | None = None,
+        connections: int = 0,
+        while_starting: Callable[[], object] | None = None,
+    ) -> None:
         self._folder = data_dir.resolve()
         self._archive = archive
+        self._while_starting = while_starting
         self._options = (f"max_connections={connections}",) if connections > CONNECTIONS else ()
         self._user: pwd.struct_passwd
         self._programs: Path
@@ -170,7 +180,7 @@ class Embedded:
     async def _launch(self) -> None:
         launched = await launch(self._programs, self._folder, self._folder / "postgres", self._user, *self._options)
         self._process = launched.process
-        await launched.answers()
+        await launched.answers(self._while_starting)
 
     async def _supervise(self) -> None:
         """Restart the server until `stop`, after any error."""

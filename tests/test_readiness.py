@@ -33,6 +33,8 @@ from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin_phones import Phones
 
+pytestmark = pytest.mark.one_cell("problems name their cell, and /readyz is 200 while one cell works")
+
 HELD = 20_000
 
 

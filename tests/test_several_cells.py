@@ -22,11 +22,13 @@ from tests.support.built_in import CATALOGUE
 from tests.support.database import make_database, url_for, value
 from tests.support.events import custom
 from tests.support.processes import Program, children_of
+from tests.support.second_cell import routing_of
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import HOUR, SECRET, Api
 from tests.support.streams import watching
 from tests.support.waiting import reaches, until
 from tocsin import directory, moving
+from tocsin.api.cells import ReadinessOfCells
 from tocsin.api.drafts import draft_of
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.pool import Database, connect
@@ -183,7 +185,7 @@ async def test_document_offers_the_cells_to_services(service: WithSouth) -> None
     assert not {"list_notifications", "register_device", "metrics"} & offering.keys()
 
 
-async def test_metrics_count_what_waits_in_all_cells_that_are_there(idle: Api) -> None:
+async def test_metrics_and_readiness_count_what_waits_in_all_cells(idle: Api) -> None:
     idle.app_state.intake.at_once = None
     await idle.people(1)
     for _ in range(2):
@@ -193,6 +195,10 @@ async def test_metrics_count_what_waits_in_all_cells_that_are_there(idle: Api) -
     metrics.databases_of_cells = lambda: {"main": here, "north": here, "away": away}
     assert 'tocsin_jobs_due{lane="direct"} 4.0' in (await metrics.text(here)).decode()
     assert (await metrics.waiting(here)).direct == 4
+    ready = await ReadinessOfCells(routing_of(idle.app_state, idle.app_state)).answer()
+    assert ready["queue"]["direct"]["due"] == 4
+    assert ready["queue"]["bulk"] == {"due": 0, "oldest": 0.0, "stalled": False}
+    assert ready["pushes"] == {"oldest": 0.0, "stalled": False}
     alone = Metrics()
     alone.databases_of_cells = lambda: {"away": away}
     with pytest.raises(Unavailable):

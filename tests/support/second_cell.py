@@ -3,10 +3,13 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 
 from asyncpg import DuplicateDatabaseError
+from starlette.types import ASGIApp
 
-from tocsin.api.cells import Routing
+from tocsin.api.app import service
+from tocsin.api.cells import ReadinessOfCells, Routing
 from tocsin.api.state import AppState
 from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
@@ -66,6 +69,12 @@ async def forget_limits(app_state: AppState) -> None:
     """Forget the requests that count towards rate limits: tests share callers and addresses."""
     app_state.limits._windows.clear()  # noqa: SLF001 - tests share users and their limits
     await app_state.database.rows("delete from rate_limits")
+
+
+def service_of(first: AppState, second: AppState) -> ASGIApp:
+    """Return the application that serves both cells."""
+    routing = routing_of(first, second)
+    return service(replace(first, readiness=ReadinessOfCells(routing)), routing=routing)
 
 
 def routing_of(first: AppState, second: AppState) -> Routing:

@@ -187,7 +187,7 @@ async def serving(
             settings = settings.of_cell(second_cell.SECOND, {})
         parts = database, counting, pubsub, verifier, lanes
         app_state = build_app_state(settings, catalogue, *parts, with_worker=with_worker, replica=replica, beside=first)
-        routing = second_cell.routing_of(first, app_state) if first else None
+        app = second_cell.service_of(first, app_state) if first else service(app_state)
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
         if app_state.provider:
@@ -207,7 +207,7 @@ async def serving(
         listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
         server = _PromptServer(
-            service(first or app_state, routing=routing),
+            app,
             connections=connections or Connections.of_files(app_state.metrics),
             patience=patience,
             origins=settings.cors_origins,

@@ -254,7 +254,10 @@ class ReadinessOfCells(Readiness):
         self._routing = routing
 
     async def answer(self) -> dict[str, Any]:
-        """Return the state of a cell that works, and the problems of all. Raises `Unavailable` if none works."""
+        """Return what waits in all cells that work, together, and the problems of all.
+
+        Raises `Unavailable` if none works.
+        """
         found = await self._routing.ask_all(lambda each: each.readiness.answer())
         ready = {name: answer for name, answer in found.items() if isinstance(answer, dict)}
         failed = [error for error in found.values() if isinstance(error, BaseException)]
@@ -267,8 +270,19 @@ class ReadinessOfCells(Readiness):
             if isinstance(error, BaseException)
         }
         problems = [f"cell {name}: {problem}" for name, answer in ready.items() for problem in answer["problems"]]
-        first: dict[str, Any] = next(iter(ready.values()))
-        return first | {"problems": sorted([*problems, *(f"cell {name}: {reason}" for name, reason in away.items())])}
+        answers = list(ready.values())
+        waiting = {
+            "queue": {name: _combined([each["queue"][name] for each in answers]) for name in answers[0]["queue"]},
+            "pushes": _combined([each["pushes"] for each in answers]),
+        }
+        problems += [f"cell {name}: {reason}" for name, reason in away.items()]
+        return answers[0] | waiting | {"problems": sorted(problems)}
+
+
+def _combined(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what waits in several cells together."""
+    combine: Mapping[str, Callable[[Iterable[Any]], Any]] = {"due": sum, "oldest": max, "stalled": any}
+    return {name: combine[name](each[name] for each in found) for name in found[0]}
 
 
 async def _refuse_closed(app_state: AppState, keys: Sequence[Key], closed: Sequence[int]) -> None:

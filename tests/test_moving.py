@@ -8,7 +8,9 @@ import os
 import random
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from httpx_sse import aconnect_sse
 from tests.support.built_in import CATALOGUE
 from tests.support.commands import refusal, run
 from tests.support.database import make_database
+from tests.support.events import CASE as CONTACT
 from tests.support.events import custom, in_future, message_event, note, state
-from tests.support.resolutions import resolve
+from tests.support.resolutions import resolve, settled
 from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
 from tocsin import invariants, moving
@@ -814,3 +817,189 @@ async def test_request_with_an_idempotency_key_can_be_repeated_in_the_new_cell(
         again = await cells[1].as_service("POST", "/events", json=note(3), company_id=company, headers=keys)
         assert again.json() == first.json()
         await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+
+
+@in_schemas
+async def test_words_erased_during_the_copy_are_not_in_the_new_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of an event that all have deleted: no inbox changes then."""
+    await fill(cells[0])
+    email = deepcopy(CATALOGUE.samples["incoming_email"]["event"])
+    email["data"]["contact"] |= {"id": CONTACT, "first_name": "Zebulon"}
+    id_ = await cells[0].post({**email, "notify": {"users": [1]}})
+    await cells[0].as_user(1, "DELETE", f"/notifications/{id_}")
+    bring = moving._Move._bring_keys  # noqa: SLF001
+    erased: list[bool] = []
+
+    async def erase(self: Any, *given: Any, **more: Any) -> None:
+        if not erased:
+            erased.append(True)
+            assert "Zebulon" in str(await pools[1].rows("select data from events"))
+            await resolve(cells[0], f"contact:{CONTACT}", "erased")
+            await settled(cells[0])
+        await bring(self, *given, **more)
+
+    monkeypatch.setattr(moving._Move, "_bring_keys", erase)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert erased
+    assert await pools[1].value("select erased from events where id = $1", id_)
+    for table in ("events", "contents", "moved_rows"):
+        assert "Zebulon" not in str(await pools[1].rows(f"select t::text from {table} t"))
+
+
+class Company:
+    """A company in which everything happens that can change its rows, for as long as it is not closed."""
+
+    def __init__(self, api: Api, database: Database, dice: random.Random) -> None:
+        self.api, self.database, self.dice = api, database, dice
+        self.is_over = False
+        self.done: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        actions = [
+            self.post,
+            self.post_without_recipients,
+            self.mark,
+            self.hold_and_cancel,
+            self.fail_and_replay,
+            self.resolve,
+            self.erase,
+            self.put,
+            self.register,
+            self.settle,
+        ]
+        while not self.is_over:
+            action = self.dice.choice(actions)
+            with contextlib.suppress(Locked):
+                await action()
+                self.done[action.__name__] += 1
+
+    def someone(self, count: int = 3) -> list[int]:
+        return self.dice.sample(USERS, count)
+
+    async def accept(self, *users: int, **more: Any) -> str:
+        event = {**note(*users), "about": [f"case:{self.dice.randrange(5)}"], **more}
+        event["notify"]["unknown"] = "skip"
+        company = self.dice.choice([COMPANY, None])
+        answer = await self.api.as_service("POST", "/events", json=event, company_id=company)
+        assert answer.status_code in {202, 503}, answer.text
+        return str(answer.json().get("id", uuid4()))
+
+    async def post(self) -> None:
+        await self.accept(*self.someone())
+
+    async def post_without_recipients(self) -> None:
+        await self.accept(999)
+
+    async def mark(self) -> None:
+        [user] = self.someone(1)
+        answer = await self.api.as_user(user, "GET", "/notifications")
+        if answer.status_code == 200 and (data := answer.json()["data"]):
+            method, path = self.dice.choice([("PUT", "/read"), ("DELETE", "/read"), ("DELETE", "")])
+            await self.api.as_user(user, method, f"/notifications/{self.dice.choice(data)['id']}{path}")
+        await self.api.as_user(user, "PUT", "/notifications/read", headers={"Idempotency-Key": str(uuid4())})
+
+    async def hold_and_cancel(self) -> None:
+        id_ = await self.accept(*self.someone(), deliver_at=in_future())
+        if self.dice.random() < 0.5:
+            await self.api.as_service("DELETE", f"/events/{id_}")
+
+    async def fail_and_replay(self) -> None:
+        ids = [await self.accept(*self.someone(), deliver_at=in_future()) for _ in range(2)]
+        await die(self.database, *ids)
+        await self.database.rows(queries("jobs")["requeue"], ids[:1], None, None)
+
+    async def resolve(self) -> None:
+        how = self.dice.choice(["read", "gone"])
+        body = {"about": f"case:{self.dice.randrange(5)}", "as": how}
+        await self.api.as_service("POST", "/events/resolve", json=body, company_id=COMPANY)
+
+    async def erase(self) -> None:
+        [user] = self.someone(1)
+        if self.dice.random() < 0.2:
+            await self.api.as_service("DELETE", f"/directory/users/{user}")
+        await self.api.as_service(
+            "PUT", f"/directory/users/{user}", json={**PERSON, "first_name": f"N{self.dice.random()}"}
+        )
+
+    async def put(self) -> None:
+        await self.api.as_service(
+            "PUT", "/directory/teams/7", json={"company_id": COMPANY, "name": "T", "users": self.someone(2)}
+        )
+
+    async def register(self) -> None:
+        [user] = self.someone(1)
+        device = {"token": f"{self.dice.randrange(20):064x}", "type": "iOS", "environment": "production"}
+        await self.api.as_user(user, "POST", "/devices", json=device)
+
+    async def settle(self) -> None:
+        await self.database.rows(
+            "with free as materialized (select user_id from heads where user_id = any($2) for update skip locked)"
+            " insert into deliveries as p"
+            " (event_id, device_id, user_id, lane, is_bulk, type, token_ending, state, settled_at)"
+            " select i.event_id, d.id, d.user_id, d.lane, false, 'iOS', '', $1,"
+            " case when $1 = 'dead' then clock_timestamp() end"
+            " from free join devices d on d.user_id = free.user_id"
+            " cross join lateral (select event_id from inbox where user_id = d.user_id limit 3) i"
+            " on conflict (event_id, device_id) do update set state = excluded.state, settled_at = excluded.settled_at",
+            self.dice.choice(["dead", "held"]),
+            self.someone(),
+        )
+
+
+PERSON = {
+    "company_id": COMPANY,
+    "first_name": "A",
+    "last_name": "B",
+    "profile_picture": None,
+    "email": None,
+    "locale": "en",
+    "time_zone": "UTC",
+    "active": True,
+}
+
+
+@in_schemas
+async def test_nothing_differs_when_a_company_in_use_leaves(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command takes for unchanged is compared in full, at the time at which the company is locked."""
+    seed = int(os.environ.get("SEED", random.randrange(2**32)))  # noqa: S311
+    sys.stdout.write(f"SEED={seed}\n")
+    await fill(cells[0])
+    company = Company(cells[0], pools[0], random.Random(seed))  # noqa: S311
+    follow, bring = moving._Move._follow, moving._Move._bring  # noqa: SLF001
+    compared = []
+
+    async def follow_and_compare(self: Any, source: Connection | None = None) -> int:
+        count = await follow(self, source)
+        if source:
+            company.is_over = True
+            async for part in self._parts():
+                mine, theirs = [
+                    [row for row in await self._digests(store, part) if row[0] != "idempotency_keys"]
+                    for store in (source, pools[1])
+                ]
+                assert mine == theirs, part
+                compared.append(part)
+        return count
+
+    async def bring_slowly(self: Any, part: Any, source: Connection | None = None) -> Any:
+        if source is None:
+            await asyncio.sleep(0.05)
+        return await bring(self, part, source)
+
+    monkeypatch.setattr(moving, "ENTRIES", 5)
+    monkeypatch.setattr(moving, "FEW", -1)
+    monkeypatch.setattr(moving._Move, "_follow", follow_and_compare)  # noqa: SLF001
+    monkeypatch.setattr(moving._Move, "_bring", bring_slowly)  # noqa: SLF001
+    working = [asyncio.create_task(company.run()) for _ in range(3)]
+    await moving.move(*pools, COMPANY, "a", "b")
+    company.is_over = True
+    await asyncio.gather(*working)
+    assert {part.of for part in compared} >= {"users", "teams"}
+    assert len(company.done) == 10, company.done
+    await nothing_of(pools[0], COMPANY)
+    for url in urls:
+        await assert_sound(url)

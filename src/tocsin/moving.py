@@ -1,10 +1,12 @@
 """Moves a company from one database (a cell) to another, while it is in use.
 
-The rows are copied in ranges of users, teams and events. Then the company is closed for seconds: the rows are locked,
-the changes since the copy are copied, and all ranges are compared by counts and digests. The switch is one transaction
-of the source: it deletes the users and teams, keeps pending work for the target, and records the cell of the company
-in `moves`. Each step can be repeated, so that an interrupted move continues. Each run has a higher turn, and what a run
-before still does under its own turn changes nothing.
+The rows are copied in ranges of users, teams and events, and each range is compared by counts and digests. Then what
+has changed since is copied, until it is little: users are compared by their heads, which each change of an inbox
+changes, and events by what is known of those that change otherwise. The company is closed for seconds: the rows are
+locked, and what is left is copied. The switch is one transaction of the source: it deletes the users and teams, keeps
+pending work for the target, and records the cell of the company in `moves`. Each step can be repeated, so that an
+interrupted move continues. Each run has a higher turn, and what a run before still does under its own turn changes
+nothing.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from uuid import UUID
 
 from tocsin import registrations, retention
 from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.errors import Refusal, Unavailable
+from tocsin.errors import Locked, Refusal, Unavailable
 from tocsin.ids import MAX_ID
 
 CONNECTIONS = 12
@@ -32,6 +34,15 @@ ENTRIES = 5_000
 
 TEAMS, EVENTS, ROWS = 50, 500, 500
 """Teams and events in a range, and rows of a step."""
+
+USERS = 50
+"""Users of a range that have changed."""
+
+MARKS = 10_000
+"""Users that are compared by one statement."""
+
+ROUNDS, FEW = 5, 100
+"""How often changes are copied before the company is closed, until at most so many users have changed."""
 
 ATTEMPTS = 3
 """How often a company is closed if it cannot be compared or locked in time."""
@@ -55,6 +66,7 @@ TURN_TIMEOUT = 5.0
 """Seconds to wait for the end of another move. The sessions of a process that was killed end soon."""
 
 _TURN = 0x6D6F7665
+_EARLIEST, _FIRST = datetime.min.replace(tzinfo=UTC), UUID(int=0)
 _FIRST_USERS = ("users", "heads", "teams", "events")  # the rows that others refer to
 _SQL = queries("moving")
 
@@ -179,12 +191,16 @@ class _Move:
         self._compared: dict[str, int] = {}
         self._closed = 0.0
         self._turn = 0
-        self._began = datetime.now(UTC)
+        self._since = _EARLIEST
+        self._waiting = set[UUID]()
+        self._unequal: list[_Range] = []
 
     async def run(self) -> Moved:
         if not await self._begin():
-            await registrations.release_phones(self._source, {self._destination: self._target})
-            await self._copy()
+            try:
+                await self._copy()
+            except _Changed as error:
+                raise Refusal(f"Company {self._company} cannot be copied: {error}. It stays in its cell.") from error
             await self._switch()
         await self._carry()
         await registrations.look_again(self._target)
@@ -208,7 +224,6 @@ class _Move:
         if theirs and mine and theirs["state"] == "moved" and theirs["other"] != self._origin:
             raise Refusal(f"Company {self._company} is in cell {theirs['other']}.")
         self._turn = last + 1
-        self._began = await self._source.value(_SQL["keys_before"])
         known = (mine["turn"], mine["state"]) if mine else (None, None)
         if not await self._source.rows(_SQL["begin"], self._company, self._turn, self._destination, *known):
             raise _is_taken()
@@ -216,17 +231,93 @@ class _Move:
         return False
 
     async def _copy(self) -> None:
-        """Copy what the target does not have, while the company is in use."""
+        """Copy what the target does not have, while the company is in use, and then what has changed."""
+        await registrations.release_phones(self._source, {self._destination: self._target})
+        await self._source.rows(_SQL["forget_rewritten"])
+        await _patiently(self._is_noting, "events are locked")
+        since, self._waiting = await self._source.value(_SQL["since"]), await self._waiting_now()
         async for part in self._parts():
-            await self._bring(part)
+            for table, n, _ in await self._bring(part):
+                self._compared[table] = self._compared.get(table, 0) + n
             if part.of == "users" and part.ids:
                 self._say(f"copied up to user {part.ids[-1]}")
-        after: Sequence[Any] = (datetime.min.replace(tzinfo=UTC), "", "", "", "")
-        while rows := await self._source.rows(_SQL["next_keys"], self._company, *after, ROWS):
+        await self._bring_keys(_EARLIEST, with_users=False)
+        await self._bring_unequal()
+        self._since = since
+        for _ in range(ROUNDS):
+            if await self._follow() <= FEW:
+                break
+
+    async def _is_noting(self) -> bool:
+        with contextlib.suppress(Locked):
+            async with self._source.transaction() as source:
+                await _limit_locks(source, EVENTS_LOCK_TIMEOUT)
+                await source.execute(_SQL["hold_events"])
+                await source.execute(_SQL["note_rewritten"])
+            return True
+        return False
+
+    async def _follow(self, source: Connection | None = None) -> int:
+        """Bring what has changed since the last time, or the copy; return the number of users."""
+        store = source or self._source
+        [[since]] = await fetch(store, _SQL["since"])
+        waiting = await self._waiting_now(source)
+        count = 0
+        async for ids in self._changed_users(store):
+            count += len(ids)
+            for some in _pieces(ids, USERS):
+                await self._bring(_Range("users", some), source)
+        async for part in self._ranges("teams", TEAMS):
+            await self._bring(part, source)
+        events = await self._changed_events(store, self._waiting - waiting)
+        for some in _pieces(events, EVENTS):
+            await self._bring(_Range("events", some), source)
+        await self._bring_rows(store, "deliveries", "next_settled", (self._since, _FIRST, _FIRST))
+        if source is None:
+            await self._bring_keys(self._since, with_users=True)
+        await self._bring_unequal(source)
+        if source and self._unequal:
+            raise _Changed(f"{self._unequal[0].of} differ in the two cells")
+        self._since, self._waiting = since, waiting
+        return count
+
+    async def _bring_unequal(self, source: Connection | None = None) -> None:
+        parts, self._unequal = self._unequal, []
+        for part in parts:
+            await self._bring(part, source)
+
+    async def _waiting_now(self, source: Connection | None = None) -> set[UUID]:
+        return {row["id"] for row in await self._pending(source or self._source)}
+
+    async def _changed_users(self, store: Database | Connection) -> AsyncIterator[list[int]]:
+        after = 0
+        while after < MAX_ID:
+            mine = await fetch(store, _SQL["marks"], self._company, after, MAX_ID, MARKS)
+            last = mine[-1]["id"] if len(mine) == MARKS else MAX_ID
+            theirs = await self._target.rows(_SQL["marks"], self._company, after, last, None)
+            yield sorted({id_ for id_, _ in {*map(tuple, mine)} ^ {*map(tuple, theirs)}})
+            after = last
+
+    async def _changed_events(self, store: Database | Connection, ended: set[UUID]) -> list[UUID]:
+        """Return events of the company that have changed, and those of others that the target has."""
+        found = await fetch(store, _SQL["changed_events"], self._company, self._since, [*ended])
+        others = [row["id"] for row in found if not row["is_own"]]
+        known = await self._target.rows(_SQL["known_events"], others)
+        return sorted({row["id"] for row in known} | {row["id"] for row in found if row["is_own"]})
+
+    async def _bring_keys(self, since: datetime, *, with_users: bool) -> None:
+        """Bring the keys of services, and those of users, which come with them in a copy."""
+        await self._bring_rows(self._source, "idempotency_keys", "next_keys", (since, "", "", "", ""), with_users)
+
+    async def _bring_rows(
+        self, store: Database | Connection, table: str, name: str, after: Sequence[Any], *more: Any
+    ) -> None:
+        """Bring the rows of a table after a key, in its order."""
+        while rows := await fetch(store, _SQL[name], self._company, *after, ROWS, *more):
             async with self._target.transaction() as target:
                 await self._receive(target)
-                await self._put(target, {"idempotency_keys": [row["row"] for row in rows]})
-            after = rows[-1][:-1]
+                await self._put(target, {table: [row["row"] for row in rows]})
+            after = list(rows[-1])[:-1]
 
     async def _switch(self) -> None:
         """Close the company and make the target its cell."""
@@ -250,10 +341,12 @@ class _Move:
     async def _closing(self) -> AsyncIterator[None]:
         """Close the company for the block. If this process dies, it is served again after `CLOSED_FOR`."""
         await self._wait_until_idle()
+        await registrations.release_phones(self._source, {self._destination: self._target})
         await self._source.rows(_SQL["close"], self._company, CLOSED_FOR)
         renewing = asyncio.create_task(self._renew())
         try:
             await asyncio.sleep(CLOSE_DELAY)
+            await self._follow()
             yield
         finally:
             renewing.cancel()
@@ -275,16 +368,13 @@ class _Move:
         return busy == 0
 
     async def _leave(self) -> None:
-        """Lock the rows of the company, bring what changed, compare all, and let the company go."""
+        """Lock the rows of the company, bring what changed, and let the company go."""
         async with self._source.transaction() as source, self._target.transaction() as target:
             for each in (source, target):
                 await each.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
             await _limit_locks(source, LOCK_TIMEOUT)
             await self._lock(source)
-            again = [part async for part in self._parts() if await self._bring(part, source)]
-            for part in again:
-                if await self._bring(part, source):
-                    raise _Changed(f"{part.of} differ in the two cells")
+            await self._follow(source)
             await source.execute(_SQL["stash_rest"], self._company)
             pending = await self._pending(source)
             await self._stash(source, pending)
@@ -294,7 +384,7 @@ class _Move:
             kept = {row["id"] for row in pending}
             late = [row for row in await self._pending(source) if row["id"] not in kept]
             await self._stash(source, late)
-            await source.execute(_SQL["stash_keys"], self._company, self._began)
+            await source.execute(_SQL["stash_keys"], self._company, self._since)
             if await source.fetchval(_SQL["busy"], self._company):
                 raise _Changed("an import, erasure or resolution began")
             if await source.execute(_SQL["switch"], self._company, self._turn) != "UPDATE 1":
@@ -312,8 +402,8 @@ class _Move:
         await source.fetch(_SQL["lock_jobs"], [row["id"] for row in await self._pending(source)])
         await _patiently(are_pushes_locked, "pushes do not end")
 
-    async def _pending(self, source: Connection) -> list[Any]:
-        return list(await source.fetch(_SQL["pending"], self._company))
+    async def _pending(self, source: Database | Connection) -> list[Any]:
+        return list(await fetch(source, _SQL["pending"], self._company))
 
     async def _stash(self, source: Connection, pending: Sequence[Any]) -> None:
         """Keep events that wait, with their jobs, for the target.
@@ -324,73 +414,85 @@ class _Move:
             ids = [row["id"] for row in some]
             free = {row["id"] for row in await source.fetch(_SQL["lock_jobs"], ids)}
             own = [row["id"] for row in some if row["is_own"] and (row["is_dead"] or row["id"] in free)]
-            tables = _by_table(await source.fetch(_SQL["rows_of_events"], self._company, ids))
+            tables = _by_table(await source.fetch(_SQL["stash_events"], self._company, ids))
             await self._check_free(self._target, "events", tables.get("events", []))
             await self._check_undivided(self._target, ids, are_pending=True)
-            await source.execute(_SQL["stash_events"], self._company, ids)
             await source.execute(_SQL["stash_jobs"], self._company, ids, own)
             await source.execute(_SQL["discard_events"], self._company, own)
 
     async def _parts(self) -> AsyncIterator[_Range]:
-        """Yield the users, the teams, and the events without recipients; with those that only the target has."""
-        for of in ("users", "teams"):
-            after = 0
-            while after < MAX_ID:
-                size = ENTRIES if of == "users" else TEAMS
-                mine = await self._source.value(_SQL[f"next_{of}"], after, self._company, size)
-                last = mine[-1] if mine else MAX_ID
-                theirs = await self._target.rows(_SQL[f"{of}_between"], after, last, self._company)
-                yield _Range(of, sorted({*mine, *(row["id"] for row in theirs)}))
-                after = last
-        first = UUID(int=0)
+        """Yield the users, the teams, and the events without recipients."""
+        async for part in self._ranges("users", ENTRIES):
+            yield part
+        async for part in self._ranges("teams", TEAMS):
+            yield part
+        first = _FIRST
         while ids := await self._source.value(_SQL["next_events"], first, self._company, EVENTS):
             yield _Range("events", ids)
             first = ids[-1]
 
-    async def _bring(self, part: _Range, source: Connection | None = None) -> bool:
-        """Compare a range, and replace that of the target if it differs; return whether it did."""
-        mine, theirs = await asyncio.gather(
-            self._digests(source or self._source, part), self._digests(self._target, part)
-        )
-        if mine == theirs:
-            if source:
-                for table, n, _ in mine:
-                    self._compared[table] = self._compared.get(table, 0) + n
-            return False
-        if source:
-            await self._replace(source, part)
-        else:
+    async def _ranges(self, of: str, size: int) -> AsyncIterator[_Range]:
+        """Yield ranges of users or teams, with those that only the target has."""
+        after = 0
+        while after < MAX_ID:
+            mine = await self._source.value(_SQL[f"next_{of}"], after, self._company, size)
+            last = mine[-1] if mine else MAX_ID
+            theirs = await self._target.rows(_SQL[f"{of}_between"], after, last, self._company)
+            yield _Range(of, sorted({*mine, *(row["id"] for row in theirs)}))
+            after = last
+
+    async def _bring(self, part: _Range, source: Connection | None = None) -> list[tuple[str, int, str]]:
+        """Make a range of the target like that of the source; return the count and the digest of each table.
+
+        Without a connection, the source is read as it is at one time. Ranges can differ afterwards, until the target
+        has all users of their events.
+        """
+        if source is None:
             async with (
                 self._source.connection() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                await self._replace(connection, part)
-        return True
+                return await self._bring(part, connection)
+        mine, theirs = await asyncio.gather(self._digests(source, part), self._digests(self._target, part))
+        if mine != theirs:
+            await self._replace(source, part, mine)
+        return mine
 
     async def _digests(self, store: Database | Connection, part: _Range) -> list[tuple[str, int, str]]:
         """Return the count and the digest of each table in a range; that of users has their events, too."""
-        found = await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, part.ids)
-        if part.of == "users":
-            ids = await self._events(store, part)
-            found += await fetch(store, _SQL["digest_of_events"], self._company, ids)
+        found, events = [], await self._events(store, part)
+        if part.of != "events":
+            found += await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, part.ids)
+        if part.of != "teams":
+            found += await fetch(store, _SQL["digest_of_events"], self._company, events, part.of == "users")
         return [tuple(row) for row in found]
 
+    async def _rows(
+        self, source: Connection, part: _Range, events: Sequence[UUID], others: Sequence[UUID]
+    ) -> dict[str, list[str]]:
+        """Return the rows of a range by table, with its events, and those of other events which the target has."""
+        rows = []
+        if part.of != "events":
+            rows += await source.fetch(_SQL[f"rows_of_{part.of}"], self._company, part.ids)
+        for ids, are_theirs in ((events, part.of == "users"), ([*{*others} - {*events}], False)):
+            rows += await source.fetch(_SQL["rows_of_events"], self._company, ids, are_theirs)
+        return _by_table(rows)
+
     async def _events(self, store: Database | Connection, part: _Range) -> Sequence[UUID]:
+        """Return the events in a range, or in the inboxes of its users."""
         if part.of != "users":
             return part.ids if part.of == "events" else []
         [row] = await fetch(store, _SQL["events_of_users"], self._company, part.ids)
         ids: list[UUID] = row[0]
         return ids
 
-    async def _replace(self, source: Connection, part: _Range) -> None:
-        """Replace a range of the target by that of the source, in one transaction."""
+    async def _replace(self, source: Connection, part: _Range, digests: list[tuple[str, int, str]]) -> None:
+        """Replace a range of the target by that of the source, which has these digests, in one transaction."""
         async with self._target.transaction() as target:
             await self._receive(target)
-            rows = await source.fetch(_SQL[f"rows_of_{part.of}"], self._company, part.ids)
-            ids = sorted({*await self._events(source, part), *await self._events(target, part)})
-            if part.of == "users":
-                rows += await source.fetch(_SQL["rows_of_events"], self._company, ids)
-            tables = _by_table(rows)
+            mine, theirs = await self._events(source, part), await self._events(target, part)
+            tables = await self._rows(source, part, mine, theirs)
+            ids = sorted({*mine, *theirs})
             for table in ("users", "teams", "events"):
                 await self._check_free(target, table, tables.get(table, []))
             await self._check_undivided(target, ids, are_pending=False)
@@ -398,6 +500,8 @@ class _Move:
                 await target.execute(_SQL[f"discard_{part.of}"], self._company, part.ids)
             await target.execute(_SQL["discard_events"], self._company, ids)
             await self._put(target, tables)
+            if await self._digests(target, part) != digests:
+                self._unequal.append(part)
 
     async def _receive(self, target: Connection) -> None:
         row = await target.fetchrow(_SQL["receive"], self._company, self._turn)
@@ -440,7 +544,7 @@ class _Move:
 
     async def _copy_audit_entries(self) -> None:
         """Copy the audit entries of the company. Those of the source stay: its log is append-only."""
-        after = datetime.min.replace(tzinfo=UTC), UUID(int=0)
+        after = _EARLIEST, _FIRST
         while rows := await self._source.rows(_SQL["next_audit_entries"], self._company, *after, ROWS):
             await self._target.rows(_SQL["put_audit_entries"], _json([row["row"] for row in rows]))
             after = rows[-1]["happened_at"], rows[-1]["id"]
@@ -455,7 +559,7 @@ class _Move:
                     await source.execute(_SQL["discard_events"], self._company, some)
                 await source.execute(_SQL["forget_ids"], ids)
         await self._source.rows(_SQL["forget_jobs"], self._company)
-        first = UUID(int=0)
+        first = _FIRST
         while found := await self._source.value(_SQL["left_events"], first, self._company, EVENTS):
             await self._source.rows(_SQL["discard_events"], self._company, found)
             first = found[-1]

@@ -368,6 +368,17 @@ begin
 end
 $$;
 
+CREATE FUNCTION tocsin.note_rewritten_events() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    insert into rewritten_events
+    select distinct named.id from unnest(new.event_ids) as named (id) where exists (select from moves where state = 'copying')
+    on conflict do nothing;
+    return new;
+end
+$$;
+
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);
@@ -1021,6 +1032,10 @@ CREATE TABLE tocsin.resolutions (
     CONSTRAINT resolutions_how_check CHECK ((how = ANY (ARRAY['read'::text, 'gone'::text, 'erased'::text])))
 );
 
+CREATE TABLE tocsin.rewritten_events (
+    event_id uuid NOT NULL
+);
+
 CREATE TABLE tocsin.seen_registrations (
     cell text NOT NULL,
     noted_at timestamp with time zone NOT NULL
@@ -1189,6 +1204,9 @@ ALTER TABLE ONLY tocsin.registrations
 ALTER TABLE ONLY tocsin.resolutions
     ADD CONSTRAINT resolutions_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY tocsin.rewritten_events
+    ADD CONSTRAINT rewritten_events_pkey PRIMARY KEY (event_id);
+
 ALTER TABLE ONLY tocsin.seen_registrations
     ADD CONSTRAINT seen_registrations_pkey PRIMARY KEY (cell);
 
@@ -1308,6 +1326,10 @@ CREATE TRIGGER keep_all_audit_entries BEFORE TRUNCATE ON tocsin.audit_entries FO
 CREATE TRIGGER keep_audit_entries BEFORE DELETE OR UPDATE ON tocsin.audit_entries FOR EACH ROW EXECUTE FUNCTION tocsin.keep_audit_entries();
 
 CREATE TRIGGER note_registration AFTER INSERT OR DELETE OR UPDATE OF registered_at ON tocsin.devices FOR EACH ROW EXECUTE FUNCTION tocsin.note_registration();
+
+CREATE TRIGGER note_rewritten_events AFTER INSERT ON tocsin.erasures FOR EACH ROW EXECUTE FUNCTION tocsin.note_rewritten_events();
+
+CREATE TRIGGER note_rewritten_events AFTER INSERT ON tocsin.resolutions FOR EACH ROW WHEN ((new.how = 'erased'::text)) EXECUTE FUNCTION tocsin.note_rewritten_events();
 
 CREATE TRIGGER refuse_moved_company BEFORE INSERT ON tocsin.teams FOR EACH ROW EXECUTE FUNCTION tocsin.refuse_moved_company();
 

@@ -1,9 +1,28 @@
 -- The rows `row` of the events @events, as far as they are those of the company @company: an event of another company, or of none,
--- has only its users and teams. Its users may have left already (`moved_ids`).
-event as materialized (
+-- has only its users and teams. It is left out if none of its users have got it, unless it is known to be theirs (@theirs). Its users
+-- may have left already (`moved_ids`).
+given as materialized (
     select e.*, e.company_id is not distinct from @company as is_own
-    from unnest(@events) as given (id)
-    cross join lateral (select * from events where id = given.id offset 0) e
+    from unnest(@events) as named (id)
+    cross join lateral (select * from events where id = named.id offset 0) e
+),
+recipient as materialized (
+    select r.*, given.is_own, part.own_users, part.own_teams
+    from given
+    cross join lateral (select * from recipients where event_id = given.id offset 0) r
+    cross join lateral (
+        select coalesce(array_agg(pair.user_id order by nth), '{}') as own_users,
+               coalesce(array_agg(pair.team_id order by nth), '{}') as own_teams
+        from unnest(r.user_ids, r.team_ids) with ordinality as pair (user_id, team_id, nth)
+        where not given.is_own and (
+            (select u.company_id = @company from users u where u.id = pair.user_id)
+            or (select m.company_id = @company from moved_ids m where m.kind = 'user' and m.id = pair.user_id)
+        )
+    ) part
+    where given.is_own or part.own_users <> '{}'
+),
+event as materialized (
+    select * from given where is_own or @theirs or id in (select event_id from recipient)
 ),
 row as materialized (
     select 'events' as table_name, (
@@ -34,25 +53,12 @@ row as materialized (
     from event
     union all
     select 'recipients', (
-               to_jsonb(r) || case
-                   when event.is_own then '{}'
-                   else jsonb_build_object(
-                       'user_ids', part.user_ids, 'team_ids', part.team_ids, 'reached', cardinality(part.user_ids)
-                   )
+               to_jsonb(recipient) - 'is_own' - 'own_users' - 'own_teams' || case
+                   when is_own then '{}'
+                   else jsonb_build_object('user_ids', own_users, 'team_ids', own_teams, 'reached', cardinality(own_users))
                end
            )::text
-    from event
-    cross join lateral (select * from recipients where event_id = event.id offset 0) r
-    cross join lateral (
-        select coalesce(array_agg(pair.user_id order by nth), '{}') as user_ids,
-               coalesce(array_agg(pair.team_id order by nth), '{}') as team_ids
-        from unnest(r.user_ids, r.team_ids) with ordinality as pair (user_id, team_id, nth)
-        where not event.is_own and (
-            (select u.company_id = @company from users u where u.id = pair.user_id)
-            or (select m.company_id = @company from moved_ids m where m.kind = 'user' and m.id = pair.user_id)
-        )
-    ) part
-    where event.is_own or part.user_ids <> '{}'
+    from recipient
     union all
     select 'contents', to_jsonb(c)::text
     from event

@@ -30,6 +30,25 @@ create table moved_rows (
     row text not null
 );
 
+-- The events whose words or recipients an erasure changes while a company is copied. No head of an inbox shows it.
+create table rewritten_events (
+    event_id uuid primary key
+);
+
+create function note_rewritten_events() returns trigger
+language plpgsql
+as $$
+begin
+    insert into rewritten_events
+    select distinct named.id from unnest(new.event_ids) as named (id) where exists (select from moves where state = 'copying')
+    on conflict do nothing;
+    return new;
+end
+$$;
+create trigger note_rewritten_events after insert on erasures for each row execute function note_rewritten_events();
+create trigger note_rewritten_events after insert on resolutions for each row
+    when (new.how = 'erased') execute function note_rewritten_events();
+
 -- A company that leaves gets no further users and teams. The lock of its row orders this and the closing of the company.
 create function refuse_moved_company() returns trigger
 language plpgsql

@@ -36,6 +36,60 @@ where company_id = $1 and state = 'copying' and closed_until > clock_timestamp()
 -- name: reopen
 update moves set closed_until = null where company_id = $1 and state = 'copying'
 
+-- name: forget_rewritten
+delete from rewritten_events
+
+-- name: note_rewritten
+-- Note the events that erasures are changing already. From now on, others note theirs themselves. After `hold_events`.
+insert into rewritten_events
+select unnest(event_ids) from erasures union select unnest(event_ids) from resolutions where how = 'erased'
+on conflict do nothing
+
+-- name: marks
+-- The next users after $2 up to $3, each with a digest that changes with all that they have but pushes and keys: each change of
+-- an inbox changes its head.
+select u.id,
+       hashtextextended(
+           concat_ws(
+               ' ', u::text,
+               (select h::text from heads h where h.user_id = u.id),
+               (select p::text from preferences p where p.user_id = u.id),
+               (select string_agg(d::text, ' ' order by d.token collate "C") from devices d where d.user_id = u.id)
+           ),
+           0
+       ) as mark
+from users u
+where u.id > $2 and u.id <= $3 and u.company_id = $1
+order by u.id
+limit $4
+
+-- name: changed_events
+-- Events that are not seen in the marks of users: those that erasures changed, that waited ($3), and that were accepted since $2 and
+-- have no recipients.
+select e.id, e.company_id is not distinct from $1::int as is_own
+from (
+    select event_id as id from rewritten_events
+    union
+    select id from unnest($3::uuid[]) as waited (id)
+    union
+    select n.id from events n
+    where n.accepted_at >= $2 and n.company_id = $1 and not exists (select from recipients r where r.event_id = n.id)
+) changed
+cross join lateral (select id, company_id from events where id = changed.id offset 0) e
+where not exists (select from jobs j where j.id = e.id)
+
+-- name: known_events
+select id from events where id = any($1::uuid[])
+
+-- name: next_settled
+-- The next results of pushes of the company since $2.
+select settled_at, event_id, device_id, to_jsonb(d)::text as row
+from deliveries d
+where settled_at >= $2 and (settled_at, event_id, device_id) > ($2, $3, $4)
+  and (select u.company_id = $1 from users u where u.id = d.user_id)
+order by settled_at, event_id, device_id
+limit $5
+
 -- name: next_users
 -- The next range of users: at most 200 users, or about $3 entries.
 select coalesce(array_agg(id), '{}')
@@ -78,19 +132,22 @@ select array(
     cross join lateral (select event_id from inbox where user_id = person.id offset 0) i
 )
 
--- name: keys_before
--- A time after which the keys are of all transactions that end from now on.
-select now() - interval '2 minutes'
+-- name: since
+-- A time after which all is that transactions write which end from now on.
+select clock_timestamp() - interval '1 minute'
 
 -- name: next_keys
--- The next keys of services of the company, and of services of all companies in the last hour.
+-- The next keys of services of the company, of services of all companies in the last hour, and with $8 of users.
 select kept_at, caller, method, path, key, to_jsonb(k)::text as row
 from idempotency_keys k
-where kept_at >= $2 and (kept_at, caller, method, path, key) > ($2, $3, $4, $5, $6) and caller not like 'user %'
-  and (
-      caller like '% of company ' || $1::int
-      or caller not like '% of company %' and kept_at > now() - interval '1 hour'
-  )
+where kept_at >= $2 and (kept_at, caller, method, path, key) > ($2, $3, $4, $5, $6)
+  and case
+          when caller like 'user %' then $8 and (
+              select u.company_id = $1 from users u where u.id = substring(caller from '^user ([0-9]+)$')::int
+          )
+          else caller like '% of company ' || $1::int
+              or caller not like '% of company %' and kept_at > now() - interval '1 hour'
+      end
 order by kept_at, caller, method, path, key
 limit $7
 
@@ -117,7 +174,7 @@ select table_name, row from row
 
 -- name: digest_of_events
 with
--- include: moving_events(company=$1::int, events=$2::uuid[])
+-- include: moving_events(company=$1::int, events=$2::uuid[], theirs=$3::bool)
 , digested as (
     select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark from row group by table_name
 )
@@ -125,7 +182,7 @@ select * from digested where table_name <> 'other_keys' order by table_name
 
 -- name: rows_of_events
 with
--- include: moving_events(company=$1::int, events=$2::uuid[])
+-- include: moving_events(company=$1::int, events=$2::uuid[], theirs=$3::bool)
 select table_name, row from row
 
 -- name: taken_users
@@ -270,7 +327,10 @@ insert into changes select * from json_populate_recordset(null::changes, $1::jso
 insert into clears select * from json_populate_recordset(null::clears, $1::json) on conflict do nothing
 
 -- name: put_deliveries
-insert into deliveries select * from json_populate_recordset(null::deliveries, $1::json) on conflict do nothing
+insert into deliveries select * from json_populate_recordset(null::deliveries, $1::json)
+on conflict (event_id, device_id) do update
+set state = excluded.state, attempts = excluded.attempts, due_at = excluded.due_at, settled_at = excluded.settled_at,
+    reason = excluded.reason
 
 -- name: put_idempotency_keys
 insert into idempotency_keys as k select * from json_populate_recordset(null::idempotency_keys, $1::json)
@@ -466,11 +526,12 @@ where k.kept_at >= $2
 
 -- name: stash_events
 with
--- include: moving_events(company=$1::int, events=$2::uuid[])
+-- include: moving_events(company=$1::int, events=$2::uuid[], theirs=true)
 insert into moved_rows (company_id, table_name, row)
 select $1, table_name, row
 from row
 where table_name <> 'dead_letters'
+returning table_name, row
 
 -- name: stash_jobs
 -- Keep the jobs and dead letters of these events ($2) for the target, and delete some ($3).

@@ -30,7 +30,17 @@ from tocsin.api.slots import Bounded
 from tocsin.api.state import Application, AppState, Watched
 from tocsin.errors import Problem
 
-BUSY = ("GET /notifications", "POST /events", "GET /notifications/stream")
+BUSY = (
+    "GET /notifications",
+    "GET /notifications/changes",
+    "GET /notifications/stream",
+    "GET /notifications/{notification_id}",
+    "PUT /notifications/{notification_id}/read",
+    "PUT /notifications/{notification_id}/unread",
+    "DELETE /notifications/{notification_id}",
+    "POST /events",
+    "GET /events/{event_id}",
+)
 """The busiest routes and the stream, which bypass the routing of the framework."""
 
 ROUTERS = (

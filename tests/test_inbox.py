@@ -17,7 +17,7 @@ from tests.support.workers import work
 from tocsin import inbox
 from tocsin.auth.claims import UserCaller
 from tocsin.db.pool import Connection, Database, queries
-from tocsin.errors import Unauthenticated, Unavailable
+from tocsin.errors import Missing, NotFound, Unauthenticated, Unavailable
 from tocsin.invariants import check_rows
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -196,7 +196,11 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
 
 async def test_calls_of_a_user_who_was_erased_are_refused(database: Database) -> None:
     id_, caller = UUID(int=1), UserCaller(9, 0)
-    marks = inbox.read(database, caller, id_), inbox.delete(database, caller, id_), inbox.read_all(database, caller)
+    marks = (
+        inbox.SingleMarks(database).read(caller, id_),
+        inbox.SingleMarks(database).delete(caller, id_),
+        inbox.read_all(database, caller),
+    )
     for call in (*marks, inbox.read_some(database, caller, [id_]), inbox.changes(database, caller, "0-0")):
         with pytest.raises(Unauthenticated, match="9"):
             await call
@@ -320,9 +324,9 @@ async def test_page_holds_what_is_below_a_position_newest_first(api: Api) -> Non
     await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
     database, user = api.app_state.database, UserCaller(1, 2**31)
     for number in (1, 2, 5, 8):
-        await inbox.read(database, user, UUID(ids[number]))
+        await inbox.SingleMarks(database).read(user, UUID(ids[number]))
     for number in (4, 5):
-        await inbox.delete(database, user, UUID(ids[number]))
+        await inbox.SingleMarks(database).delete(user, UUID(ids[number]))
     rows = await database.rows(
         "select event_id, position, read_at is null as unread from inbox"
         " where user_id = 1 and deleted_at is null order by position desc"
@@ -432,6 +436,56 @@ async def test_pages_that_share_a_statement_are_those_that_each_caller_asked_for
             assert await database.value(mine, user, ids) == len(ids)
 
 
+async def test_marks_that_share_a_statement_change_what_each_caller_asked_for(idle: Api, database: Database) -> None:
+    users = range(1, 7)
+    await idle.people(*users)
+    ids = {}
+    for user in users:
+        batch = {"events": [custom(user), custom(user)]}
+        ids[user] = [UUID(id_) for id_ in (await idle.as_service("POST", "/events/batch", json=batch)).json()["ids"]]
+    await work(idle)
+    marks = inbox.SingleMarks(database)
+    await marks.read(UserCaller(3, 2**31), ids[3][0])
+    await marks.delete(UserCaller(4, 2**31), ids[4][0])
+    await idle.people(5, active=False)
+    before = dict(await dba_positions(database))
+    calls = {
+        1: marks.read(UserCaller(1, 2**31), ids[1][0]),
+        2: marks.delete(UserCaller(2, 2**31), ids[2][1]),
+        3: marks.unread(UserCaller(3, 2**31), ids[3][0]),
+        4: marks.read(UserCaller(4, 2**31), ids[4][0]),
+        5: marks.read(UserCaller(5, 2**31), ids[5][0]),
+        6: marks.read(UserCaller(6, 2**31), ids[1][1]),  # another's
+        7: marks.delete(UserCaller(1, 2**31), ids[1][1]),  # the same user's: by the next statement
+    }
+    found = await asyncio.gather(*calls.values(), return_exceptions=True)
+    assert [type(each) for each in found] == [*[type(None)] * 3, Missing, Unauthenticated, NotFound, type(None)]
+    after = dict(await dba_positions(database))
+    assert {user: after[user] - before[user] for user in users} == {1: 2, 2: 1, 3: 1, 4: 0, 5: 0, 6: 0}
+    counts = await database.rows("select total, unread from heads order by user_id")
+    assert [tuple(row) for row in counts] == [(1, 0), (1, 1), (2, 2), (1, 1), (2, 2), (2, 2)]
+
+
+async def dba_positions(database: Database) -> list[tuple[int, int]]:
+    return [tuple(row) for row in await database.rows("select user_id, position from heads")]
+
+
+async def test_mark_of_a_locked_inbox_delays_no_other_user(idle: Api, database: Database, dba: Connection) -> None:
+    await idle.people(1, 2)
+    ids = {user: UUID((await idle.as_service("POST", "/events", json=custom(user))).json()["id"]) for user in (1, 2)}
+    await work(idle)
+    marks = inbox.SingleMarks(database)
+    async with dba.transaction():
+        await dba.execute("select from heads where user_id = 1 for update")
+        slow, quick = (asyncio.create_task(marks.read(UserCaller(user, 2**31), ids[user])) for user in (1, 2))
+        async with bounded():
+            await quick
+        await until(lambda: blocked(dba))
+        assert not slow.done()
+    await slow
+    assert await database.value("select array_agg(unread order by user_id) from heads") == [0, 0]
+
+
 async def test_failed_look_up_of_cursors_fails_every_request_that_shares_it(
     database: Database, dba: Connection
 ) -> None:
@@ -452,7 +506,7 @@ async def test_failed_look_up_of_cursors_fails_every_request_that_shares_it(
     assert unhandled == []  # the caller that left causes no log line
 
 
-@pytest.mark.parametrize("first", ["read_one", "unread_one", "delete_one"])
+@pytest.mark.parametrize("first", ["read", "unread", "deleted"])
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/read"), ("PUT", "/unread"), ("DELETE", "")])
 @pytest.mark.parametrize("is_read", [True, False])
 async def test_change_that_waits_for_another_one_sees_what_it_did(  # noqa: PLR0913 - two changes of one entry
@@ -465,10 +519,10 @@ async def test_change_that_waits_for_another_one_sees_what_it_did(  # noqa: PLR0
         await idle.as_user(1, "PUT", f"/notifications/{changed}/read")
     before = await dba.fetchval("select position from heads where user_id = 1")
     async with asyncio.TaskGroup() as group, dba.transaction():
-        await dba.fetchrow(queries("inbox")[first], 1, None, UUID(changed))
+        await dba.fetchrow(queries("inbox")["marks"], [1], [None], [UUID(changed)], [first])
         later = group.create_task(idle.as_user(1, method, f"/notifications/{changed}{path}"))
         await until(lambda: blocked(dba))
-    assert later.result().status_code == 204
+    assert later.result().status_code == (410 if (first, method) == ("deleted", "PUT") else 204)
     [(after, total, unread)] = await dba.fetch("select position, total, unread from heads where user_id = 1")
     entries = await dba.fetch("select read_at, deleted_at from inbox where user_id = 1")
     kept = [row for row in entries if row["deleted_at"] is None]

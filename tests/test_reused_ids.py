@@ -216,8 +216,8 @@ async def test_marks_admit_exactly_the_tokens_that_pages_admit(idle: Api, state:
         user = UserCaller(PERSON, 0, issued)
         refused = await said(inbox.Pages(database).of(user, unread=False, limit=1))
         seen.add(refused == "")
-        marks = inbox.read(database, user, unknown), inbox.unread(database, user, unknown)
-        for call in (*marks, inbox.delete(database, user, unknown), inbox.one(database, user, unknown)):
+        marks = inbox.SingleMarks(database).read(user, unknown), inbox.SingleMarks(database).unread(user, unknown)
+        for call in (*marks, inbox.SingleMarks(database).delete(user, unknown), inbox.one(database, user, unknown)):
             assert await said(call) == (refused or "not found"), issued
         for call in (inbox.read_all(database, user), inbox.read_some(database, user, [unknown])):
             assert await said(call) == refused, issued

@@ -18,7 +18,7 @@ from tocsin.auth.claims import CLOCK_SKEW, UserCaller
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
-from tocsin.look_ups import LookUps
+from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
 
 NEWEST = 2**63 - 1
@@ -110,7 +110,7 @@ class InboxChanges:
         return _admits(issued, datetime.fromtimestamp(self.made / 1e6, UTC), self.tokens_from)
 
 
-class Asked(NamedTuple):
+class AskedPage(NamedTuple):
     """A page that is asked for: at most `limit` (at most 100) notifications below position `before`."""
 
     user_id: int
@@ -124,11 +124,11 @@ class Cursors:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._look_ups = LookUps(self._look)
+        self._shared = SharedStatements(self._look)
 
     async def of(self, user: UserCaller) -> str:
         """Return the cursor of the caller's inbox. It is different after each change. Raises like `owner`."""
-        found = await _admitted(self._database, user, await self._look_ups.of(user.id))
+        found = await _admitted(self._database, user, await self._shared.of(user.id))
         return cursor_of(_micros(found["made_at"]), found["at"])
 
     async def _look(self, user_ids: Sequence[int]) -> dict[int, Record]:
@@ -140,23 +140,88 @@ class Pages:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._look_ups = LookUps(self._look, _count_of_next, PARALLEL_PAGES)
+        self._shared = SharedStatements(self._look, _count_of_next, PARALLEL_PAGES)
 
     async def of(self, user: UserCaller, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
         """Return up to `limit` (at most 100) notifications of a caller below position `before`. Raises like `owner`."""
-        row = await self._look_ups.of(Asked(user.id, before, limit, unread))
+        row = await self._shared.of(AskedPage(user.id, before, limit, unread))
         _, at, made_at, _, total, unread_count, more, last, data = await _admitted(self._database, user, row)
         return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
 
-    async def _look(self, asked: Sequence[Asked]) -> dict[Asked, Record]:
+    async def _look(self, asked: Sequence[AskedPage]) -> dict[AskedPage, Record]:
         columns = map(list, zip(*asked, strict=True))
         return {asked[row["number"] - 1]: row for row in await self._database.rows(_SQL["pages"], *columns)}
 
 
-def _count_of_next(asked: Sequence[Asked]) -> int:
+def _count_of_next(asked: Sequence[AskedPage]) -> int:
     """Return how many of the pages that are asked for have few rows together."""
     rows = accumulate(page.limit for page in asked)
     return next((count for count, total in enumerate(rows, 1) if total >= ROWS_OF_PAGES), len(asked))
+
+
+class AskedMark(NamedTuple):
+    """A mark that a caller asks for."""
+
+    user_id: int
+    issued: float | None
+    id: UUID
+    change: Literal["read", "unread", "deleted"]
+
+
+class SingleMarks:
+    """Marks single notifications, those of several users by one statement."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._shared = SharedStatements(self._mark, _count_of_users)
+
+    async def read(self, user: UserCaller, id_: UUID) -> None:
+        """Mark one notification as read; if it is read already, `read_at` stays. Raises like `one`."""
+        await self._set(user, id_, "read")
+
+    async def unread(self, user: UserCaller, id_: UUID) -> None:
+        """Mark one notification as unread. Raises like `one`."""
+        await self._set(user, id_, "unread")
+
+    async def delete(self, user: UserCaller, id_: UUID) -> None:
+        """Delete one notification. Deleting it again has no effect. Raises `NotFound`, and like `owner`."""
+        await self._change(user, id_, "deleted")
+
+    async def _set(self, user: UserCaller, id_: UUID, change: Literal["read", "unread"]) -> None:
+        if await self._change(user, id_, change):
+            raise Missing
+
+    async def _change(self, user: UserCaller, id_: UUID, change: Literal["read", "unread", "deleted"]) -> bool:
+        """Change one notification, and return whether it was deleted before."""
+        mark = AskedMark(user.id, user.issued, id_, change)
+        row = await self._shared.of(mark) or await self._wait_and_mark(user, mark)
+        if row["is_deleted"] is None:
+            raise NotFound
+        return bool(row["is_deleted"])
+
+    async def _wait_and_mark(self, user: UserCaller, mark: AskedMark) -> Record:
+        """Mark one notification when its inbox is no longer locked. Raises like `owner`."""
+        async with self._database.transaction() as connection:
+            await _lock(connection, user)
+            row = await connection.fetchrow(_SQL["marks"], *([each] for each in mark))
+            if row is None:
+                raise await _refusal(connection.fetchval, user)
+            return row
+
+    async def _mark(self, marks: Sequence[AskedMark]) -> dict[AskedMark, Record]:
+        rows = await self._database.rows(_SQL["marks"], *map(list, zip(*marks, strict=True)))
+        found = {row["user_id"]: row for row in rows}
+        return {mark: found[mark.user_id] for mark in marks if mark.user_id in found}
+
+
+def _count_of_users(marks: Sequence[AskedMark]) -> int:
+    """Return how many of the marks are of different users: each takes the next position of its inbox."""
+    users = set[int]()
+    for mark in marks:
+        if mark.user_id in users:
+            break
+        users.add(mark.user_id)
+    return len(users)
 
 
 async def changes(database: Database, user: UserCaller, since: str, limit: int = MAX_CHANGES) -> Changes:
@@ -236,23 +301,6 @@ async def owner(database: Database, user: UserCaller) -> Record:
     Raises `Unauthenticated` if the user is erased or inactive, or was created after the token was issued.
     """
     return await _admitted(database, user, await database.row(_SQL["caller"], user.id))
-
-
-async def read(database: Database, user: UserCaller, id_: UUID) -> None:
-    """Mark one notification as read; if it is read already, `read_at` stays. Raises like `one`."""
-    await _mark(database, user, id_, "read_one")
-
-
-async def unread(database: Database, user: UserCaller, id_: UUID) -> None:
-    """Mark one notification as unread. Raises like `one`."""
-    await _mark(database, user, id_, "unread_one")
-
-
-async def delete(database: Database, user: UserCaller, id_: UUID) -> None:
-    """Delete one notification. Deleting it again has no effect. Raises `NotFound`, and like `owner`."""
-    row = await _change(database, "delete_one", user, id_)
-    if row["is_deleted"] is None:
-        raise NotFound
 
 
 async def read_all(database: Database, user: UserCaller, up_to: UUID | None = None) -> None:
@@ -365,22 +413,6 @@ async def recount(connection: Connection, user_ids: Sequence[int]) -> None:
 async def rebase(connection: Connection) -> None:
     """After a restore of the database, let all clients load their lists: what they saw last may be lost."""
     await connection.execute(_SQL["rebase"])
-
-
-async def _mark(database: Database, user: UserCaller, id_: UUID, statement: str) -> None:
-    row = await _change(database, statement, user, id_)
-    if row["is_deleted"] is None:
-        raise NotFound
-    if row["is_deleted"]:
-        raise Missing
-
-
-async def _change(database: Database, statement: str, user: UserCaller, id_: UUID) -> Record:
-    """Change one notification by one statement, which locks the head of its inbox if the token is for it."""
-    [row] = await database.rows(_SQL[statement], user.id, user.issued, id_)
-    if not row["is_admitted"]:
-        raise await _refusal(database.value, user)
-    return row
 
 
 async def _lock(connection: Connection, user: UserCaller) -> int:

@@ -17,7 +17,7 @@ from tocsin.db.pool import Database
 from tocsin.db.url import in_schema, read_only
 from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
-from tocsin.inbox import Cursors
+from tocsin.inbox import Cursors, SingleMarks
 from tocsin.metrics import Metrics
 from tocsin.posts import Posts
 from tocsin.preferences import Operator, Preferences
@@ -83,6 +83,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         intake,
         verifier,
         cursors,
+        SingleMarks(database),
         Reads(database, cursors, replica, metrics.inbox_read),
         streams,
         RateLimits(counting, settings, metrics.rate_limited),

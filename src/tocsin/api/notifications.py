@@ -195,14 +195,14 @@ async def mark_read(user: AnyUser, app_state: State, notification_id: Notificati
 
     If it is already read, `read_at` does not change.
     """
-    await inbox.read(app_state.database, user, notification_id)
+    await app_state.marks.read(user, notification_id)
     app_state.pubsub.publish_changes([user.id])
 
 
 @routes.put("/notifications/{notification_id}/unread", status_code=204, responses=problems(NotFound, Missing))
 async def mark_unread(user: AnyUser, app_state: State, notification_id: NotificationId) -> None:
     """Mark a notification as unread."""
-    await inbox.unread(app_state.database, user, notification_id)
+    await app_state.marks.unread(user, notification_id)
     app_state.pubsub.publish_changes([user.id])
 
 
@@ -212,7 +212,7 @@ async def delete_notification(user: AnyUser, app_state: State, notification_id: 
 
     All other requests for it then return 410.
     """
-    await inbox.delete(app_state.database, user, notification_id)
+    await app_state.marks.delete(user, notification_id)
     app_state.pubsub.publish_changes([user.id])
 
 

@@ -14,7 +14,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
-from tocsin.inbox import Cursors
+from tocsin.inbox import Cursors, SingleMarks
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator
 from tocsin.pubsub import PubSub
@@ -44,6 +44,7 @@ class AppState:
     intake: Intake
     verifier: Verifier
     cursors: Cursors
+    marks: SingleMarks
     reads: Reads
     streams: Streams
     limits: RateLimits

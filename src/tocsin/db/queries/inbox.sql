@@ -147,75 +147,63 @@ order by h.user_id
 for update
 
 -- name: lock_own
--- The first statement of a transaction that changes many entries of one inbox. `began` is the position before the statement
--- waited for the lock.
-with
--- include: own
+-- The first statement of a transaction that changes entries of one inbox: locks the head of the user $1, with a clear queued
+-- for the user's phones, if the user is active and a token that was issued at $2 (seconds since 1970, or null) is for this
+-- inbox. `began` is the position before the statement waited for the lock.
+with own as materialized (
+    select h.user_id, h.position
+    from heads h
+    where h.user_id = $1
+-- include: admitted(issued=$2)
+    for update
+),
+-- include: noted
 select (select b.position from heads b where b.user_id = $1) as began from own
 
--- name: read_one
-with
--- include: own
+-- name: marks
+-- Mark one notification each of several users as `read`, `unread` or `deleted`. A head that another session locks is passed
+-- over, so that no user waits for another one. Returns the users whose heads are locked now and admit a token that was issued
+-- at $2, and whether their notifications were deleted already. The limit is the number of marks. It shows the planner that
+-- they are few, so that it keeps its plan.
+with asked as materialized (
+    select * from unnest($1::int[], $2::float8[], $3::uuid[], $4::text[]) as mark (user_id, issued, event_id, change)
+    limit cardinality($1::int[])
+),
+own as materialized (
+    select h.user_id, h.position, a.event_id, a.change
+    from (select * from asked order by user_id) a
+    join heads h on h.user_id = a.user_id
+-- include: admitted(issued=a.issued)
+    for update of h skip locked
+),
+-- include: noted
 ,
+-- A row that was changed before the lock is tested by its latest version.
 marked as (
-    update inbox set read_at = clock_timestamp()
-    where user_id = (select $1::int) and event_id = $3 and deleted_at is null and read_at is null and exists (select from own)
-    returning event_id
+    update inbox i
+    set read_at = case own.change when 'read' then clock_timestamp() when 'deleted' then i.read_at end,
+        deleted_at = case when own.change = 'deleted' then clock_timestamp() end
+    from own
+    where i.user_id = own.user_id and i.event_id = own.event_id and i.deleted_at is null
+      and (own.change = 'deleted' or (i.read_at is null) = (own.change = 'read'))
+    returning i.user_id, i.event_id, own.change,
+              case own.change when 'read' then -1 when 'unread' then 1 else - (i.read_at is null)::int end as unread
 ),
 head as (
-    update heads set position = position + 1, unread = unread - 1
-    where user_id = $1 and exists (select from marked)
-    returning position
+    update heads h
+    set position = h.position + 1, unread = h.unread + m.unread, total = h.total - (m.change = 'deleted')::int
+    from marked m
+    where h.user_id = m.user_id
+    returning h.user_id, h.position, m.change, m.event_id
 ),
 change as (
     insert into changes (user_id, position, change, event_ids)
-    select $1, head.position, 'read', array[$3::uuid] from head
+    select user_id, position, change, array[event_id] from head
 )
-select exists (select from own) as is_admitted,
-       (select deleted_at is not null from inbox where user_id = (select $1::int) and event_id = $3) as is_deleted
-
--- name: unread_one
-with
--- include: own
-,
-marked as (
-    update inbox set read_at = null
-    where user_id = (select $1::int) and event_id = $3 and deleted_at is null and read_at is not null and exists (select from own)
-    returning event_id
-),
-head as (
-    update heads set position = position + 1, unread = unread + 1
-    where user_id = $1 and exists (select from marked)
-    returning position
-),
-change as (
-    insert into changes (user_id, position, change, event_ids)
-    select $1, head.position, 'unread', array[$3::uuid] from head
-)
-select exists (select from own) as is_admitted,
-       (select deleted_at is not null from inbox where user_id = (select $1::int) and event_id = $3) as is_deleted
-
--- name: delete_one
-with
--- include: own
-,
-gone as (
-    update inbox set deleted_at = clock_timestamp()
-    where user_id = (select $1::int) and event_id = $3 and deleted_at is null and exists (select from own)
-    returning (read_at is null)::int as unread
-),
-head as (
-    update heads h set position = h.position + 1, total = h.total - 1, unread = h.unread - gone.unread
-    from gone
-    where h.user_id = $1
-    returning h.position
-),
-change as (
-    insert into changes (user_id, position, change, event_ids)
-    select $1, head.position, 'deleted', array[$3::uuid] from head
-)
-select exists (select from own) as is_admitted,
-       (select deleted_at is not null from inbox where user_id = (select $1::int) and event_id = $3) as is_deleted
+select own.user_id, (
+           select i.deleted_at is not null from inbox i where i.user_id = own.user_id and i.event_id = own.event_id
+       ) as is_deleted
+from own
 
 -- name: read_all
 -- Run after `lock_own`, so that it sees all changes before the lock: clients replay it in its place among them.

@@ -1,23 +1,24 @@
-"""Look-ups that are asked for while statements run share the next statement."""
+"""What callers ask for while statements run shares the next statement."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from tocsin.look_ups import LookUps
+from tests.support.waiting import bounded
+from tocsin.shared_statements import SharedStatements
 
 
 class Slow:
-    """Looks keys up when released, and records the keys of each statement."""
+    """Answers when released, and records the keys of each statement."""
 
     def __init__(self, count: int = 100, parallel: int = 1) -> None:
         self.seen: list[list[int]] = []
         self.go = asyncio.Event()
         self.error: BaseException | None = None
-        self.look_ups = LookUps(self._look, lambda keys: min(len(keys), count), parallel)
+        self.shared = SharedStatements(self._ask, lambda keys: min(len(keys), count), parallel)
 
-    async def _look(self, keys: Sequence[int]) -> dict[int, int]:
+    async def _ask(self, keys: Sequence[int]) -> dict[int, int]:
         self.seen.append(list(keys))
         await self.go.wait()
         if self.error:
@@ -26,7 +27,7 @@ class Slow:
 
     async def ask(self, *keys: int) -> list[asyncio.Task[int | None]]:
         """Ask for keys, and wait until the next statement has begun."""
-        callers = [asyncio.create_task(self.look_ups.of(key)) for key in keys]
+        callers = [asyncio.create_task(self.shared.of(key)) for key in keys]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return callers
@@ -57,6 +58,18 @@ async def test_a_slow_statement_leaves_room_for_others() -> None:
     assert slow.seen[3:] == [[4, 5]]
 
 
+async def test_a_caller_that_asks_again_at_once_gets_an_answer() -> None:
+    slow = Slow()
+    slow.go.set()
+
+    async def ask_twice(key: int) -> list[int | None]:
+        return [await slow.shared.of(key), await slow.shared.of(key + 1)]
+
+    async with bounded():
+        assert [*await asyncio.gather(ask_twice(1), ask_twice(5))] == [[1, 4], [25, 36]]
+        assert await ask_twice(2) == [4, 9]
+
+
 async def test_an_error_ends_the_waits_of_all_and_later_callers_ask_again() -> None:
     slow = Slow()
     slow.error = OSError("away")
@@ -66,7 +79,7 @@ async def test_an_error_ends_the_waits_of_all_and_later_callers_ask_again() -> N
     assert [str(each) for each in await asyncio.gather(*callers, return_exceptions=True)] == ["away"] * 2
     assert slow.seen == [[1]]
     slow.error = None
-    assert await slow.look_ups.of(4) == 16
+    assert await slow.shared.of(4) == 16
 
 
 async def test_a_caller_that_leaves_takes_no_answer_from_others() -> None:

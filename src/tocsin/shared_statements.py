@@ -1,0 +1,64 @@
+"""Statements for several callers: what is asked for while statements run is asked for together afterwards."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class SharedStatements(Generic[K, V]):
+    """Answers what callers ask by up to `parallel` statements at a time.
+
+    What is asked is a key: a statement for ten keys costs little more than a statement for one. `count` returns how
+    many of the waiting keys the next statement takes, at least one. What `ask` raises is raised to all callers that
+    share the statement and to those that wait, so that no caller waits for several timeouts.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]],
+        count: Callable[[Sequence[K]], int] = len,
+        parallel: int = 1,
+    ) -> None:
+        self._ask, self._count, self._free = ask, count, parallel
+        self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
+        self._running = set[asyncio.Task[None]]()
+
+    async def of(self, key: K) -> V | None:
+        """Return the answer of a statement that begins after the call; None if it has none for this key."""
+        answer: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(answer)
+        if self._free:
+            self._free -= 1
+            task = asyncio.create_task(self._run())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return await answer
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._answer_next()
+        finally:
+            self._free += 1
+
+    async def _answer_next(self) -> None:
+        keys = list(self._waiting)
+        keys = keys[: self._count(keys)]
+        asked = [(key, self._waiting.pop(key)) for key in keys]
+        try:
+            found = await self._ask(keys)
+        except Exception as error:  # noqa: BLE001 - every caller gets the error
+            asked += self._waiting.items()
+            self._waiting = {}
+            for _, answers in asked:
+                for answer in answers:
+                    if not answer.done():  # as it is if the caller has left
+                        answer.set_exception(error)
+        else:
+            for key, answers in asked:
+                for answer in answers:
+                    if not answer.done():
+                        answer.set_result(found.get(key))

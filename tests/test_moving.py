@@ -490,6 +490,9 @@ async def test_command_moves_a_company_and_says_how_long_it_was_closed(
     assert again.stdout == "Company 1 is in cell b.\n"
     refused = partial(refusal, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_CELLS_FILE=str(file))
     assert "is in cell a already" in await asyncio.to_thread(refused, "cell", "move", "2", "--to", "a")
+    await pools[0].rows("insert into moves (company_id, turn, state, other) values (2, 1, 'copying', 'b')")
+    given_up = await asyncio.to_thread(command, "cell", "move", "2", "--to", "a")
+    assert given_up.stdout == "The move to cell b is given up. Company 2 stays in cell a.\n"
 
 
 async def test_user_who_is_erased_after_the_copy_leaves_nothing_in_the_new_cell(
@@ -846,6 +849,35 @@ async def test_words_erased_during_the_copy_are_not_in_the_new_cell(
     assert await pools[1].value("select erased from events where id = $1", id_)
     for table in ("events", "contents", "moved_rows"):
         assert "Zebulon" not in str(await pools[1].rows(f"select t::text from {table} t"))
+
+
+@in_schemas
+async def test_copy_of_a_move_that_is_given_up_is_deleted(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    await cells[1].people(201, company_id=9)
+    await cells[1].post(note(201), company_id=9)
+    before, other = await of_company(pools[0], COMPANY), await of_company(pools[1], 9)
+    await interrupt(pools, "ab", monkeypatch, "_switch")
+    assert await pools[1].value("select count(*) from users where company_id = $1", COMPANY) == len(USERS)
+    with pytest.raises(Refusal, match="is being copied to cell b"):
+        await moving.move(*pools, COMPANY, "a", "c")
+    said = {name: await moving.whereabouts(each) for name, each in zip("ab", pools, strict=True)}
+    assert moving.origin_of(COMPANY, "a", said, "a") == "a"
+    await moving.give_up(*pools, COMPANY, "a", "b")
+    await nothing_of(pools[1], COMPANY)
+    assert await pools[1].value("select count(*) from events") == 1
+    assert (await of_company(pools[0], COMPANY), await of_company(pools[1], 9)) == (before, other)
+    said = {name: await moving.whereabouts(each) for name, each in zip("ab", pools, strict=True)}
+    with pytest.raises(Refusal, match="is in cell a already"):
+        moving.origin_of(COMPANY, "a", said, "a")
+    for url in urls:
+        await assert_sound(url)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await of_company(pools[1], COMPANY) == before
+    with pytest.raises(Refusal, match="is in cell b"):
+        await moving.give_up(*pools, COMPANY, "a", "b")
 
 
 class Company:

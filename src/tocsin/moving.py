@@ -111,7 +111,8 @@ def cell_of(company_id: int, said: Iterable[Mapping[int, Whereabouts]]) -> str |
 def origin_of(company_id: int, to: str, said: Mapping[str, Mapping[int, Whereabouts]], first: str) -> str:
     """Return the cell that a company leaves or has left for another; `first` is its cell if it never moved.
 
-    Raises `Refusal` if it is there without a move, which could continue, or if another move has not ended.
+    It is the cell itself if the company is there and is being copied to another one. Raises `Refusal` if it is there
+    without a move, which could continue or be given up, or if another move has not ended.
     """
     for name, each in said.items():
         if company_id in each and each[company_id].is_leaving:
@@ -126,9 +127,11 @@ def origin_of(company_id: int, to: str, said: Mapping[str, Mapping[int, Whereabo
         for name, each in said.items()
         if company_id in each and (each[company_id].state, each[company_id].other) == ("moved", to)
     ]
-    if not left:
-        raise Refusal(f"Company {company_id} is in cell {to} already.")
-    return max(left)[1]
+    if left:
+        return max(left)[1]
+    if company_id in said.get(to, {}) and said[to][company_id].state == "copying":
+        return to
+    raise Refusal(f"Company {company_id} is in cell {to} already.")
 
 
 def nothing(_: str) -> None:
@@ -164,6 +167,22 @@ async def move(  # noqa: PLR0913, PLR0917 - two databases and their names
     Raises `Refusal` if the company is in another cell, ids of it are taken in the target, or it cannot be closed. It
     stays in its cell then.
     """
+    async with _turn(source):
+        return await _Move(source, target, company_id, origin, destination, say).run()
+
+
+async def give_up(source: Database, target: Database, company_id: int, origin: str, destination: str) -> None:
+    """Delete what a move has copied, if it has not reached the switch: the company stays in the cell `origin`.
+
+    Raises `Refusal` if the company has left.
+    """
+    async with _turn(source):
+        await _Move(source, target, company_id, origin, destination, nothing).give_up()
+
+
+@contextlib.asynccontextmanager
+async def _turn(source: Database) -> AsyncIterator[None]:
+    """Let no other command move companies out of this cell. Raises `Refusal` if one does."""
     async with source.connection() as own:
 
         async def has_turn() -> bool:
@@ -175,7 +194,7 @@ async def move(  # noqa: PLR0913, PLR0917 - two databases and their names
         except _Changed as error:
             raise Refusal("Another `tocsin cell move` is moving a company out of this cell.") from error
         try:
-            return await _Move(source, target, company_id, origin, destination, say).run()
+            yield
         finally:
             with contextlib.suppress(Exception):  # the end of the session frees it, too
                 await own.fetchval(_SQL["end_turn"], _TURN)
@@ -209,6 +228,26 @@ class _Move:
         await self._clean()
         return Moved(self._copied, self._compared, self._closed)
 
+    async def give_up(self) -> None:
+        """Delete the copy, and record that the company stays."""
+        if await self._begin():
+            raise Refusal(f"Company {self._company} is in cell {self._destination}.")
+        for of, size in (("users", USERS), ("teams", TEAMS)):
+            found = await self._target.rows(_SQL[f"{of}_between"], 0, MAX_ID, self._company)
+            for some in _pieces([row["id"] for row in found], size):
+                await self._discard(_Range(of, some))
+        while found := await self._target.value(_SQL["left_events"], _FIRST, self._company, EVENTS):
+            await self._discard(_Range("events", found))
+        await self._source.rows(_SQL["stay"], self._company, self._turn)
+
+    async def _discard(self, part: _Range) -> None:
+        async with self._target.transaction() as target:
+            await self._receive(target)
+            ids = await self._events(target, part)
+            if part.of != "events":
+                await target.execute(_SQL[f"discard_{part.of}"], self._company, part.ids)
+            await target.execute(_SQL["discard_events"], self._company, ids)
+
     async def _begin(self) -> bool:
         """Record the move; return whether the company has been switched before."""
         mine = await self._source.row(_SQL["standing"], self._company)
@@ -219,6 +258,11 @@ class _Move:
                 raise Refusal(f"Company {self._company} is in cell {mine['other']}.")
             self._turn = last
             return True
+        if mine and mine["state"] == "copying" and mine["other"] != self._destination:
+            raise Refusal(
+                f"Company {self._company} is being copied to cell {mine['other']}. Continue that, or give it up:"
+                f" `tocsin cell move {self._company} --to {self._origin}`."
+            )
         if theirs and theirs["is_leaving"]:
             raise _not_ended(self._company, theirs["other"])
         if theirs and mine and theirs["state"] == "moved" and theirs["other"] != self._origin:

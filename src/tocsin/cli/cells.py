@@ -66,7 +66,10 @@ def move(
     company: Annotated[int, typer.Argument(metavar="COMPANY", min=1, max=MAX_ID, help="The id of the company.")],
     to: Annotated[str, typer.Option(metavar="CELL", help="The cell that it moves to.")],
 ) -> None:
-    """Move a company to another cell, while it is in use. Repeat it to continue a move that was interrupted."""
+    """Move a company to another cell, while it is in use. Repeat it to continue a move that was interrupted.
+
+    With its own cell, give such a move up.
+    """
     from tocsin import moving
     from tocsin.cells import cells_of
     from tocsin.store import pool, store
@@ -85,6 +88,11 @@ def move(
                 databases[cell.name] = await stack.enter_async_context(pool(url, moving.CONNECTIONS, moving.PATIENCE))
             said = {name: await moving.whereabouts(database) for name, database in databases.items()}
             origin = moving.origin_of(company, to, said, cells.cell_of(company).name)
+            if origin == to:
+                other = said[to][company].other
+                await moving.give_up(databases[to], databases[other], company, to, other)
+                say(f"The move to cell {other} is given up. Company {company} stays in cell {to}.")
+                return
             done = await moving.move(databases[origin], databases[to], company, origin, to, say)
         if done.closed:
             say(f"Compared {done.compared.get('inbox', 0):,} notifications; closed for {done.closed:.1f} s.")

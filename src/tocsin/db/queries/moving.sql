@@ -33,6 +33,9 @@ update moves set closed_until = clock_timestamp() + make_interval(secs => $2) wh
 update moves set closed_until = clock_timestamp() + make_interval(secs => $2)
 where company_id = $1 and state = 'copying' and closed_until > clock_timestamp()
 
+-- name: stay
+update moves set state = 'here', closed_until = null where company_id = $1 and turn = $2 and state = 'copying'
+
 -- name: reopen
 update moves set closed_until = null where company_id = $1 and state = 'copying'
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from tocsin.batches import Batches
-from tocsin.bus import ALL_USERS, Bus, ByNotify, Polling
+from tocsin.bus import ALL_USERS, MAX_USERS, Bus, ByNotify, Polling
 from tocsin.db.pool import Database
 
 POLL = 1.5
@@ -57,7 +57,7 @@ class PubSub:
     def publish_changes(self, user_ids: Collection[int]) -> None:
         """Wake the streams of these users. Never blocks and never fails."""
         self._changed(user_ids)
-        self._outgoing.add(user_ids)
+        self._outgoing.add([ALL_USERS] if len(user_ids) > MAX_USERS else user_ids)
 
     def on_change(self, changed: Changed) -> None:
         """Set the function to call when inboxes change, by this process or another."""

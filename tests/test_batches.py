@@ -17,10 +17,10 @@ from tocsin.db.pool import Connection
 class Slow:
     """Processes a batch when released, and records the items of each."""
 
-    def __init__(self, count: Callable[[Sequence[int]], int] = len, turns: int = 0) -> None:
+    def __init__(self, count: Callable[[Sequence[int]], int] = len) -> None:
         self.seen: list[list[int]] = []
         self.go = asyncio.Event()
-        self.batches = Batches(self._process, count, turns)
+        self.batches = Batches(self._process, count)
 
     async def _process(self, batch: list[int]) -> None:
         self.seen.append(batch)
@@ -44,16 +44,6 @@ async def test_batch_size_limits_the_items_of_a_batch() -> None:
     slow.batches.add(range(5))
     await slow.batches.join()
     assert slow.seen == [[0, 1], [2, 3], [4]]
-
-
-async def test_batch_takes_what_arrives_in_the_turns_before_it_begins() -> None:
-    slow = Slow(turns=3)
-    for item in range(5):
-        slow.batches.add([item])
-        await asyncio.sleep(0)
-    slow.go.set()
-    await slow.batches.join()
-    assert slow.seen == [[0, 1, 2, 3], [4]]
 
 
 async def test_empty_addition_processes_nothing() -> None:

@@ -11,17 +11,15 @@ class Batches(Generic[T]):
     """Processes items in batches, one batch at a time, each item once per batch.
 
     A statement for ten items costs little more than a statement for one. `process` handles its own errors; `count`
-    returns how many of the waiting items the next batch takes, at least one. A batch begins after `turns` turns of the
-    event loop, so that it also takes what is just arriving.
+    returns how many of the waiting items the next batch takes, at least one.
     """
 
     def __init__(
         self,
         process: Callable[[list[T]], Awaitable[None]],
         count: Callable[[Sequence[T]], int] = len,
-        turns: int = 0,
     ) -> None:
-        self._process, self._count, self._turns = process, count, turns
+        self._process, self._count = process, count
         self._waiting: dict[T, None] = {}
         self._processing: asyncio.Task[None] | None = None
 
@@ -38,8 +36,6 @@ class Batches(Generic[T]):
 
     async def _run(self) -> None:
         while self._waiting:
-            for _ in range(self._turns):
-                await asyncio.sleep(0)
             waiting = list(self._waiting)
             batch = waiting[: self._count(waiting)]
             for item in batch:

@@ -43,9 +43,6 @@ EVENTS_PER_TURN = 16
 TURN_TIMEOUT = 5.0
 """Seconds for which a batch waits for those before it. Then it is queued, because one of them may wait for a lock."""
 
-GATHERING_TURNS = 3
-"""Turns of the event loop for which events that are posted one by one are gathered before they are stored together."""
-
 MAX_IDS_PER_BATCH = 20_000
 """Maximum ids that the events of such a transaction name together. An event that names more is stored by itself."""
 
@@ -158,7 +155,7 @@ class Intake:
         self._database = database
         self._disk = disk
         self._pubsub = pubsub
-        self._batches = Batches(self._store_batch, _count_of_next, GATHERING_TURNS)
+        self._batches = Batches(self._store_batch, _count_of_next)
         self._conflicts = LockConflicts()
         self._pace = Pace(EVENTS_PER_TURN)
         self._delivering = asyncio.Lock()

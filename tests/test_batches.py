@@ -10,21 +10,70 @@ from tests.support.events import accepted
 from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin import events
-from tocsin.batches import Batches
+from tocsin.batches import MAX_TURN, Batches, Turn
 from tocsin.db.pool import Connection
 
 
 class Slow:
     """Processes a batch when released, and records the items of each."""
 
-    def __init__(self, count: Callable[[Sequence[int]], int] = len) -> None:
+    def __init__(self, count: Callable[[Sequence[int]], int] = len, turn: Turn | None = None) -> None:
         self.seen: list[list[int]] = []
         self.go = asyncio.Event()
-        self.batches = Batches(self._process, count)
+        self.batches = Batches(self._process, count, turn)
 
     async def _process(self, batch: list[int]) -> None:
         self.seen.append(batch)
         await self.go.wait()
+
+
+async def test_what_arrives_during_the_turn_of_another_cell_forms_one_batch() -> None:
+    turn = Turn()
+    async with turn.taken():
+        slow = Slow(turn=turn)
+        slow.go.set()
+        slow.batches.add([1])
+        await asyncio.sleep(0)
+        slow.batches.add([2])
+        assert slow.seen == []
+    await slow.batches.join()
+    assert slow.seen == [[1, 2]]
+
+
+async def test_batch_that_hangs_delays_those_of_other_cells_only_for_a_moment() -> None:
+    turn = Turn()
+    hanging, other = Slow(turn=turn), Slow(turn=turn)
+    other.go.set()
+    hanging.batches.add([1])
+    await until(lambda: hanging.seen)
+    other.batches.add([2])
+    await other.batches.join()
+    other.batches.add([3])
+    await other.batches.join()
+    assert other.seen == [[2], [3]]
+    hanging.go.set()
+    await hanging.batches.join()
+    assert hanging.seen == [[1]]
+
+
+@pytest.mark.parametrize("end", ["error", "cancellation"])
+async def test_turn_ends_with_its_block(end: str) -> None:
+    turn = Turn()
+
+    async def take() -> None:
+        async with turn.taken():
+            if end == "error":
+                raise ValueError
+            await asyncio.Event().wait()
+
+    taking = asyncio.create_task(take())
+    await asyncio.sleep(0)
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    async with turn.taken():
+        await asyncio.sleep(2 * MAX_TURN)
+    async with turn.taken():
+        pass
 
 
 async def test_items_added_during_a_batch_form_the_next_batch() -> None:

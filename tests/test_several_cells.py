@@ -171,6 +171,15 @@ async def test_what_would_be_in_several_cells_is_refused(service: WithSouth) -> 
     assert (await service.as_user(77, "GET", "/notifications")).status_code == 401
 
 
+async def test_users_stay_remembered_when_a_cell_opens(idle: Api) -> None:
+    await idle.people(1)
+    routing = routing_of(idle.app_state, idle.app_state)
+    key = ("users", 1)
+    assert len(await routing._cells_of([key])) == 1  # noqa: SLF001 - what is remembered is not seen from outside
+    await routing.look()
+    assert key in routing._remembered  # noqa: SLF001
+
+
 async def test_document_offers_the_cells_to_services(service: WithSouth) -> None:
     document = (await service.http.get("/openapi.json")).json()
     offering = {

@@ -1,25 +1,61 @@
 """Batches: items that arrive while a batch is processed are processed together afterwards."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+MAX_TURN = 0.01
+"""Maximum seconds for which a batch keeps those of others waiting."""
+
+
+class Turn:
+    """The turn of batches of several kinds, which are processed one after the other.
+
+    So what arrives while one is processed shares the next one of its kind. A batch that takes longer than `MAX_TURN`
+    does not keep the others waiting.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Wait for the turn. It ends with the block, or earlier."""
+        await self._lock.acquire()
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                self._lock.release()
+
+        ending = asyncio.get_running_loop().call_later(MAX_TURN, end)
+        try:
+            yield
+        finally:
+            ending.cancel()
+            end()
 
 
 class Batches(Generic[T]):
     """Processes items in batches, one batch at a time, each item once per batch.
 
     A statement for ten items costs little more than a statement for one. `process` handles its own errors; `count`
-    returns how many of the waiting items the next batch takes, at least one.
+    returns how many of the waiting items the next batch takes, at least one. If there is a `turn`, a batch takes what
+    waits when it is its turn.
     """
 
     def __init__(
         self,
         process: Callable[[list[T]], Awaitable[None]],
         count: Callable[[Sequence[T]], int] = len,
+        turn: Turn | None = None,
     ) -> None:
-        self._process, self._count = process, count
+        self._process, self._count, self._turn = process, count, turn
         self._waiting: dict[T, None] = {}
         self._processing: asyncio.Task[None] | None = None
 
@@ -36,8 +72,9 @@ class Batches(Generic[T]):
 
     async def _run(self) -> None:
         while self._waiting:
-            waiting = list(self._waiting)
-            batch = waiting[: self._count(waiting)]
-            for item in batch:
-                del self._waiting[item]
-            await self._process(batch)
+            async with self._turn.taken() if self._turn else contextlib.nullcontext():
+                waiting = list(self._waiting)
+                batch = waiting[: self._count(waiting)]
+                for item in batch:
+                    del self._waiting[item]
+                await self._process(batch)

@@ -19,7 +19,7 @@ from tocsin import audit
 from tocsin.at_once import MAX_COST as MAX_COST_AT_ONCE
 from tocsin.at_once import AtOnce
 from tocsin.audit import Actor
-from tocsin.batches import Batches
+from tocsin.batches import Batches, Turn
 from tocsin.cancellation import ANY_COMPANY, replace
 from tocsin.catalogue import Checked
 from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Connection, Database, Record, queries
@@ -147,15 +147,23 @@ class Intake:
 
     Half of the cost of a transaction is its commit, and a statement costs little more for ten events than for one.
     If the database is a transaction of the caller, each event is stored separately. With `at_once`, events with few
-    recipients are delivered by the statement that stores them.
+    recipients are delivered by the statement that stores them. The cells of a process share a `turn`.
     """
 
-    def __init__(self, database: Database, pubsub: PubSub, disk: DiskGuard, at_once: AtOnce | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        pubsub: PubSub,
+        disk: DiskGuard,
+        at_once: AtOnce | None = None,
+        turn: Turn | None = None,
+    ) -> None:
         self.at_once = at_once
+        self.turn = turn or Turn()
         self._database = database
         self._disk = disk
         self._pubsub = pubsub
-        self._batches = Batches(self._store_batch, _count_of_next)
+        self._batches = Batches(self._store_batch, _count_of_next, self.turn)
         self._conflicts = LockConflicts()
         self._pace = Pace(EVENTS_PER_TURN)
         self._delivering = asyncio.Lock()

@@ -71,7 +71,8 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     operator = beside.operator if beside else Operator.load(catalogue, settings.preferences_file)
     capacity = beside.capacity if beside else Capacity(metrics)
     at_once = AtOnce(catalogue, [lane.name for lane in lanes] if with_worker else None, metrics.inbox)
-    intake, cursors = Intake(database, pubsub, disk, at_once), Cursors(database)
+    intake = Intake(database, pubsub, disk, at_once, beside.intake.turn if beside else None)
+    cursors = Cursors(database)
     if replica:
         metrics.watch_pool("replica", replica.database, settings.cell)
     return AppState(

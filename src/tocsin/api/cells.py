@@ -91,6 +91,7 @@ class Routing:
         """Look which companies have moved or are closed. What a cell said last stays while it is away."""
         found = await self.ask_all(lambda each: whereabouts(each.database))
         said = self._said | {name: each for name, each in found.items() if not isinstance(each, BaseException)}
+        said = {name: each for name, each in said.items() if each}  # a cell that is new says nothing of its companies
         if said != self._said:
             self._said = said
             self._remembered.clear()

@@ -429,8 +429,7 @@ class _Move:
             late = [row for row in await self._pending(source) if row["id"] not in kept]
             await self._stash(source, late)
             await source.execute(_SQL["stash_keys"], self._company, self._since)
-            if await source.fetchval(_SQL["busy"], self._company):
-                raise _Changed("an import, erasure or resolution began")
+            await self._check_idle(source)
             if await source.execute(_SQL["switch"], self._company, self._turn) != "UPDATE 1":
                 raise _Changed("the company did not stay closed")
 
@@ -445,6 +444,12 @@ class _Move:
             await source.execute(_SQL[name], self._company)
         await source.fetch(_SQL["lock_jobs"], [row["id"] for row in await self._pending(source)])
         await _patiently(are_pushes_locked, "pushes do not end")
+        await self._check_idle(source)
+
+    async def _check_idle(self, source: Connection) -> None:
+        """Raise `_Changed` if work is under way that changes events, which are not locked."""
+        if await source.fetchval(_SQL["busy"], self._company):
+            raise _Changed("an import, erasure or resolution began")
 
     async def _pending(self, source: Database | Connection) -> list[Any]:
         return list(await fetch(source, _SQL["pending"], self._company))

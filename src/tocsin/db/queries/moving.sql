@@ -434,8 +434,7 @@ select (select count(*) from imports where company_id = $1 or company_id is null
     + (select count(*) from erasures)
 
 -- name: pending
--- The events that wait and have users or teams of the company, and such failed ones of services of all companies; and whether
--- others have users or teams in them.
+-- The events that wait or have failed and have users or teams of the company; and whether others have users or teams in them.
 select e.id, w.is_dead, not (named.has_others and e.company_id is null) as is_own
 from (
     select id, false as is_dead from jobs where task = 'deliver'
@@ -460,7 +459,7 @@ cross join lateral (
     ) found
     where e.company_id is null
 ) named
-where e.company_id = $1 and not w.is_dead or e.company_id is null and named.has_own
+where e.company_id = $1 or e.company_id is null and named.has_own
 
 -- name: lock_jobs
 select id from jobs where id = any($1::uuid[]) and worker_id is null order by id for update skip locked

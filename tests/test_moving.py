@@ -832,18 +832,18 @@ async def test_words_erased_during_the_copy_are_not_in_the_new_cell(
     email["data"]["contact"] |= {"id": CONTACT, "first_name": "Zebulon"}
     id_ = await cells[0].post({**email, "notify": {"users": [1]}})
     await cells[0].as_user(1, "DELETE", f"/notifications/{id_}")
-    bring = moving._Move._bring_keys  # noqa: SLF001
+    follow = moving._Move._follow  # noqa: SLF001
     erased: list[bool] = []
 
-    async def erase(self: Any, *given: Any, **more: Any) -> None:
+    async def erase(self: Any, source: Connection | None = None) -> int:
         if not erased:
             erased.append(True)
             assert "Zebulon" in str(await pools[1].rows("select data from events"))
             await resolve(cells[0], f"contact:{CONTACT}", "erased")
             await settled(cells[0])
-        await bring(self, *given, **more)
+        return await follow(self, source)
 
-    monkeypatch.setattr(moving._Move, "_bring_keys", erase)  # noqa: SLF001
+    monkeypatch.setattr(moving._Move, "_follow", erase)  # noqa: SLF001
     await moving.move(*pools, COMPANY, "a", "b")
     assert erased
     assert await pools[1].value("select erased from events where id = $1", id_)

@@ -1,12 +1,17 @@
 """The directory: users, teams, and separate companies."""
 
+import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from tests.support.answers import codes_of
+from tests.support.database import blocked
 from tests.support.events import custom
 from tests.support.service import Api
+from tests.support.waiting import until
+from tocsin.db.pool import Connection, queries
 
 NAMES = {"first_name": "Ann", "last_name": "Lee"}
 DEFAULTS = {
@@ -245,6 +250,40 @@ async def test_user_who_changes_company_leaves_its_teams(api: Api) -> None:
     assert ((await get(api, "teams/7"))["users"], (await get(api, "teams/8"))["users"]) == ([2], [])
     assert await put(api, "users/1", NAMES) == DONE
     assert (await get(api, "teams/7"))["users"] == [2]
+
+
+LEAVING = {
+    "erased": (queries("directory")["erase"], (2, UUID(int=1))),
+    "in another company": ("update users set company_id = 2 where id = $1", (2,)),
+}
+
+
+@pytest.mark.parametrize("state", LEAVING)
+@pytest.mark.parametrize("path", ["teams/7", "teams/7/users/2"])
+async def test_user_who_leaves_while_a_team_is_put_is_no_member(
+    idle: Api, dba: Connection, path: str, state: str
+) -> None:
+    await idle.people(1, 2)
+    await idle.team(7, 1)
+    statement, arguments = LEAVING[state]
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute(statement, *arguments)
+        members = {"name": "Sales", "users": [1, 2]} if path == "teams/7" else None
+        putting = group.create_task(put(idle, path, members))
+        await until(lambda: blocked(dba))
+    assert putting.result() == DONE
+    assert (await get(idle, "teams/7"))["users"] == [1]
+
+
+async def test_user_who_changes_company_leaves_a_team_that_was_just_put(idle: Api, dba: Connection) -> None:
+    await idle.people(1, 2)
+    await idle.team(7, 1)
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute(queries("directory")["enter"], 7, [2])
+        leaving = group.create_task(put(idle, "users/2", {**NAMES, "company_id": 2}))
+        await until(lambda: blocked(dba))
+    assert leaving.result() == DONE
+    assert (await get(idle, "teams/7"))["users"] == [1]
 
 
 async def test_users_of_different_companies_cannot_address_each_other(idle: Api) -> None:

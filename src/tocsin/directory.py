@@ -66,10 +66,13 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
 async def put_users(connection: Connection, users: str, company_id: int | None) -> tuple[list[int], float | None]:
     """Create or replace users, a JSON array; with `company_id`, only those of that company.
 
-    If a time zone changed, held pushes are decided again. If a user is no longer active, their phones clear all
-    notifications. Returns the ids, and for how many seconds new tokens are not valid.
+    Users who change the company leave the teams of the old one. If a time zone changed, held pushes are decided again.
+    If a user is no longer active, their phones clear all notifications. Returns the ids, and for how many seconds new
+    tokens are not valid.
     """
     put = await connection.fetch(_SQL["put_users"], users, company_id)
+    if left := [row["id"] for row in put if row["moved"]]:
+        await connection.execute(_SQL["leave_former"], left)
     ids = [row["id"] for row in put]
     heads = await inbox.put_heads(connection, ids, [row["locale"] for row in put], [row["active"] for row in put])
     if moved := [row["id"] for row in put if row["zone_changed"]]:

@@ -2,7 +2,7 @@
 
 -- name: put_users
 -- Create or replace users, a JSON array; with $2, only those of that company. Returns the users that were put, with their
--- heads, in the order of ids, and whether the time zone of each changed.
+-- heads, in the order of ids, and whether the time zone and the company of each changed.
 with given as materialized (
     select p.*, p.time_zone <> (select u.time_zone from users u where u.id = p.id) as zone_changed
     from json_to_recordset($1::json) as p (
@@ -18,15 +18,16 @@ put as (
         profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone,
         moved_at = case when users.company_id = excluded.company_id then users.moved_at else clock_timestamp() end
     where $2::int is null or users.company_id = $2
-    returning id, company_id
-),
-moved as (
-    -- a user who changes the company leaves the teams of the old one
-    delete from members m
-    using put, teams t
-    where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
+    returning id, coalesce(moved_at >= statement_timestamp(), false) as moved
 )
-select id, locale, active, zone_changed from given where coalesce(id in (select id from put), false) order by id
+select put.id, g.locale, g.active, g.zone_changed, put.moved from put join given g on g.id = put.id order by put.id
+
+-- name: leave_former
+-- Remove users from teams of companies other than theirs. A statement of its own sees the members that another session added
+-- while it held the rows of these users.
+delete from members m
+using users u, teams t
+where u.id = any($1::int[]) and m.user_id = u.id and t.id = m.team_id and t.company_id <> u.company_id
 
 -- name: user
 select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture, u.email, h.locale, u.time_zone, h.active
@@ -57,8 +58,14 @@ delete from members m
 where m.team_id = $1 and not exists (select from unnest($2::int[]) as named (user_id) where named.user_id = m.user_id)
 
 -- name: enter
+-- Add users to a team, without those who were erased or left the company since they were looked up. Their rows stay locked, so
+-- that who leaves the company at the same time leaves the team afterwards.
 insert into members (team_id, user_id)
-select $1, id from unnest($2::int[]) as named (id)
+select $1, u.id
+from users u
+where u.id = any($2::int[]) and u.company_id = (select t.company_id from teams t where t.id = $1)
+order by u.id
+for share
 on conflict do nothing
 
 -- name: team

@@ -24,15 +24,16 @@
 
   async function show({ title, body, tag, badge, clear, notification }) {
     if (typeof title !== "string" && !Array.isArray(clear)) return;
-    const gone = new Set(clear);
-    for (const shown of await self.registration.getNotifications()) {
-      if (shown.data?.tocsin && gone.has(shown.tag)) shown.close();
-    }
     if (typeof title === "string") {
       const tocsin = { id: notification?.id ?? tag, link: notification?.link ?? null };
       await self.registration.showNotification(title, { body, tag, dir: "auto", data: { tocsin } });
     }
     await setBadge(badge);
+    const gone = new Set(clear);
+    // last, because Chromium does not answer each of these calls
+    for (const shown of await self.registration.getNotifications()) {
+      if (shown.data?.tocsin && gone.has(shown.tag) && shown.tag !== tag) shown.close();
+    }
   }
 
   async function setBadge(count) {

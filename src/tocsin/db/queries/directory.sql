@@ -26,8 +26,8 @@ select put.id, g.locale, g.active, g.zone_changed, put.moved from put join given
 -- Remove users from teams of companies other than theirs. A statement of its own sees the members that another session added
 -- while it held the rows of these users.
 delete from members m
-using users u, teams t
-where u.id = any($1::int[]) and m.user_id = u.id and t.id = m.team_id and t.company_id <> u.company_id
+using users u
+where u.id = any($1::int[]) and m.user_id = u.id and u.company_id <> (select t.company_id from teams t where t.id = m.team_id)
 
 -- name: user
 select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture, u.email, h.locale, u.time_zone, h.active

@@ -224,13 +224,13 @@ class Intake:
         async def store(at_once: AtOnce | None) -> tuple[list[Accepted], Entered]:
             return await self._store_in_one(ids, by_id, prefixes, at_once)
 
-        async with self._turn(by_id) as is_free:
+        async with self._one_batch_at_a_time(by_id) as is_free:
             accepted, entered = await (self._try_at_once(store) if is_free else store(None))
         self._announce(entered)
         return accepted
 
     @asynccontextmanager
-    async def _turn(self, drafts: Mapping[UUID, Draft]) -> AsyncIterator[bool]:
+    async def _one_batch_at_a_time(self, drafts: Mapping[UUID, Draft]) -> AsyncIterator[bool]:
         """Let one batch at a time be delivered at once; yield False after `TURN_TIMEOUT`, when it has to be queued.
 
         Batches for the same users at the same time would lock each other out, and the queue costs twice as much.

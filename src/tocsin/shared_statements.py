@@ -45,20 +45,20 @@ class SharedStatements(Generic[K, V]):
             self._free += 1
 
     async def _answer_next(self) -> None:
-        keys = list(self._waiting)
-        keys = keys[: self._count(keys)]
-        asked = [(key, self._waiting.pop(key)) for key in keys]
+        waiting = list(self._waiting)
+        keys = waiting[: self._count(waiting)]
+        answers = self._taken(keys)
         try:
             found = await self._ask(keys)
         except Exception as error:  # noqa: BLE001 - every caller gets the error
-            asked += self._waiting.items()
-            self._waiting = {}
-            for _, answers in asked:
-                for answer in answers:
-                    if not answer.done():  # as it is if the caller has left
-                        answer.set_exception(error)
+            for _, answer in [*answers, *self._taken(list(self._waiting))]:
+                if not answer.done():  # as it is if the caller has left
+                    answer.set_exception(error)
         else:
-            for key, answers in asked:
-                for answer in answers:
-                    if not answer.done():
-                        answer.set_result(found.get(key))
+            for key, answer in answers:
+                if not answer.done():
+                    answer.set_result(found.get(key))
+
+    def _taken(self, keys: Sequence[K]) -> list[tuple[K, asyncio.Future[V | None]]]:
+        """Return the answers that callers wait for, with their keys, which wait no longer."""
+        return [(key, answer) for key in keys for answer in self._waiting.pop(key)]

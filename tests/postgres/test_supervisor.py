@@ -224,7 +224,7 @@ async def test_error_while_the_server_starts_leaves_nothing_running_or_open(data
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(ImportError, match="no such module"):
         await Embedded(data, while_starting=fail).start()
-    assert processes_of(data) == []
+    await until(lambda: processes_of(data) == [])
     assert not is_served(data)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 

@@ -132,7 +132,8 @@ export class Feed {
   }
 
   #tell(event, data) {
-    if (event === "state") this.#state = data;
+    // An answer can arrive after the network is lost, and the page is told of that loss once.
+    if (event === "state") this.#state = data = globalThis.navigator?.onLine === false ? "offline" : data;
     if (event === "count") this.#count = data;
     if (event === "page") this.#count = data.pagination;
     this.#post({ event, data, id: this.#lastId });
@@ -161,7 +162,7 @@ export class Feed {
         failures += 1;
       }
       if (turn.signal.aborted) break;
-      this.#tell("state", globalThis.navigator?.onLine !== false ? "reconnecting" : "offline");
+      this.#tell("state", "reconnecting");
       await this.#pause(pause, turn.signal);
     }
     if (this.#turn === turn) this.#turn = null;

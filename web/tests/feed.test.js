@@ -54,6 +54,23 @@ test("stream resumes after the last event and waits for the retry time after a s
   assert.equal(heard.filter(([event]) => event === "fresh").length, 1);
 });
 
+test("stream that opens after the network was lost is offline, and is opened again with the network", async () => {
+  let open;
+  const opening = new Promise((resolve) => { open = resolve; });
+  service.reply(STREAM, (answer) => opening.then(answer));
+  const { feed, states } = await tab();
+  navigator.onLine = false;
+  feed.wake("offline");
+  open();
+  await settled();
+  assert.deepEqual(states(), ["offline", "offline"]);
+  navigator.onLine = true;
+  feed.wake("online");
+  await pass(1_000);
+  assert.deepEqual(states().slice(2), ["reconnecting", "live"]);
+  assert.equal(service.streams, 1);
+});
+
 test("stream without keepalive for 40 seconds is reopened", async () => {
   await tab();
   for (let beat = 0; beat < 4; beat += 1) {

@@ -57,7 +57,7 @@ export class Service {
     mock.method(globalThis, "fetch", (url, options) => this.#fetch(new URL(url), options));
   }
 
-  /** Answer the next requests that match in another way: by a Response, or a function that may wait or throw. */
+  /** Answer the next requests that match in another way: by a Response, or a function that may wait, throw or answer. */
   reply(pattern, reply, times = 1) {
     this.#replies.push({ pattern, reply, times });
   }
@@ -99,13 +99,14 @@ export class Service {
   async #fetch(url, { method, body, signal, headers }) {
     const request = `${method} ${url.pathname}${url.search}`;
     this.requests.push(headers["Last-Event-ID"] ? `${request} after ${headers["Last-Event-ID"]}` : request);
+    const answer = () => this.#answer(method, url, body && JSON.parse(body), signal);
     const found = this.#replies.find(({ pattern, times }) => times > 0 && pattern.test(request));
     if (found) {
       found.times -= 1;
-      const made = Promise.resolve(typeof found.reply === "function" ? found.reply() : found.reply);
+      const made = Promise.resolve(typeof found.reply === "function" ? found.reply(answer) : found.reply);
       return Promise.race([made, aborted(signal)]);
     }
-    return this.#answer(method, url, body && JSON.parse(body), signal);
+    return answer();
   }
 
   #answer(method, url, body, signal) {

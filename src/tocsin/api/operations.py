@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from tocsin import audit, dead_letters, devices, event_status, explain, history, preferences, readiness
-from tocsin.api import answers
+from tocsin.api import operation_answers as answers
+from tocsin.api.answers import PushOutcome
 from tocsin.api.auth import OPERATOR, Acting, OperationsViewer, Operator, Support
 from tocsin.api.directory import LIMITS
 from tocsin.api.documented import problems, text
@@ -228,7 +229,7 @@ async def get_person(service: Support, app_state: State, user_id: UserId) -> ans
 @routes.post("/operations/users/{user_id}/devices/{device_id}/test", responses=problems(NotFound))
 async def test_device_of_person(  # noqa: PLR0913, PLR0917 - the parameters of the operation
     request: Request, service: Support, actor: Acting, app_state: State, user_id: UserId, device_id: DeviceId
-) -> answers.PushOutcome:
+) -> PushOutcome:
     """Send a test push to a device of a user.
 
     Sends one push with a fixed text and returns the response of the provider, to find out why pushes do not arrive. At
@@ -242,7 +243,7 @@ async def test_device_of_person(  # noqa: PLR0913, PLR0917 - the parameters of t
         app_state.database, actor, "test_push_sent", subject=subject, company_id=company_id, lane=device["lane"]
     )
     said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, device)
-    return answers.PushOutcome.model_validate(asdict(said))
+    return PushOutcome.model_validate(asdict(said))
 
 
 @routes.get(

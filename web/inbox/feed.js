@@ -132,7 +132,7 @@ export class Feed {
   }
 
   #tell(event, data) {
-    // An answer can arrive after the network is lost, and the page is told of that loss once.
+    // The page gets one event when the network is lost, and an answer can arrive after it.
     if (event === "state") this.#state = data = globalThis.navigator?.onLine === false ? "offline" : data;
     if (event === "count") this.#count = data;
     if (event === "page") this.#count = data.pagination;

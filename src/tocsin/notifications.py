@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pydantic_core
+
 from tocsin.catalogue import ENGLISH, Catalogue
 from tocsin.validation import refusal
 
@@ -17,12 +19,11 @@ FURTHEST_AHEAD = timedelta(days=366)
 
 _MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
 _WITH_OFFSET = re.compile(r"([Zz]|[+-]\d{2}:\d{2})$")
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def to_json(value: Any) -> str:
     """Return JSON in UTF-8, without white space, with keys in their given order."""
-    return _ENCODER.encode(value)
+    return str(pydantic_core.to_json(value), "utf-8")
 
 
 def time_of(moment: datetime | None) -> str | None:

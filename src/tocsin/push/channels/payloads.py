@@ -2,8 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tocsin.notifications import to_json
@@ -20,8 +19,7 @@ LEVELS = {"quiet": "passive", "normal": "active", "urgent": "time-sensitive"}
 """The interruption level on an iPhone, by preset."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """The parts of a push that can be shortened. `data` is JSON."""
 
     body: str
@@ -88,13 +86,13 @@ def _ever_less(push: Push) -> Iterator[Parts]:
     parts = Parts(body, data, push.clear)
     yield parts
     if data != "{}":
-        parts = replace(parts, data="{}")
+        parts = parts._replace(data="{}")
         yield parts
     while parts.clear and parts.clear != "all":
-        parts = replace(parts, clear=parts.clear[len(parts.clear) // 2 + 1 :])
+        parts = parts._replace(clear=parts.clear[len(parts.clear) // 2 + 1 :])
         yield parts
 
 
 def _cut(parts: Parts, length: int) -> Parts:
     """Return the parts with `length` characters of the body, cut between grapheme clusters."""
-    return replace(parts, body=cut(parts.body, length) + ELLIPSIS)
+    return parts._replace(body=cut(parts.body, length) + ELLIPSIS)

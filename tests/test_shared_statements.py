@@ -82,9 +82,30 @@ async def test_an_error_ends_the_waits_of_all_and_later_callers_ask_again() -> N
     assert await slow.shared.of(4) == 16
 
 
+async def test_a_lone_caller_asks_in_the_turn_of_its_call() -> None:
+    slow = Slow(parallel=2)
+    caller = asyncio.create_task(slow.shared.of(3))
+    await asyncio.sleep(0)
+    assert slow.seen == [[3]]
+    slow.go.set()
+    assert await caller == 9
+
+
+async def test_those_who_wait_are_asked_for_if_a_lone_caller_leaves() -> None:
+    slow = Slow()
+    [leaving], waiting = await slow.ask(1), await slow.ask(2, 1)
+    leaving.cancel()
+    async with bounded():
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        slow.go.set()
+        assert await asyncio.gather(*waiting) == [4, 1]
+    assert slow.seen == [[1], [2, 1]]
+
+
 async def test_a_caller_that_leaves_takes_no_answer_from_others() -> None:
     slow = Slow()
-    leaving, staying = await slow.ask(2, 2)
+    _, leaving, staying = await slow.ask(1, 2, 2)
     leaving.cancel()
     slow.go.set()
     assert await staying == 4

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cachetools import TTLCache
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from tocsin.ids import parsed_uuid
 from tocsin.moving import Whereabouts, whereabouts
 from tocsin.moving import cell_of as moved_to
 from tocsin.readiness import Readiness
+from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
 
 MAX_REMEMBERED, REMEMBERED_FOR = 200_000, 600.0
@@ -44,8 +45,12 @@ T = TypeVar("T")
 Key = tuple[str, int]
 """A user or a team: `("users", 7)`."""
 
-Look = asyncio.Task[tuple[Sequence[str], set[Key]]]
-"""A look-up under way."""
+
+class Looked(NamedTuple):
+    """A look-up: the cells that are away, and what no other cell has."""
+
+    missed: Sequence[str]
+    without: set[Key]
 
 
 class Routing:
@@ -55,9 +60,7 @@ class Routing:
         self.cells = cells
         self.states = {cells.default.name: default}
         self._remembered: TTLCache[Key, str] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
-        self._wanted = set[Key]()
-        self._next: Look | None = None
-        self._under_way: Look | None = None
+        self._looks = SharedStatements(self._look_up)
         self._said: dict[str, Mapping[int, Whereabouts]] = {}
         default.verifier.on_withdrawal = self._end_streams
         default.metrics.databases_of_cells = self.databases
@@ -192,28 +195,14 @@ class Routing:
         """Return the names of the cells of users and teams. Raises `Unavailable` if one may be in one that is away."""
         unknown = [key for key in keys if key not in self._remembered]
         if unknown:
-            await self._look_up(unknown)
+            found = await self._looks.of(tuple(unknown))
+            if found and not found.without.isdisjoint(unknown):
+                raise _unavailable(f"The cell {' or '.join(found.missed)} is not available.")
         return {self._remembered[key] for key in keys if key in self._remembered}
 
-    async def _look_up(self, keys: Sequence[Key]) -> None:
-        """Look users and teams up, together with those of other requests: one statement for each cell at a time."""
-        self._wanted.update(keys)
-        if self._next is None:
-            self._next = asyncio.create_task(self._look_up_wanted(self._under_way))
-        looking = self._next
-        missed, without = await asyncio.shield(looking)
-        if without and not without.isdisjoint(keys):
-            raise _unavailable(f"The cell {' or '.join(missed)} is not available.")
-
-    async def _look_up_wanted(self, before: "Look | None") -> tuple[Sequence[str], set[Key]]:
-        """Look up what is wanted when the look-up before has ended.
-
-        Returns the cells that are away, and what no other cell has.
-        """
-        if before:
-            await asyncio.wait([before])
-        self._under_way, self._next = self._next, None
-        keys, self._wanted = self._wanted, set()
+    async def _look_up(self, asked: Sequence[tuple[Key, ...]]) -> dict[tuple[Key, ...], Looked]:
+        """Look users and teams up for several requests, by one statement for each cell, and remember their cells."""
+        keys = {key for each in asked for key in each}
         missed = self.away
         found = await self.ask_all(lambda each: _known_in(each, keys))
         for name, known in found.items():
@@ -229,7 +218,7 @@ class Routing:
                 self._remembered[key] = there[0] if len(there) == 1 else await self._owner_of(key, there)
             elif missed:
                 without.add(key)
-        return missed, without
+        return dict.fromkeys(asked, Looked(missed, without))
 
     async def _owner_of(self, key: Key, names: Sequence[str]) -> str:
         """Return which of several cells has a user or team, while or after its company moves: that of the company."""

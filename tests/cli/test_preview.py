@@ -105,8 +105,10 @@ def test_preview_of_each_kind_and_language_fits_push_limits(kind: str, language:
     assert (result.exit_code, result.stderr) == (0, "")
     shown = json.loads(result.stdout)
     event = CATALOGUE.samples[kind]["event"]
-    words = CATALOGUE.render(kind, language, event.get("data", {}), event.get("params", {}))
-    told = {"title": words.title, "body": words.message.replace(" <br> ", "\n")}
+    data, params = event.get("data", {}), event.get("params", {})
+    words = CATALOGUE.render(kind, language, data, params)
+    title = CATALOGUE.kinds[kind].wordings[language].title_of(data, params)
+    told = {"title": title, "body": words.message.replace(" <br> ", "\n")}
     assert shown["apns"]["body"]["aps"]["alert"] == told
     assert shown["fcm"]["message"]["notification"] == told
     assert {name: shown["web_push"][name] for name in told} == told

@@ -19,9 +19,8 @@ _FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A notification in one language: a short title, plain text, and the same text as safe HTML."""
+    """The text of a notification in one language: plain, and the same as safe HTML."""
 
-    title: str
     message: str
     message_formatted: str
 
@@ -75,7 +74,7 @@ class Wording:
             if quoted.plain.strip():
                 message += f" <br> {quoted.plain}"
                 formatted += f"<br><p><em>{quoted.html}</em></p>"
-        return Words(self.title_of(data, params), message, formatted)
+        return Words(message, formatted)
 
 
 class Sentence:
@@ -98,6 +97,11 @@ class Sentence:
         own = "".join(piece.plain for piece in self._pieces if isinstance(piece, Word))
         self._is_rtl = is_right_to_left(own)
         self._is_mixed = bool(own) or len(self.words) > 1
+
+    @property
+    def is_one_word(self) -> bool:
+        """Whether it is one word and nothing else, as it is rendered."""
+        return self._pieces == self.words and len(self.words) == 1
 
     def render(self, words: Mapping[str, Word], *, apart: bool = False) -> Word:
         """Join the same pieces twice, once per voice; `apart`: no word changes the direction of what stands around it.

@@ -39,6 +39,8 @@ class Shape:
     def speaker(self, labels: Labels) -> Callable[[Mapping[str, Any]], Word]:
         """Return the function that renders an object of this shape, without white space around empty fields."""
         fields = {key: self.field_speaker(key, labels) for key in self.spoken.words}
+        if self.spoken.is_one_word:
+            return fields[self.spoken.words[0]]
 
         def speak(value: Mapping[str, Any]) -> Word:
             words = {key: say(value) for key, say in fields.items()}

@@ -1,5 +1,6 @@
-"""Ids: new UUIDs that sort by time (RFC 9562, version 7), and those of callers."""
+"""Ids: new UUIDs that sort by time (RFC 9562, version 7), those of requests, and those of callers."""
 
+import itertools
 import secrets
 import threading
 import time
@@ -11,6 +12,7 @@ MAX_ID = 2**31 - 1
 
 _lock = threading.Lock()
 _last = 0
+_requests = itertools.count(secrets.randbits(127))
 
 
 def new_id() -> UUID:
@@ -20,6 +22,11 @@ def new_id() -> UUID:
         # 48 bits of milliseconds, 12 of their fraction
         _last = moment = max(time.time_ns() * 4096 // 1_000_000, _last + 1)
     return UUID(int=(moment >> 12) << 80 | 7 << 76 | (moment & 0xFFF) << 64 | 2 << 62 | secrets.randbits(62))
+
+
+def new_request_id() -> str:
+    """Return an id for a request. The first one is random, and the next ones follow it, which costs a quarter of it."""
+    return f"{next(_requests):032x}"
 
 
 def parsed_uuid(given: Any) -> UUID | None:

@@ -23,7 +23,7 @@ class Joining:
         """Write a part of the response; keep it for the next part if it is the head."""
         if self._head:
             head, self._head = self._head, b""
-            self._transport.writelines((head, data))
+            self._transport.write(head + data)
         elif self._has_head or data.startswith(INTERIM):
             self._transport.write(data)
         else:

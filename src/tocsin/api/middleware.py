@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from tocsin.api.arriving import COMPLETE
 from tocsin.api.errors import BUG, answer_to
 from tocsin.api.limiting import STANDINGS, headers_of
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
+from tocsin.ids import new_request_id
 from tocsin.logs import bind_request, log_request, shown_path
 from tocsin.metrics import Metrics
 
@@ -203,4 +203,4 @@ def _ids_of(scope: Scope) -> tuple[str, str | None]:
             request_id = str(value, "ascii")
         elif name == b"traceparent" and trace_id is None and _TRACE.fullmatch(value):
             trace_id = str(value[3:35], "ascii")
-    return request_id or secrets.token_hex(16), trace_id
+    return request_id or new_request_id(), trace_id

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
-import secrets
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
@@ -14,6 +12,7 @@ from tocsin.api.connections import is_reserved
 from tocsin.api.middleware import OF_EVERY_ANSWER
 from tocsin.capacity import Capacity, kind_of
 from tocsin.errors import Overloaded, Problem
+from tocsin.ids import new_request_id
 from tocsin.notifications import to_json
 
 OVERLOADED = Overloaded()
@@ -25,8 +24,6 @@ _SPECIAL = frozenset({b"expect", b"origin", b"transfer-encoding"})
 
 MAX_HEADS, MAX_HEAD_BYTES = 1_000, 2_000
 """Maximum heads of requests that are remembered, and maximum bytes of each."""
-
-_ids = itertools.count(secrets.randbits(127))
 
 
 class Refusing:
@@ -147,7 +144,7 @@ def response_to(problem: Problem, default_headers: Iterable[Header], more: Itera
     begin = _beginning_of_overload if problem is OVERLOADED else _beginning_of
     head, body = begin(problem, tuple(default_headers))
     lines = b"".join(b"%s: %s\r\n" % header for header in more)
-    return b"%s%032x\r\n%s\r\n%s" % (head, next(_ids), lines, body)
+    return b"%s%s\r\n%s\r\n%s" % (head, new_request_id().encode(), lines, body)
 
 
 def _beginning_of(problem: Problem, default_headers: tuple[Header, ...]) -> tuple[bytes, bytes]:

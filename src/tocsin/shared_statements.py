@@ -23,12 +23,13 @@ class SharedStatements(Generic[K, V]):
         parallel: int = 1,
     ) -> None:
         self._ask, self._count, self._parallel, self._free = ask, count, parallel, parallel
+        self._is_busy = False  # the last statement answered several callers
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._running = set[asyncio.Task[None]]()
 
     async def of(self, key: K) -> V | None:
         """Return the answer of a statement that begins after the call; None if it has none for this key."""
-        if self._free == self._parallel and not self._waiting:
+        if self._free == self._parallel and not self._waiting and not self._is_busy:
             return await self._alone(key)
         answer: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(answer)
@@ -36,7 +37,7 @@ class SharedStatements(Generic[K, V]):
         return await answer
 
     async def _alone(self, key: K) -> V | None:
-        """Ask for one key in the task of its caller: another task would wait for two turns of the event loop more.
+        """Ask for one key in the task of its caller: by another task, it would take two turns of the event loop more.
 
         No other caller shares this statement. If its caller leaves, it ends, and those that wait are asked for.
         """
@@ -69,6 +70,7 @@ class SharedStatements(Generic[K, V]):
         waiting = list(self._waiting)
         keys = waiting[: self._count(waiting)]
         answers = self._taken(keys)
+        self._is_busy = len(answers) > 1
         try:
             found = await self._ask(keys)
         except Exception as error:  # noqa: BLE001 - every caller gets the error

@@ -6,7 +6,7 @@ from bench import fill
 from bench.measure import Claim, has_rows, load, medians, options, pgbench, show
 from bench.service import Service, database, service
 from tocsin.db.pool import queries
-from tocsin.inbox import NEWEST
+from tocsin.pages import NEWEST
 
 OWNERS = 100
 SIZE = 1_000

@@ -10,7 +10,7 @@ import uvloop
 from bench import fill
 from bench.measure import Claim, medians, options, show
 from bench.service import folder
-from tocsin import inbox
+from tocsin import inbox, pages
 from tocsin.at_once import AtOnce
 from tocsin.auth.claims import UserCaller
 from tocsin.catalogue import Catalogue
@@ -87,7 +87,7 @@ async def cost_of(database: Database, kind: str, calls: int, users: int = USERS)
         if kind == "deliver":
             await intake.accept(Draft(draft, [user_id], [], "crm", None))
         elif kind == "page":
-            await inbox.Pages(database).of(UserCaller(user_id, 0), unread=False, limit=15)
+            await pages.Pages(database).of(UserCaller(user_id, 0), unread=False, limit=15)
         else:
             await inbox.changes_since(database, {user_id: INBOX * 1000})
     return (used(pid) - before) / calls / 1000

@@ -14,7 +14,7 @@ from tests.support.events import custom
 from tests.support.service import Api
 from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import work
-from tocsin import inbox
+from tocsin import inbox, marks, pages
 from tocsin.auth.claims import UserCaller
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Missing, NotFound, Unauthenticated, Unavailable
@@ -153,7 +153,7 @@ async def test_each_change_takes_the_next_position(api: Api) -> None:
     await api.as_user(1, "DELETE", f"/notifications/{ids[1]}")
     await api.as_user(1, "DELETE", f"/notifications/{ids[1]}")
     for _ in range(2):
-        await inbox.read_some(api.app_state.database, UserCaller(1, 0), [UUID(ids[0])])
+        await marks.read_some(api.app_state.database, UserCaller(1, 0), [UUID(ids[0])])
     changes = await api.app_state.database.rows("select position, change, up_to from changes order by position")
     assert [tuple(row) for row in changes] == [
         (4, "read", None),
@@ -173,7 +173,7 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
     database = api.app_state.database
     before = await database.value("select clock_timestamp()")
     await api.as_user(1, "PUT", f"/notifications/{one}/read")
-    await inbox.read_some(database, UserCaller(1, 0), [UUID(two)])
+    await marks.read_some(database, UserCaller(1, 0), [UUID(two)])
     await api.as_user(1, "DELETE", f"/notifications/{three}")
     async with database.transaction() as connection:
         await inbox.lock(connection, [1])
@@ -181,11 +181,11 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
     [five] = await fill(api, 1, 1)
     await api.as_user(1, "PUT", "/notifications/read")
     after = await database.value("select clock_timestamp()")
-    marks = await database.rows(
+    rows = await database.rows(
         "select event_id, read_at between $1 and $2 as read, deleted_at between $1 and $2 as deleted from inbox",
         *(before, after),
     )
-    assert {str(row["event_id"]): (row["read"], row["deleted"]) for row in marks} == {
+    assert {str(row["event_id"]): (row["read"], row["deleted"]) for row in rows} == {
         one: (True, None),
         two: (True, None),
         three: (None, True),
@@ -196,12 +196,12 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
 
 async def test_calls_of_a_user_who_was_erased_are_refused(database: Database) -> None:
     id_, caller = UUID(int=1), UserCaller(9, 0)
-    marks = (
-        inbox.SingleMarks(database).read(caller, id_),
-        inbox.SingleMarks(database).delete(caller, id_),
-        inbox.read_all(database, caller),
+    calls = (
+        marks.SingleMarks(database).read(caller, id_),
+        marks.SingleMarks(database).delete(caller, id_),
+        marks.read_all(database, caller),
     )
-    for call in (*marks, inbox.read_some(database, caller, [id_]), inbox.changes(database, caller, "0-0")):
+    for call in (*calls, marks.read_some(database, caller, [id_]), inbox.changes(database, caller, "0-0")):
         with pytest.raises(Unauthenticated, match="9"):
             await call
 
@@ -246,7 +246,7 @@ async def test_notification_arriving_during_read_all_stays_unread(api: Api) -> N
     database = api.app_state.database
     async with database.transaction() as other:
         await other.fetchrow("select from heads where user_id = 1 for update")
-        reading = asyncio.create_task(inbox.read_all(database, UserCaller(1, 0)))
+        reading = asyncio.create_task(marks.read_all(database, UserCaller(1, 0)))
         await until_a_transaction_waits(api)
         new = await deliver_by_hand(other, 1)
     await reading
@@ -324,9 +324,9 @@ async def test_page_holds_what_is_below_a_position_newest_first(api: Api) -> Non
     await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
     database, user = api.app_state.database, UserCaller(1, 2**31)
     for number in (1, 2, 5, 8):
-        await inbox.SingleMarks(database).read(user, UUID(ids[number]))
+        await marks.SingleMarks(database).read(user, UUID(ids[number]))
     for number in (4, 5):
-        await inbox.SingleMarks(database).delete(user, UUID(ids[number]))
+        await marks.SingleMarks(database).delete(user, UUID(ids[number]))
     rows = await database.rows(
         "select event_id, position, read_at is null as unread from inbox"
         " where user_id = 1 and deleted_at is null order by position desc"
@@ -334,18 +334,18 @@ async def test_page_holds_what_is_below_a_position_newest_first(api: Api) -> Non
     assert [str(row["event_id"]) for row in rows] == [ids[number] for number in (8, 7, 6, 3, 2, 1, 0)]
     for unread in (False, True):
         shown = [row for row in rows if row["unread"] or not unread]
-        for before, limit in product([inbox.NEWEST, *(row["position"] for row in rows)], range(1, 9)):
+        for before, limit in product([pages.NEWEST, *(row["position"] for row in rows)], range(1, 9)):
             below = [row for row in shown if row["position"] < before]
-            page = await inbox.Pages(database).of(user, unread=unread, before=before, limit=limit)
+            page = await pages.Pages(database).of(user, unread=unread, before=before, limit=limit)
             found = [entry["id"] for entry in json.loads(f"[{page.data}]")]
             assert found == [str(row["event_id"]) for row in below[:limit]]
             assert page.more == (len(below) > limit)
             assert page.last == (below[:limit][-1]["position"] if below else None)
             assert (page.total, page.unread) == (len(shown), 4)
         for count in range(9):
-            last = shown[count - 1]["position"] if count <= len(shown) else inbox.OLDEST
-            expected = last if count else inbox.NEWEST
-            assert await inbox.skip(database, 1, unread=unread, count=count) == expected
+            last = shown[count - 1]["position"] if count <= len(shown) else pages.OLDEST
+            expected = last if count else pages.NEWEST
+            assert await pages.skip(database, 1, unread=unread, count=count) == expected
 
 
 async def test_largest_pages_of_a_large_inbox_are_complete(api: Api) -> None:
@@ -353,12 +353,12 @@ async def test_largest_pages_of_a_large_inbox_are_complete(api: Api) -> None:
     batch = {"events": [custom(1, body=str(number)) for number in range(330)]}
     ids = (await api.as_service("POST", "/events/batch", json=batch)).json()["ids"]
     await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
-    await inbox.read_some(api.app_state.database, UserCaller(1, 0), [UUID(id_) for id_ in ids[::3]])
+    await marks.read_some(api.app_state.database, UserCaller(1, 0), [UUID(id_) for id_ in ids[::3]])
     for unread, due in ((False, ids[::-1]), (True, [id_ for id_ in ids if id_ not in set(ids[::3])][::-1])):
         found: list[str] = []
-        before: int | None = inbox.NEWEST
+        before: int | None = pages.NEWEST
         while before is not None and len(found) < len(due):
-            page = await inbox.Pages(api.app_state.database).of(
+            page = await pages.Pages(api.app_state.database).of(
                 UserCaller(1, 2**31), unread=unread, before=before, limit=100
             )
             found += [entry["id"] for entry in json.loads(f"[{page.data}]")]
@@ -373,8 +373,8 @@ async def test_page_of_an_inactive_or_unknown_user_is_refused(api: Api, *, unrea
     await api.people(3, active=False)
     for user in (3, 4):
         with pytest.raises(Unauthenticated):
-            await inbox.Pages(api.app_state.database).of(UserCaller(user, 2**31), unread=unread, limit=15)
-    page = await inbox.Pages(api.app_state.database).of(UserCaller(1, 2**31), unread=unread, limit=15)
+            await pages.Pages(api.app_state.database).of(UserCaller(user, 2**31), unread=unread, limit=15)
+    page = await pages.Pages(api.app_state.database).of(UserCaller(1, 2**31), unread=unread, limit=15)
     assert (page.data, page.total, page.unread, page.more, page.last) == ("", 0, 0, False, None)
 
 
@@ -417,20 +417,20 @@ async def test_pages_that_share_a_statement_are_those_that_each_caller_asked_for
     for user in users[3:]:
         await idle.as_user(user, "PUT", f"/notifications/{(await idle.ids(user))[1]}/read")
     await idle.people(users[-1], active=False)
-    pages = inbox.Pages(database)
+    shared_pages = pages.Pages(database)
     asked: list[dict[str, Any]] = [
         {"unread": unread, "before": before, "limit": limit}
-        for unread, before, limit in product([True, False], [inbox.NEWEST, 3], [1, 2, 40])
+        for unread, before, limit in product([True, False], [pages.NEWEST, 3], [1, 2, 40])
     ]
     calls = list(product([*users, 99], asked))
     shared = await asyncio.gather(
-        *(pages.of(UserCaller(user, 2**31), **page) for user, page in calls), return_exceptions=True
+        *(shared_pages.of(UserCaller(user, 2**31), **page) for user, page in calls), return_exceptions=True
     )
     for (user, page), found in zip(calls, shared, strict=True):
         if user in {users[-1], 99}:
             assert isinstance(found, Unauthenticated)
         else:
-            assert found == await pages.of(UserCaller(user, 2**31), **page)
+            assert found == await shared_pages.of(UserCaller(user, 2**31), **page)
             ids = [each["id"] for each in json.loads(f"[{found.data}]")]
             mine = "select count(*) from inbox where user_id = $1 and event_id = any($2::uuid[])"
             assert await database.value(mine, user, ids) == len(ids)
@@ -444,19 +444,19 @@ async def test_marks_that_share_a_statement_change_what_each_caller_asked_for(id
         batch = {"events": [custom(user), custom(user)]}
         ids[user] = [UUID(id_) for id_ in (await idle.as_service("POST", "/events/batch", json=batch)).json()["ids"]]
     await work(idle)
-    marks = inbox.SingleMarks(database)
-    await marks.read(UserCaller(3, 2**31), ids[3][0])
-    await marks.delete(UserCaller(4, 2**31), ids[4][0])
+    single = marks.SingleMarks(database)
+    await single.read(UserCaller(3, 2**31), ids[3][0])
+    await single.delete(UserCaller(4, 2**31), ids[4][0])
     await idle.people(5, active=False)
     before = dict(await dba_positions(database))
     calls = {
-        1: marks.read(UserCaller(1, 2**31), ids[1][0]),
-        2: marks.delete(UserCaller(2, 2**31), ids[2][1]),
-        3: marks.unread(UserCaller(3, 2**31), ids[3][0]),
-        4: marks.read(UserCaller(4, 2**31), ids[4][0]),
-        5: marks.read(UserCaller(5, 2**31), ids[5][0]),
-        6: marks.read(UserCaller(6, 2**31), ids[1][1]),  # another's
-        7: marks.delete(UserCaller(1, 2**31), ids[1][1]),  # the same user's: by the next statement
+        1: single.read(UserCaller(1, 2**31), ids[1][0]),
+        2: single.delete(UserCaller(2, 2**31), ids[2][1]),
+        3: single.unread(UserCaller(3, 2**31), ids[3][0]),
+        4: single.read(UserCaller(4, 2**31), ids[4][0]),
+        5: single.read(UserCaller(5, 2**31), ids[5][0]),
+        6: single.read(UserCaller(6, 2**31), ids[1][1]),  # another's
+        7: single.delete(UserCaller(1, 2**31), ids[1][1]),  # the same user's: by the next statement
     }
     found = await asyncio.gather(*calls.values(), return_exceptions=True)
     assert [type(each) for each in found] == [*[type(None)] * 3, Missing, Unauthenticated, NotFound, type(None)]
@@ -474,10 +474,10 @@ async def test_mark_of_a_locked_inbox_delays_no_other_user(idle: Api, database: 
     await idle.people(1, 2)
     ids = {user: UUID((await idle.as_service("POST", "/events", json=custom(user))).json()["id"]) for user in (1, 2)}
     await work(idle)
-    marks = inbox.SingleMarks(database)
+    single = marks.SingleMarks(database)
     async with dba.transaction():
         await dba.execute("select from heads where user_id = 1 for update")
-        slow, quick = (asyncio.create_task(marks.read(UserCaller(user, 2**31), ids[user])) for user in (1, 2))
+        slow, quick = (asyncio.create_task(single.read(UserCaller(user, 2**31), ids[user])) for user in (1, 2))
         async with bounded():
             await quick
         await until(lambda: blocked(dba))
@@ -491,7 +491,7 @@ async def test_failed_look_up_of_cursors_fails_every_request_that_shares_it(
 ) -> None:
     unhandled: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-    cursors = inbox.Cursors(database)
+    cursors = pages.Cursors(database)
     callers = [asyncio.create_task(cursors.of(UserCaller(id_, 2**31))) for id_ in (1, 1, 2, 3)]
     async with locked(dba, "heads"):
         [pid] = await until(lambda: waiting_at(dba, "heads"))

@@ -17,7 +17,7 @@ from tests.support.service import HOUR, SECRET, STREAM, Api
 from tests.support.tokens import signed
 from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import work
-from tocsin import inbox
+from tocsin import inbox, marks, pages
 from tocsin.auth.claims import CLOCK_SKEW, UserCaller
 from tocsin.auth.minting import mint_user
 from tocsin.errors import NotFound, Unauthenticated
@@ -214,12 +214,13 @@ async def test_marks_admit_exactly_the_tokens_that_pages_admit(idle: Api, state:
     now, unknown, seen = moment.timestamp(), UUID(int=1), set()
     for issued in (None, now - 30.001, now - 30, now - 29, now - 0.000_001, now, now + 0.000_001, now + 60, now + 7200):
         user = UserCaller(PERSON, 0, issued)
-        refused = await said(inbox.Pages(database).of(user, unread=False, limit=1))
+        refused = await said(pages.Pages(database).of(user, unread=False, limit=1))
         seen.add(refused == "")
-        marks = inbox.SingleMarks(database).read(user, unknown), inbox.SingleMarks(database).unread(user, unknown)
-        for call in (*marks, inbox.SingleMarks(database).delete(user, unknown), inbox.one(database, user, unknown)):
+        single = marks.SingleMarks(database)
+        calls = single.read(user, unknown), single.unread(user, unknown), single.delete(user, unknown)
+        for call in (*calls, inbox.one(database, user, unknown)):
             assert await said(call) == (refused or "not found"), issued
-        for call in (inbox.read_all(database, user), inbox.read_some(database, user, [unknown])):
+        for call in (marks.read_all(database, user), marks.read_some(database, user, [unknown])):
             assert await said(call) == refused, issued
     assert seen == ({False} if state == "inactive" else {True} if "clock" in state else {True, False})
 

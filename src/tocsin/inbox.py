@@ -1,4 +1,4 @@
-"""Inboxes: their pages, changes and marks. Only this module writes heads, entries and changes.
+"""Inboxes: their entries, changes and owners. Only this module and `marks` write heads, entries and changes.
 
 Every change first locks the head of the inbox. So the changes and deliveries of an inbox are serialized, in the order
 of their positions.
@@ -10,31 +10,16 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tocsin.auth.claims import CLOCK_SKEW, UserCaller
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
-from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
-from tocsin.shared_statements import SharedStatements
-from tocsin.validation import field_error
-
-NEWEST = 2**63 - 1
-"""A position above all others."""
-
-OLDEST = -(2**62)
-"""A position below all others. Imported history has positions of 0 and less."""
+from tocsin.errors import Missing, NotFound, Unauthenticated
 
 FIRST_RECORD = -(2**31)
 """The `after_user` below all others."""
-
-PARALLEL_PAGES = 4
-"""Statements for pages that run at the same time."""
-
-ROWS_OF_PAGES = 120
-"""Rows of pages after which a statement takes no more of them: one that has to read from the disk delays the others."""
 
 MAX_CHANGES = 500
 """Maximum changes per response."""
@@ -44,21 +29,6 @@ Change = Literal["read", "deleted", "rewritten"]
 
 _CURSOR = re.compile(r"([0-9a-f]{1,15})-([0-9]{1,18})")
 _SQL = queries("inbox")
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Notifications as JSON objects, joined by commas, the newest first; `last` is the position of the last of them.
-
-    `head` is the cursor of the inbox when it was read.
-    """
-
-    data: str
-    total: int
-    unread: int
-    last: int | None
-    more: bool
-    head: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,120 +80,6 @@ class InboxChanges:
         return _admits(issued, datetime.fromtimestamp(self.made / 1e6, UTC), self.tokens_from)
 
 
-class AskedPage(NamedTuple):
-    """A page that is asked for: at most `limit` (at most 100) notifications below position `before`."""
-
-    user_id: int
-    before: int
-    limit: int
-    unread: bool
-
-
-class Cursors:
-    """Looks up the cursors of inboxes: an unchanged page needs only the cursor."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._shared = SharedStatements(self._look)
-
-    async def of(self, user: UserCaller) -> str:
-        """Return the cursor of the caller's inbox. It is different after each change. Raises like `owner`."""
-        found = await _admitted(self._database, user, await self._shared.of(user.id))
-        return cursor_of(_micros(found["made_at"]), found["at"])
-
-    async def _look(self, user_ids: Sequence[int]) -> dict[int, Record]:
-        return {row["user_id"]: row for row in await self._database.rows(_SQL["heads"], user_ids)}
-
-
-class Pages:
-    """Looks up pages of inboxes."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._shared = SharedStatements(self._look, _count_of_next, PARALLEL_PAGES)
-
-    async def of(self, user: UserCaller, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
-        """Return up to `limit` (at most 100) notifications of a caller below position `before`. Raises like `owner`."""
-        row = await self._shared.of(AskedPage(user.id, before, limit, unread))
-        _, at, made_at, _, total, unread_count, more, last, data = await _admitted(self._database, user, row)
-        return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
-
-    async def _look(self, asked: Sequence[AskedPage]) -> dict[AskedPage, Record]:
-        columns = map(list, zip(*asked, strict=True))
-        return {asked[row["number"] - 1]: row for row in await self._database.rows(_SQL["pages"], *columns)}
-
-
-def _count_of_next(asked: Sequence[AskedPage]) -> int:
-    """Return how many of the pages that are asked for have few rows together."""
-    rows = accumulate(page.limit for page in asked)
-    return next((count for count, total in enumerate(rows, 1) if total >= ROWS_OF_PAGES), len(asked))
-
-
-class AskedMark(NamedTuple):
-    """A mark that a caller asks for."""
-
-    user_id: int
-    issued: float | None
-    id: UUID
-    change: Literal["read", "unread", "deleted"]
-
-
-class SingleMarks:
-    """Marks single notifications, those of several users by one statement."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._shared = SharedStatements(self._mark, _count_of_users)
-
-    async def read(self, user: UserCaller, id_: UUID) -> None:
-        """Mark one notification as read; if it is read already, `read_at` stays. Raises like `one`."""
-        await self._set(user, id_, "read")
-
-    async def unread(self, user: UserCaller, id_: UUID) -> None:
-        """Mark one notification as unread. Raises like `one`."""
-        await self._set(user, id_, "unread")
-
-    async def delete(self, user: UserCaller, id_: UUID) -> None:
-        """Delete one notification. Deleting it again has no effect. Raises `NotFound`, and like `owner`."""
-        await self._change(user, id_, "deleted")
-
-    async def _set(self, user: UserCaller, id_: UUID, change: Literal["read", "unread"]) -> None:
-        if await self._change(user, id_, change):
-            raise Missing
-
-    async def _change(self, user: UserCaller, id_: UUID, change: Literal["read", "unread", "deleted"]) -> bool:
-        """Change one notification, and return whether it was deleted before."""
-        mark = AskedMark(user.id, user.issued, id_, change)
-        row = await self._shared.of(mark) or await self._wait_and_mark(user, mark)
-        if row["is_deleted"] is None:
-            raise NotFound
-        return bool(row["is_deleted"])
-
-    async def _wait_and_mark(self, user: UserCaller, mark: AskedMark) -> Record:
-        """Mark one notification when its inbox is no longer locked. Raises like `owner`."""
-        async with self._database.transaction() as connection:
-            await _lock(connection, user)
-            row = await connection.fetchrow(_SQL["marks"], *([each] for each in mark))
-            if row is None:
-                raise await _refusal(connection.fetchval, user)
-            return row
-
-    async def _mark(self, marks: Sequence[AskedMark]) -> dict[AskedMark, Record]:
-        rows = await self._database.rows(_SQL["marks"], *map(list, zip(*marks, strict=True)))
-        found = {row["user_id"]: row for row in rows}
-        return {mark: found[mark.user_id] for mark in marks if mark.user_id in found}
-
-
-def _count_of_users(marks: Sequence[AskedMark]) -> int:
-    """Return how many of the marks are of different users: each takes the next position of its inbox."""
-    users = set[int]()
-    for mark in marks:
-        if mark.user_id in users:
-            break
-        users.add(mark.user_id)
-    return len(users)
-
-
 async def changes(database: Database, user: UserCaller, since: str, limit: int = MAX_CHANGES) -> Changes:
     """Return up to `limit` (at most 500) changes since a cursor. If the cursor is not of this inbox, `resync` is set.
 
@@ -232,7 +88,7 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
     made, position = position_in(since)
     found = (await changes_since(database, {user.id: position}, limit)).get(user.id)
     if found is None or not found.admits(user.issued):
-        raise await _refusal(database.value, user)
+        raise await refusal(database.value, user)
     if made != found.made or not found.forgotten <= position <= found.at:
         return Changes("", found.unread, found.cursor, found.cursor, more=False, resync=True)
     upto = found.entries[-1].position if found.more else found.at
@@ -252,7 +108,7 @@ async def changes_since(
         _SQL["changes"], list(since), list(since.values()), limit
     ):
         if user_id not in found:
-            found[user_id] = InboxChanges(_micros(made_at), at, unread_count, forgotten, tokens_from)
+            found[user_id] = InboxChanges(micros(made_at), at, unread_count, forgotten, tokens_from)
         if event is not None:
             found[user_id].entries.append(Entry(position, event, data))
     for one in found.values():
@@ -263,20 +119,12 @@ async def changes_since(
 async def heads(database: Database, user_ids: Sequence[int]) -> dict[int, tuple[int, int, int]]:
     """Return for each of these inboxes when it was created, its position and its unread count."""
     rows = await database.rows(_SQL["heads"], user_ids)
-    return {row["user_id"]: (_micros(row["made_at"]), row["at"], row["unread"]) for row in rows}
-
-
-async def skip(database: Database, user_id: int, *, unread: bool, count: int) -> int:
-    """Return the position below which an inbox continues after its `count` newest; `OLDEST` if it ends before."""
-    if count == 0:
-        return NEWEST
-    found: int | None = await database.value(_SQL["unread_skip" if unread else "skip"], user_id, count)
-    return OLDEST if found is None else found
+    return {row["user_id"]: (micros(row["made_at"]), row["at"], row["unread"]) for row in rows}
 
 
 async def one(database: Database, user: UserCaller, id_: UUID) -> str:
     """Return one notification as JSON. Raises `NotFound`, `Missing` if the user deleted it, and like `owner`."""
-    row = await _admitted(database, user, await database.row(_SQL["one"], user.id, id_))
+    row = await admitted(database, user, await database.row(_SQL["one"], user.id, id_))
     data: str | None = row["data"]
     if data is None:
         raise NotFound
@@ -300,28 +148,7 @@ async def owner(database: Database, user: UserCaller) -> Record:
 
     Raises `Unauthenticated` if the user is erased or inactive, or was created after the token was issued.
     """
-    return await _admitted(database, user, await database.row(_SQL["caller"], user.id))
-
-
-async def read_all(database: Database, user: UserCaller, up_to: UUID | None = None) -> None:
-    """Mark all notifications as read that the inbox contained at the call, or those up to `up_to`.
-
-    Raises `Invalid` if `up_to` is not in the inbox, and like `owner`.
-    """
-    async with database.transaction() as connection:
-        last: int | None = await _lock(connection, user)
-        if up_to is not None:
-            last = await connection.fetchval(_SQL["position"], user.id, up_to)
-            if last is None:
-                raise Invalid([field_error("up_to", "unknown", "is not in this inbox")])
-        await connection.execute(_SQL["read_all"], user.id, last)
-
-
-async def read_some(database: Database, user: UserCaller, ids: Sequence[UUID]) -> None:
-    """Mark these notifications as read. Ids that are not in the inbox are ignored. Raises like `owner`."""
-    async with database.transaction() as connection:
-        await _lock(connection, user)
-        await mark(connection, [(id_, user.id) for id_ in ids], "read")
+    return await admitted(database, user, await database.row(_SQL["caller"], user.id))
 
 
 async def lock(connection: Connection, user_ids: Collection[int], company_id: int | None = None) -> set[int]:
@@ -415,18 +242,19 @@ async def rebase(connection: Connection) -> None:
     await connection.execute(_SQL["rebase"])
 
 
-async def _lock(connection: Connection, user: UserCaller) -> int:
+async def lock_own(connection: Connection, user: UserCaller) -> int:
+    """Lock the head of a caller until the end of the transaction; return the position before. Raises like `owner`."""
     row = await connection.fetchrow(_SQL["lock_own"], user.id, user.issued)
     if row is None:
-        raise await _refusal(connection.fetchval, user)
+        raise await refusal(connection.fetchval, user)
     began: int = row["began"]
     return began
 
 
-async def _admitted(database: Database, user: UserCaller, row: Record | None) -> Record:
+async def admitted(database: Database, user: UserCaller, row: Record | None) -> Record:
     """Return the row of the caller's head if the token is for this inbox. Raises like `owner`."""
     if row is None or not _admits(user.issued, row["made_at"], row["tokens_from"]):
-        raise await _refusal(database.value, user)
+        raise await refusal(database.value, user)
     return row
 
 
@@ -437,7 +265,7 @@ def _admits(issued: float | None, made_at: datetime, tokens_from: datetime | Non
     return issued is None or issued >= since or since > time.time()  # the clock was put back since then
 
 
-async def _refusal(look: Callable[..., Awaitable[Any]], user: UserCaller) -> Unauthenticated:
+async def refusal(look: Callable[..., Awaitable[Any]], user: UserCaller) -> Unauthenticated:
     """Return why the caller's inbox is refused: its user does not exist, is inactive, or is another one of this id."""
     active: bool | None = await look(_SQL["standing"], user.id)
     if active is None:
@@ -463,5 +291,6 @@ def position_in(cursor: str) -> tuple[int, int]:
     return (int(found[1], 16), int(found[2])) if found else (0, 0)
 
 
-def _micros(moment: datetime) -> int:
+def micros(moment: datetime) -> int:
+    """Return a time in microseconds since 1970."""
     return int(moment.timestamp()) * 1_000_000 + moment.microsecond

@@ -17,7 +17,8 @@ from tocsin.db.admission import KIND
 from tocsin.db.errors import REFUSALS
 from tocsin.db.pool import Database, Record, queries
 from tocsin.errors import Overrun, Unauthenticated, Unavailable
-from tocsin.inbox import Changes, Cursors, Page, Pages, position_in
+from tocsin.inbox import Changes, position_in
+from tocsin.pages import Cursors, Page, Pages
 
 CONNECTIONS = 10
 PATIENCE = 1.0

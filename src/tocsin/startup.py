@@ -17,8 +17,9 @@ from tocsin.db.pool import Database
 from tocsin.db.url import in_schema, read_only
 from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
-from tocsin.inbox import Cursors, SingleMarks
+from tocsin.marks import SingleMarks
 from tocsin.metrics import Metrics
+from tocsin.pages import Cursors
 from tocsin.posts import Posts
 from tocsin.preferences import Operator, Preferences
 from tocsin.pubsub import PubSub

@@ -21,6 +21,7 @@ from tocsin.ids import new_id
 from tocsin.inbox import InboxChanges, cursor_of, position_in
 from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.open_streams import MAX_STREAMS_PER_USER, OpenStreams
+from tocsin.pages import NEWEST
 from tocsin.pubsub import POLL, PubSub
 from tocsin.waking import Waiting, wake, woken
 
@@ -267,7 +268,7 @@ class Streams:
 
 def _earliest(streams: Sequence[Stream]) -> int:
     """Return the lowest position of these streams. Those without one need no earlier changes."""
-    return min((stream.position for stream in streams if stream.position is not None), default=inbox.NEWEST)
+    return min((stream.position for stream in streams if stream.position is not None), default=NEWEST)
 
 
 def _is_behind(stream: Stream, since: int) -> bool:

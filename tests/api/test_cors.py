@@ -51,7 +51,7 @@ class TestOrigins:
             await open_api.as_user(1, "GET", "/notifications?page=x", **of_page),
         ]
         with monkeypatch.context() as patch, structlog.testing.capture_logs():
-            patch.setattr("tocsin.inbox.Pages.of", broken)
+            patch.setattr("tocsin.pages.Pages.of", broken)
             answers.append(await open_api.as_user(1, "GET", "/notifications", **of_page))
         await open_api.app_state.database.close()
         answers.append(await open_api.as_user(1, "GET", "/notifications", **of_page))

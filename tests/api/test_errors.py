@@ -176,7 +176,7 @@ async def test_internal_error_has_logged_request_id_and_hides_the_cause(
         raise RuntimeError("a secret of the house")
 
     await api.people(1)
-    monkeypatch.setattr("tocsin.inbox.Pages.of", broken)
+    monkeypatch.setattr("tocsin.pages.Pages.of", broken)
     with structlog.testing.capture_logs([with_ids]) as lines:
         answer = await api.as_user(1, "GET", "/notifications")
     [bug] = [line for line in lines if line["log_level"] == "error"]

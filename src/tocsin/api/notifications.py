@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin import __version__, inbox
+from tocsin import __version__, inbox, marks, pages
 from tocsin.api.answers import ChangesAnswer, Links, Notification, PageAnswer, Queued
 from tocsin.api.auth import Acting, AnyUser, Sender, User
 from tocsin.api.documented import declared, headers, links, problems
@@ -66,7 +66,7 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
         int, Between(1, MAX_PER_PAGE), BeforeValidator(integer), Query(description="notifications on a page")
     ] = DEFAULT_PER_PAGE,
     cursor: Annotated[
-        Annotated[int, Between(inbox.OLDEST, inbox.NEWEST), BeforeValidator(integer)] | None,
+        Annotated[int, Between(pages.OLDEST, pages.NEWEST), BeforeValidator(integer)] | None,
         Query(description="the cursor in `urls.next`"),
     ] = None,
     show: Annotated[Literal["unread"] | None, Query(description="only unread notifications")] = None,
@@ -86,7 +86,7 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
     is_unread = show is not None
     if cursor is None:
-        cursor = await inbox.skip(app_state.database, user.id, unread=is_unread, count=(page - 1) * per_page)
+        cursor = await pages.skip(app_state.database, user.id, unread=is_unread, count=(page - 1) * per_page)
     found = await app_state.reads.page(user, unread=is_unread, before=cursor, limit=per_page, head=head)
     previous = _url(request, base, page - 1) if page > 1 else "null"
     following = _url(request, base, page + 1, found.last) if found.more and page < MAX_PAGE else "null"
@@ -183,9 +183,9 @@ async def mark_all_read(user: User, app_state: State, body: Marks = OPTIONAL) ->
     notification to mark, `ids` are single notifications; ids that are not in the inbox are ignored.
     """
     if body.ids is None:
-        await inbox.read_all(app_state.database, user, body.up_to)
+        await marks.read_all(app_state.database, user, body.up_to)
     else:
-        await inbox.read_some(app_state.database, user, body.ids)
+        await marks.read_some(app_state.database, user, body.ids)
     app_state.pubsub.publish_changes([user.id])
 
 

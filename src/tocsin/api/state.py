@@ -14,8 +14,9 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
-from tocsin.inbox import Cursors, SingleMarks
+from tocsin.marks import SingleMarks
 from tocsin.metrics import Metrics
+from tocsin.pages import Cursors
 from tocsin.preferences import Operator
 from tocsin.pubsub import PubSub
 from tocsin.push.lanes import Lane

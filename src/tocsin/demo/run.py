@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from tocsin import devices, directory, event_status, inbox
+from tocsin import devices, directory, event_status, inbox, marks
 from tocsin.api.state import AppState
 from tocsin.auth.claims import UserCaller
 from tocsin.auth.from_settings import signer_of
@@ -141,7 +141,7 @@ async def _post_first_events(app_state: AppState, page: DemoPage) -> None:
     accepted = await app_state.intake.accept_batch([page.draft(app_state, name, ids) for name in kinds])
     await event_status.state(app_state.database, app_state.pubsub, accepted[-1].id, Viewer(), seconds=10)
     for id_ in ids:
-        await inbox.read_some(app_state.database, UserCaller(id_, 0), [event.id for event in accepted[:-LEFT_UNREAD]])
+        await marks.read_some(app_state.database, UserCaller(id_, 0), [event.id for event in accepted[:-LEFT_UNREAD]])
 
 
 def _introduction(running: Running, signer: Signer) -> str:

@@ -11,12 +11,14 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from copy import deepcopy
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from asyncpg import PostgresError
 from httpx_sse import aconnect_sse
 
 from tests.support.built_in import CATALOGUE
@@ -27,7 +29,8 @@ from tests.support.events import custom, in_future, message_event, note, state
 from tests.support.resolutions import resolve, settled
 from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
-from tocsin import invariants, moving
+from tocsin import dead_letters, invariants, moving
+from tocsin.audit import actor_of_command
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
 from tocsin.db.url import in_schema
@@ -716,6 +719,42 @@ async def test_event_reaches_users_in_the_new_cell_at_once_after_the_switch(
 
 
 @in_schemas
+async def test_posted_events_that_wait_reach_the_users_of_both_cells(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    session = await connect(urls[0])
+
+    async def post(event: dict[str, Any], company_id: int | None = None) -> str:
+        """Post an event in a transaction of the application, which a worker accepts later."""
+        await session.execute("delete from posters")
+        await session.execute("insert into posters values (session_user::text, 'crm', $1)", company_id)
+        async with session.transaction():
+            id_ = await session.fetchval("select post($1)", json.dumps(event))
+            await session.execute("update jobs set due_at = now() + interval '1 hour' where task = 'post'")
+        return str(id_)
+
+    skipping = {"notify": {"users": [4], "unknown": "skip"}}
+    shared, own, skips = await post(custom(3, 101)), await post(custom(3)), await post(custom(4) | skipping, COMPANY)
+    other = await post(custom(101))
+    await moving.move(*pools, COMPANY, "a", "b")
+    for event in (custom(4) | skipping, custom(4)):
+        with pytest.raises(PostgresError, match=r"has moved|unknown"):
+            await post(event, COMPANY)
+    await session.close()
+    for pool in pools:
+        await pool.rows("update jobs set due_at = now() where task = 'post'")
+        await reaches(partial(pool.value, "select count(*) from posted"), 0)
+    assert await pools[0].value("select count(*) from dead_letters") == 0
+    for cell, user, ids in ((cells[1], 3, [own, shared]), (cells[1], 4, [skips]), (cells[0], 101, [other, shared])):
+        await reaches(partial(latest, cell, user, len(ids)), sorted(ids))
+
+
+async def latest(api: Api, user: int, count: int) -> list[str]:
+    return sorted((await api.ids(user))[:count])
+
+
+@in_schemas
 async def test_user_who_comes_while_the_closing_lapses_is_not_lost(
     cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -795,6 +834,34 @@ async def test_erasure_during_the_closing_does_not_end_the_move(
     monkeypatch.setattr(Connection, "execute", doing)
     await moving.move(*pools, COMPANY, "a", "b")
     assert (await answers[0]).status_code in {204, 404, 503}
+
+
+@in_schemas
+async def test_failed_erasure_is_named_and_can_be_repeated(
+    cells: tuple[Api, Api], pools: tuple[Database, Database]
+) -> None:
+    """A failed import of the company does not hold it up: it stays where it is."""
+    await fill(cells[0])
+    failed = [uuid4() for _ in range(2)]
+    for id_, task in zip(failed, ("erase", "import"), strict=True):
+        await pools[0].rows(
+            "insert into dead_letters (id, task, lane, attempts, progress, reason)"
+            " values ($1, $2, 'bulk', 8, 0, 'an error')",
+            id_,
+            task,
+        )
+    await pools[0].rows("insert into erasures (id, user_id, event_ids) values ($1, 999, '{}')", failed[0])
+    await pools[0].rows("insert into imports (id, state, company_id) values ($1, 'applying', $2)", failed[1], COMPANY)
+    with pytest.raises(Refusal, match=f"the erasure {failed[0]}: an error.*`tocsin replay {failed[0]} --cell a`"):
+        await moving.move(*pools, COMPANY, "a", "b")
+    pubsub = cells[0].app_state.pubsub
+    done = await dead_letters.replay(
+        pools[0], pubsub, [failed[0]], datetime.now(UTC), actor_of_command("tocsin replay")
+    )
+    assert done.jobs == 1
+    await reaches(partial(pools[0].value, "select count(*) from erasures"), 0)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await pools[0].value("select count(*) from imports") == 1
 
 
 @in_schemas

@@ -7,7 +7,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,14 +20,14 @@ from asyncpg import UndefinedTableError
 
 from tests.support.built_in import CATALOGUE
 from tests.support.database import make_database, url_for, value
-from tests.support.events import custom
+from tests.support.events import custom, in_future
 from tests.support.processes import Program, children_of
 from tests.support.second_cell import routing_of
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import HOUR, SECRET, Api
 from tests.support.streams import watching
 from tests.support.waiting import reaches, until
-from tocsin import directory, moving
+from tocsin import directory, jobs, moving
 from tocsin.api.cells import ReadinessOfCells
 from tocsin.api.drafts import draft_of
 from tocsin.auth.minting import mint_service, mint_user
@@ -37,6 +37,7 @@ from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Unavailable
 from tocsin.events import Intake
 from tocsin.formats import User
+from tocsin.ids import new_id
 from tocsin.metrics import Metrics
 from tocsin.moving import CONNECTIONS
 from tocsin.postgres.supervisor import Embedded
@@ -204,7 +205,8 @@ async def test_metrics_and_readiness_count_what_waits_in_all_cells(idle: Api) ->
     metrics.databases_of_cells = lambda: {"main": here, "north": here, "away": away}
     assert 'tocsin_jobs_due{lane="direct"} 4.0' in (await metrics.text(here)).decode()
     assert (await metrics.waiting(here)).direct == 4
-    ready = await ReadinessOfCells(routing_of(idle.app_state, idle.app_state)).answer()
+    routing = routing_of(idle.app_state, idle.app_state)
+    ready = await ReadinessOfCells(routing.cells, routing.states).answer()
     assert ready["queue"]["direct"]["due"] == 4
     assert ready["queue"]["bulk"] == {"due": 0, "oldest": 0.0, "stalled": False}
     assert ready["pushes"] == {"oldest": 0.0, "stalled": False}
@@ -295,6 +297,98 @@ async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(servic
     assert [each["id"] for each in listed.json()["data"]] == [NORTH]
 
 
+async def test_divided_event_is_cancelled_in_all_cells(service: WithSouth) -> None:
+    other = 4
+    for user in (MAIN, other):
+        assert (await service.put(user)).status_code == 204
+    event = {**custom(MAIN, other), "deliver_at": in_future()}
+    kept, divided = [(await service.as_service("POST", "/events", json=event)).json()["id"] for _ in range(2)]
+    async with pool(service.urls[MAIN], CONNECTIONS) as source, pool(service.urls[SOUTH], CONNECTIONS) as target:
+        await moving.move(source, target, other, "main", "south")
+
+    async def states(id_: str) -> list[str]:
+        paths = [f"/events/{id_}?cell={cell}" for cell in ("main", "south")]
+        return [(await service.as_service("GET", path)).json()["state"] for path in paths]
+
+    assert await states(divided) == ["held", "held"]
+    await reaches(partial(service.status, other), 200)  # the process has looked where the company is
+    for _ in range(2):
+        assert (await service.as_service("DELETE", f"/events/{divided}")).status_code == 204
+    assert await states(divided) == ["cancelled", "cancelled"]
+    await value(service.urls[SOUTH], "update jobs set due_at = now() returning id")
+    await reaches(partial(states, kept), ["held", "delivered"])
+    assert (await service.as_service("DELETE", f"/events/{kept}")).status_code == 204
+    assert await states(kept) == ["cancelled", "delivered"]
+    assert (await service.as_service("DELETE", f"/events/{new_id()}")).status_code == 404
+    service.south.kill()
+    assert (await service.as_service("DELETE", f"/events/{divided}")).status_code == 503
+
+
+@pytest.fixture
+async def pair(server: Embedded, tmp_path: Path) -> AsyncIterator[dict[int, Service]]:
+    """A process for each of two cells."""
+    here = await make_database(server, f"alone_{tmp_path.name[-20:].replace('-', '_')}".lower())
+    (tmp_path / "cells.toml").write_text(
+        f"[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [{NORTH}]\n"
+    )
+    urls = {MAIN: here, NORTH: in_schema(here, "tocsin_north")}
+    async with AsyncExitStack() as stack:
+        found = {}
+        for company, name in ((MAIN, "main"), (NORTH, "north")):
+            program = serving_cells(tmp_path, here, "serve", "--cell", name)
+            await stack.enter_async_context(program)
+            http = httpx.AsyncClient(base_url=program.greeting["url"], timeout=60)
+            found[company] = Service(await stack.enter_async_context(http), urls)
+        yield found
+
+
+async def test_process_of_one_cell_refuses_a_company_while_it_is_elsewhere(
+    pair: dict[int, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves, stays = 5, MAIN
+    main, north = pair[MAIN], pair[NORTH]
+    for user in (moves, stays):
+        assert (await main.put(user)).status_code == 204
+
+    async def seen(user: int) -> list[int]:
+        found = [await each.status(user) for each in (main, north)]
+        return found + [
+            (await each.as_service("POST", "/events", json=custom(user))).status_code for each in (main, north)
+        ]
+
+    assert await seen(moves) == [200, 401, 202, 422]
+    async with AsyncExitStack() as stack:
+        here, there = [await stack.enter_async_context(pool(url, CONNECTIONS)) for url in main.urls.values()]
+
+        async def end(_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(moving._Move, "_switch", end)  # noqa: SLF001 - a command that is killed when all is copied
+            with pytest.raises(KeyboardInterrupt):
+                await moving.move(here, there, moves, "main", "north")
+        await reaches(partial(seen, moves), [200, 503, 202, 503])
+        assert (await north.put(moves)).status_code == 503
+        own = await north.as_service("POST", "/events", json=custom(moves), company_id=moves)
+        assert own.status_code == 503
+        await moving.give_up(here, there, moves, "main", "north")
+        await reaches(partial(seen, moves), [200, 401, 202, 422])
+        await moving.move(here, there, moves, "main", "north")
+        await reaches(partial(seen, moves), [503, 200, 503, 202])
+        assert await seen(stays) == [200, 401, 202, 422]
+        await reaches(partial(main.status, 77), 401)
+        await moving.move(there, here, moves, "north", "main")
+        await reaches(partial(seen, moves), [200, 503, 202, 503])
+
+
+async def test_processes_of_one_cell_each_release_phones(pair: dict[int, Service]) -> None:
+    for user in (MAIN, NORTH):
+        assert (await pair[user].put(user)).status_code == 204
+        assert (await register(pair[user], user)).status_code == 204
+    await reaches(lambda: value(pair[MAIN].urls[MAIN], "select count(*) from devices"), 0)
+    assert await value(pair[MAIN].urls[NORTH], "select count(*) from devices") == 1
+
+
 async def test_worker_process_works_all_cells(server: Embedded, tmp_path: Path) -> None:
     here = await make_database(server, "cells_of_workers")
     (tmp_path / "cells.toml").write_text(
@@ -382,10 +476,11 @@ async def names_of_workers(url: str) -> set[str]:
     return set(found or ())
 
 
-async def test_worker_processes_divide_the_cells_and_take_those_of_a_lost_one(
-    server: Embedded, tmp_path: Path, port: int
+@pytest.mark.parametrize("command", ["worker", "serve"])
+async def test_processes_divide_the_cells_and_take_those_of_a_lost_one(
+    server: Embedded, tmp_path: Path, port: int, command: str
 ) -> None:
-    here = await make_database(server, "cells_of_leases")
+    here = await make_database(server, f"cells_of_leases_of_{command}")
     (tmp_path / "cells.toml").write_text(
         f"[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [{NORTH}]\n"
     )
@@ -395,7 +490,7 @@ async def test_worker_processes_divide_the_cells_and_take_those_of_a_lost_one(
         return [{int(name.rpartition(":")[2]) for name in await names_of_workers(url)} for url in urls]
 
     async with AsyncExitStack() as stack:
-        first, second = serving_cells(tmp_path, here, "worker"), serving_cells(tmp_path, here, "worker")
+        first, second = serving_cells(tmp_path, here, command), serving_cells(tmp_path, here, command)
         first.change(TOCSIN_OPERATIONS_PORT=str(port))
         await stack.enter_async_context(first)
         await reaches(owners, [{first.pid}, {first.pid}])
@@ -403,12 +498,37 @@ async def test_worker_processes_divide_the_cells_and_take_those_of_a_lost_one(
         await reaches(owners, [{first.pid}, {second.pid}])
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60))
         assert await worked_by(http) == {"main": 1, "north": 0}
+        async with job_of_another_worker(urls[1]):
+            await reaches(lambda: waiting(http), 1)
         await second.kill()
         await reaches(lambda: worked_by(http), {"main": 1, "north": 1})
         await reaches(owners, [{first.pid}, {first.pid}])
         await first.stop()
         assert first.status == 0
         assert await owners() == [set(), set()]
+
+
+@asynccontextmanager
+async def job_of_another_worker(url: str) -> AsyncIterator[None]:
+    """Add a job that a worker has leased which does nothing."""
+    async with pool(url, 1) as database:
+        other = new_id()
+        await jobs.enrol(database, other, "host:0")
+        columns = "id, task, lane, due_at, wanted_at, worker_id"
+        await database.rows(
+            f"insert into jobs ({columns}) values (gen_random_uuid(), 'deliver', 'bulk', now(), now(), $1)",
+            other,
+        )
+        yield
+        await database.rows("delete from jobs where worker_id = $1", other)
+        await jobs.leave(database, other)
+
+
+async def waiting(http: httpx.AsyncClient) -> int:
+    """Return how many jobs wait, by the readiness of a process and its metrics, which count those of all cells."""
+    ready = (await http.get("/readyz")).json()["queue"]["bulk"]["due"]
+    found = re.search(r'tocsin_jobs_due\{lane="bulk"\} (\S+)', (await http.get("/metrics")).text)
+    return ready if found and int(float(found[1])) == ready else -1
 
 
 async def worked_by(http: httpx.AsyncClient) -> dict[str, int]:
@@ -448,9 +568,14 @@ async def test_start_does_not_wait_for_a_cell_that_is_away(server: Embedded, tmp
 async def test_phone_leaves_its_user_when_it_registers_in_another_cell(service: WithSouth) -> None:
     for user in (MAIN, NORTH):
         assert (await service.put(user)).status_code == 204
-        phone = {"type": "iOS", "environment": "production"}
-        answer = await service.as_user(user, "POST", f"/notifications/devices/{'ab' * 32}", json=phone)
+        answer = await register(service, user)
         assert answer.status_code == 204, answer.text
     phones = "select count(*) from devices"
     await reaches(lambda: value(service.urls[MAIN], phones), 0)
     assert await value(service.urls[NORTH], phones) == 1
+
+
+async def register(service: Service, user: int) -> httpx.Response:
+    """Register the same phone for a user."""
+    phone = {"type": "iOS", "environment": "production"}
+    return await service.as_user(user, "POST", f"/notifications/devices/{'ab' * 32}", json=phone)

@@ -1,4 +1,4 @@
-"""Worker processes divide the cells among themselves.
+"""The processes that work divide the cells among themselves.
 
 Each process that can work a cell says so in the database of that cell, every few seconds, and decides by what it finds
 there whether to work it. So a cell that is away changes nothing for the others, and no process has to know another one.
@@ -15,6 +15,7 @@ import structlog
 
 from tocsin.background import in_background
 from tocsin.backoff import Backoff
+from tocsin.db.admission import HEARTBEAT, KIND
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.jobs import LEASE_TIMEOUT, process_name
 
@@ -60,14 +61,18 @@ class CellLease:
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Look at the cell for as long as the block runs."""
-        backoff = Backoff(f"lease of cell {self._name}")
         try:
-            await backoff.attempt(self.look)
-            async with in_background(backoff.repeat(self.look, LOOK_INTERVAL)):
+            async with in_background(self._keep()):
                 yield
         finally:
             with contextlib.suppress(Exception):  # the others find that it is lost
                 await self._database.rows(_SQL["leave"], self._process_id)
+
+    async def _keep(self) -> None:
+        KIND.set(HEARTBEAT)  # a lease is not lost because all connections are in use
+        backoff = Backoff(f"lease of cell {self._name}")
+        await backoff.attempt(self.look)
+        await backoff.repeat(self.look, LOOK_INTERVAL)
 
     async def until(self, *, held: bool) -> None:
         """Wait until this process is to work the cell, or until it is not."""

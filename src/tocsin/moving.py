@@ -68,6 +68,7 @@ TURN_TIMEOUT = 5.0
 _TURN = 0x6D6F7665
 _EARLIEST, _FIRST = datetime.min.replace(tzinfo=UTC), UUID(int=0)
 _FIRST_USERS = ("users", "heads", "teams", "events")  # the rows that others refer to
+_WORK = {"erase": "the erasure", "resolve": "the resolution"}
 _SQL = queries("moving")
 
 Say = Callable[[str], None]
@@ -77,7 +78,8 @@ Say = Callable[[str], None]
 class Whereabouts:
     """What a cell says of a company: `moved`, `copying` to another cell, or `here`.
 
-    `is_closed`: not served now. `is_leaving`: it has moved, and something of it is still here.
+    `is_closed`: not served now. `is_leaving`: it has moved, and something of it is still here. `is_coming`: it is being
+    copied here, or has come.
     """
 
     company_id: int
@@ -86,6 +88,7 @@ class Whereabouts:
     other: str
     is_closed: bool
     is_leaving: bool
+    is_coming: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +241,7 @@ class _Move:
                 await self._discard(_Range(of, some))
         while found := await self._target.value(_SQL["left_events"], _FIRST, self._company, EVENTS):
             await self._discard(_Range("events", found))
+        await self._target.rows(_SQL["expect_no_longer"], self._company, self._turn)
         await self._source.rows(_SQL["stay"], self._company, self._turn)
 
     async def _discard(self, part: _Range) -> None:
@@ -405,6 +409,14 @@ class _Move:
                 await self._source.rows(_SQL["stay_closed"], self._company, CLOSED_FOR)
 
     async def _wait_until_idle(self) -> None:
+        """Wait for imports, erasures and resolutions. Raises `Refusal` if one has failed, which has to be repeated."""
+        if failed := await self._source.rows(_SQL["failed"], self._company):
+            said = "; ".join(f"{_WORK[row['task']]} {row['id']}: {row['reason']}" for row in failed)
+            command = f"tocsin replay {' '.join(str(row['id']) for row in failed)} --cell {self._origin}"
+            raise Refusal(
+                f"Company {self._company} stays in its cell, because work has failed that has to end first: {said}."
+                f" Repeat it by `{command}`, and then the move."
+            )
         await _patiently(self._is_idle, "imports, erasures or resolutions do not end")
 
     async def _is_idle(self) -> bool:
@@ -428,6 +440,7 @@ class _Move:
             kept = {row["id"] for row in pending}
             late = [row for row in await self._pending(source) if row["id"] not in kept]
             await self._stash(source, late)
+            await source.execute(_SQL["stash_posts"], self._company)
             await source.execute(_SQL["stash_keys"], self._company, self._since)
             await self._check_idle(source)
             if await source.execute(_SQL["switch"], self._company, self._turn) != "UPDATE 1":

@@ -36,8 +36,8 @@ COLLECT_TIMEOUT = 2.0
 log = structlog.get_logger(__name__)
 
 
-async def serve(settings: Settings, count: int, arguments: Iterable[str]) -> None:
-    """Run the service with so many processes until a signal. Raises `Refusal` if it cannot start.
+async def serve(settings: Settings, count: int, arguments: Iterable[str], cell: str | None = None) -> None:
+    """Run the service with so many processes until a signal, for one cell or all. Raises `Refusal` if it cannot start.
 
     `arguments` are further ones of `tocsin serve`.
     """
@@ -51,7 +51,7 @@ async def serve(settings: Settings, count: int, arguments: Iterable[str]) -> Non
                 # Held for as long as the service runs, also while no process listens.
                 taken.append(stack.enter_context(bound(settings.host, port, shared=True)))
                 variables[PREFIX + name] = str(port_of(taken[-1]))
-        await stack.enter_async_context(store(of_cell(settings, None), alone=True, processes=count))
+        await stack.enter_async_context(store(of_cell(settings, cell), alone=True, processes=count))
         await Processes(count, (sys.executable, "-m", "tocsin", "serve", *arguments), variables).run(url_of(taken[0]))
 
 

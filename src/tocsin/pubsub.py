@@ -41,6 +41,10 @@ class PubSub:
         """Declare that only this process waits for these topics: they are not sent to others."""
         self._local.update(topics)
 
+    def handle_elsewhere(self, *topics: str) -> None:
+        """Declare that other processes wait for these topics, too."""
+        self._local.difference_update(topics)
+
     def publish(self, topic: str) -> None:
         """Wake all waiters of a topic. Never blocks and never fails."""
         self._events.pop(topic, asyncio.Event()).set()

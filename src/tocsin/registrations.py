@@ -33,8 +33,8 @@ _SQL = queries("registrations")
 log = structlog.get_logger(__name__)
 
 
-async def watch(databases: Callable[[], Mapping[str, Database]]) -> None:
-    """Release in each of the cells that are open the phones that others registered, forever.
+async def watch(databases: Callable[[], Mapping[str, Database]], only: str | None = None) -> None:
+    """Release in each of the cells that are open, or in one of them, the phones that others registered, forever.
 
     Several processes can call this.
     """
@@ -43,7 +43,8 @@ async def watch(databases: Callable[[], Mapping[str, Database]]) -> None:
     while True:
         await asyncio.sleep(INTERVAL)
         for (name, own), (cell, other) in permutations(databases().items(), 2):
-            await looking[f"{name} {cell}"].attempt(partial(release_phones, own, {cell: other}))
+            if only in {None, name}:
+                await looking[f"{name} {cell}"].attempt(partial(release_phones, own, {cell: other}))
 
 
 async def release_phones(own: Database, others: Mapping[str, Database]) -> int:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from tocsin import archiving, jobs, registrations
 from tocsin.api.cells import ReadinessOfCells, Routing
 from tocsin.api.connections import Connections, raise_file_limit
+from tocsin.api.one_cell import OneCell
 from tocsin.api.server import ByPort, Server
 from tocsin.api.state import AppState, Watched
 from tocsin.audit import actor_of_command
@@ -22,20 +23,21 @@ from tocsin.auth import from_settings
 from tocsin.background import end, in_background
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
-from tocsin.cell_parts import Shared, keep_open, opened, work_cells, worker_of
-from tocsin.cells import cells_of
+from tocsin.cell_parts import Leases, Part, Shared, keep_open, listening, opened, work_cells, work_served, worker_of
+from tocsin.cells import Cell, Cells, cells_of, of_cell
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
+from tocsin.postgres.supervisor import url_of as embedded_url
 from tocsin.preferences import Operator, record_locks
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin.siblings import Siblings
 from tocsin.signals import on_signals, reloading_keys, survive_signals
 from tocsin.sockets import bound, port_of, url_of
-from tocsin.startup import guard_of
-from tocsin.store import is_running, pool, store
+from tocsin.startup import guard_of, open_lanes
+from tocsin.store import API_STATEMENT_TIMEOUT, is_running, pool, store
 from tocsin.worker import Worker
 
 COLLECTIONS_PER_FULL = 100
@@ -43,7 +45,7 @@ COLLECTIONS_PER_FULL = 100
 if it has thousands of connections. With the default, 10, they come about once a second under load."""
 
 WATCH_CONNECTIONS = 2
-"""Connections to the default cell for the readiness check and the history of a worker process of several cells."""
+"""Connections to the default cell for the history of a worker process of several cells."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,23 +58,24 @@ class Running:
     app_state: AppState
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - what a command can say
     settings: Settings,
+    cell: str | None = None,
     *,
     with_worker: bool = True,
     when_ready: Callable[[Running], Awaitable[None]] | None = None,
     further: Sequence[BaseRoute] = (),
     siblings: Siblings | None = None,
 ) -> None:
-    """Run the service until a signal ends the process. Raises `Refusal` if it cannot start.
+    """Run the service until a signal ends the process, for one cell or all. Raises `Refusal` if it cannot start.
 
     `further` are additional routes. `when_ready` is called when the service accepts requests. With `siblings`, this is
     one of several processes on the same ports, and the process that started it runs the database. A read-only service
     has no worker.
     """
     raise_file_limit()
-    cells = cells_of(settings)
-    own = cells.default.settings(settings) if cells else settings
+    every, own = cells_of(settings), of_cell(settings, cell)
+    cells = every if cell is None else None
     if own.database_url is not None or own.has_keys:
         from_settings.verifier_of(own)
     from_settings.provider_of(own)
@@ -89,31 +92,29 @@ async def serve(
         stack.push_async_callback(verifier.close)
         verifier.begin()
         catalogue = Catalogue.load(*own.catalogue_folders)
-        part = await stack.enter_async_context(opened(own, url, catalogue, verifier, with_worker=with_worker))
-        app_state, worker = part.app_state, part.worker
+        leases = Leases(cells) if cells and with_worker else None
+        opening_cell = opened(own, url, catalogue, verifier, with_worker=with_worker and leases is None)
+        part = await stack.enter_async_context(opening_cell)
+        app_state, base, worker = part.app_state, part.base, None
         app_state.metrics.siblings = siblings
+        shared = Shared(catalogue, app_state.metrics, app_state.operator)
+        if with_worker and leases is None and not app_state.database.is_read_only:
+            worker = await stack.enter_async_context(worker_of(base, shared, part.lanes))
+        else:
+            shared.reloaded.append((part.lanes, None))
         if not app_state.database.is_read_only:
-            recording = _record_locks(part.database, app_state.operator, "tocsin serve")
+            recording = _record_locks(base.database, app_state.operator, "tocsin serve")
             await stack.enter_async_context(in_background(recording))
-            await stack.enter_async_context(in_background(Recorder(part.database, app_state.metrics).run()))
+            await stack.enter_async_context(in_background(Recorder(base.database, app_state.metrics).run()))
         if own.archive:
-            await stack.enter_async_context(in_background(archiving.watch(part.database)))
-        reloaded = [(part.lanes, worker.dispatcher if worker else None)]
-        stack.enter_context(reloading_keys(own, reloaded, app_state))
-        routing = None
+            await stack.enter_async_context(in_background(archiving.watch(base.database)))
+        stack.enter_context(reloading_keys(own, shared.reloaded, app_state))
+        routing: Routing | OneCell | None = None
+        if every and cell is not None:
+            routing = await stack.enter_async_context(_alone(every, every.named(cell), settings, app_state))
         if cells:
-            routing = Routing(cells, app_state)
-            await routing.look()
-            await stack.enter_async_context(in_background(routing.watch()))
-            if not app_state.database.is_read_only:
-                await stack.enter_async_context(in_background(registrations.watch(routing.databases)))
-            app_state = replace(app_state, readiness=ReadinessOfCells(routing))
-            for cell in cells:
-                if cell.is_default:
-                    app_state.metrics.cell_worked(cell.name, is_worked=worker is not None)
-                else:
-                    keeping = keep_open(cell, settings, routing, app_state, reloaded, with_worker=with_worker)
-                    await stack.enter_async_context(in_background(keeping))
+            routing = await stack.enter_async_context(_further(cells, settings, part, shared, leases))
+            app_state = replace(app_state, readiness=ReadinessOfCells(cells, routing.states))
         server = Server(
             _app_of(app_state, sockets, further, routing),
             routing.close_streams if routing else app_state.streams.close,
@@ -123,6 +124,48 @@ async def serve(
             capacity=app_state.capacity,
         )
         await _together(app_state, server, sockets, worker, when_ready)
+
+
+@contextlib.asynccontextmanager
+async def _further(
+    cells: Cells, settings: Settings, part: Part, shared: Shared, leases: Leases | None
+) -> AsyncIterator[Routing]:
+    """Serve the further cells beside the default one, and work all of them by leases."""
+    app_state = part.app_state
+    is_read_only = app_state.database.is_read_only
+    async with contextlib.AsyncExitStack() as stack:
+        routing = Routing(cells, app_state)
+        await routing.look()
+        await stack.enter_async_context(in_background(routing.watch()))
+        if not is_read_only:
+            await stack.enter_async_context(in_background(registrations.watch(routing.databases)))
+        for cell in cells:
+            if not cell.is_default:
+                keeping = keep_open(cell, settings, routing, app_state, shared, leases)
+                await stack.enter_async_context(in_background(keeping))
+            elif leases and not is_read_only:
+                await _forget_workers(app_state)
+                await stack.enter_async_context(in_background(work_served(part, cell, shared, leases)))
+        yield routing
+
+
+@contextlib.asynccontextmanager
+async def _alone(cells: Cells, own: Cell, settings: Settings, app_state: AppState) -> AsyncIterator[OneCell]:
+    """Look at the other cells in a process that serves one: where its companies are, and which phones they have."""
+    async with contextlib.AsyncExitStack() as stack:
+        others = {}
+        for cell in cells:
+            if cell is not own:
+                of_other = cell.settings(settings)
+                url = of_other.own_database_url or embedded_url(settings.data_dir)
+                others[cell.name] = await stack.enter_async_context(pool(url, 1, API_STATEMENT_TIMEOUT))
+        routing = OneCell(cells, own, app_state, others)
+        await routing.look()
+        await stack.enter_async_context(in_background(routing.watch()))
+        if not app_state.database.is_read_only:
+            releasing = registrations.watch(routing.databases, own.name)
+            await stack.enter_async_context(in_background(releasing))
+        yield routing
 
 
 async def work(settings: Settings) -> None:
@@ -142,19 +185,23 @@ async def work(settings: Settings) -> None:
         url = await stack.enter_async_context(store(own, alone=False))
         catalogue, metrics = Catalogue.load(*own.catalogue_folders), Metrics()
         operator = Operator.load(catalogue, own.preferences_file)
-        shared = Shared(catalogue, metrics, operator, [])
-        worker = pubsub = None
+        shared = Shared(catalogue, metrics, operator)
+        worker = None
+        disk = guard_of(own)
+        readiness: Readiness
         if cells:
             database = await stack.enter_async_context(pool(url, WATCH_CONNECTIONS))
+            metrics.databases_of_cells = lambda: {name: each.database for name, each in shared.cells.items()}
+            readiness = ReadinessOfCells(cells, shared.cells)
         else:
-            part = await stack.enter_async_context(worker_of(own, url, shared))
-            database, worker, pubsub = part.database, part.worker, part.pubsub
+            base = await stack.enter_async_context(listening(own, url))
+            lanes = await stack.enter_async_context(open_lanes(own))
+            worker = await stack.enter_async_context(worker_of(base, shared, lanes))
+            database, readiness = base.database, Readiness(base.database, disk, base.pubsub)
         if own.operations_port is None:
             on_signals(stopping.set)  # not earlier, so that a signal ends a startup that waits for the database
-        disk = guard_of(own)
         metrics.watch_disk(disk)
-        watched = Watched(database, metrics, Readiness(database, disk, pubsub))
-        await stack.enter_async_context(_watched(own, watched, stopping))
+        await stack.enter_async_context(_watched(own, Watched(database, metrics, readiness), stopping))
         stack.enter_context(reloading_keys(own, shared.reloaded))
         await stack.enter_async_context(in_background(_record_locks(database, operator, "tocsin worker")))
         await stack.enter_async_context(in_background(Recorder(database, metrics).run()))
@@ -209,8 +256,7 @@ async def _together(
     pubsub, siblings = app_state.pubsub, app_state.metrics.siblings
     if worker:
         pubsub.handle_locally("settled")
-        if app_state.settings.database_url is None and siblings is None:
-            await Backoff("start").until_done(lambda: jobs.forget_workers(app_state.database))
+        await _forget_workers(app_state)
     survive_signals()
     _freeze()
     listeners = [asyncio.create_task(each) for each in (pubsub.receive(), app_state.streams.watch())]
@@ -231,8 +277,17 @@ async def _together(
             raise error
 
 
+async def _forget_workers(app_state: AppState) -> None:
+    """Forget the workers of a process that was killed, if the embedded server had no other one."""
+    if app_state.settings.database_url is None and app_state.metrics.siblings is None:
+        await Backoff("start").until_done(lambda: jobs.forget_workers(app_state.database))
+
+
 def _app_of(
-    app_state: AppState, sockets: Sequence[socket.socket], further: Sequence[BaseRoute], routing: Routing | None
+    app_state: AppState,
+    sockets: Sequence[socket.socket],
+    further: Sequence[BaseRoute],
+    routing: Routing | OneCell | None,
 ) -> ASGIApp:
     """Return the application. If there is a second port, it serves only operations."""
     routes = _routes()

@@ -55,6 +55,7 @@ BOUNDED = {
     ("moving", "pending"): "a look at all jobs, some times in a move",
     ("moving", "release"): "a look at all users, once in a move",
     ("moving", "whereabouts"): "a row for each company that moved",
+    ("moving", "stash_posts"): "a look at the posted events that wait, once in a move",
     ("moving", "stash_rest"): "a look at all users, once in a move",
     ("posts", "taken"): "at most 200 jobs are claimed",
     ("rate_limits", "take"): "at most 200 keys are asked for",

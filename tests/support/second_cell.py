@@ -74,7 +74,7 @@ async def forget_limits(app_state: AppState) -> None:
 def service_of(first: AppState, second: AppState) -> ASGIApp:
     """Return the application that serves both cells."""
     routing = routing_of(first, second)
-    return service(replace(first, readiness=ReadinessOfCells(routing)), routing=routing)
+    return service(replace(first, readiness=ReadinessOfCells(routing.cells, routing.states)), routing=routing)
 
 
 def routing_of(first: AppState, second: AppState) -> Routing:

@@ -14,8 +14,10 @@ from urllib.parse import quote
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from tests.support import second_cell
 from tests.support.barriers import barriers_of
-from tests.support.database import locked
+from tests.support.built_in import CATALOGUE
+from tests.support.database import locked, url_for
 from tests.support.events import custom, in_future, note, post
 from tests.support.host_page import SCREENSHOTS
 from tests.support.openid_provider import CLIENT_ID, openid_provider
@@ -28,6 +30,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
+from tocsin.postgres.supervisor import Embedded
 from tocsin_phones import Phones
 
 POLICY = (
@@ -739,6 +742,31 @@ class TestPage:
             await page.goto(f"{api.http.base_url}/notify/console#token={OPERATOR}")
             await expect(page.locator("#pulse")).to_contain_text("signed in until")
             await expect(page.get_by_role("heading", name="Lanes")).to_be_visible()
+
+    async def test_console_shows_the_chosen_one_of_several_cells(
+        self, page: Page, server: Embedded, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A user is found in any cell."""
+        monkeypatch.setattr(second_cell, "is_wanted", True)
+        async with serving(url_for(server, "busy"), CATALOGUE) as api:
+            await api.people(7)
+            await api.post(custom(7, body="Of the second cell"))
+            await enter(page, api, "custom")
+            choice = page.get_by_label("Cell")
+            await expect(choice).to_have_value("first")
+            await expect(page.get_by_text("Of the second cell")).to_be_hidden()
+            await choice.select_option("second")
+            await expect(page.get_by_text("Of the second cell")).to_be_visible()
+            await page.reload()
+            await expect(page.get_by_text("Of the second cell")).to_be_visible()
+            await choice.select_option("first")
+            await expect(page.get_by_text("Of the second cell")).to_be_hidden()
+            await page.evaluate("location.hash = 'user/7'")
+            await expect(page.get_by_role("heading", name="First7 Last7")).to_be_visible()
+
+    async def test_console_shows_no_choice_of_cells_without_several(self, page: Page, api: Api) -> None:
+        await enter(page, api)
+        await expect(page.get_by_label("Cell")).to_be_hidden()
 
     async def test_console_is_accessible_in_both_themes(self, chromium: Browser, pushing: Api, phones: Phones) -> None:
         await busy(pushing, phones)

@@ -3,7 +3,7 @@
 import { ask, clock } from "./elements.js";
 import { Measures } from "./measures.js";
 import {
-  afterSignIn, call, canSignIn, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, serverTime,
+  afterSignIn, call, canSignIn, cell, cells, chooseCell, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, serverTime,
   signInThere, signOut, takeToken,
 } from "./session.js";
 import { Overview, viewOf } from "./views.js";
@@ -17,6 +17,8 @@ const news = document.getElementById("news");
 const pulse = document.getElementById("pulse");
 const search = document.getElementById("search");
 const sought = /** @type {HTMLInputElement} */ (document.getElementById("sought"));
+
+const ofCell = /** @type {HTMLSelectElement} */ (document.getElementById("cell"));
 
 const measures = new Measures();
 const overview = new Overview(() => remember().then(() => overview.show(measures)));
@@ -32,6 +34,10 @@ search.addEventListener("submit", (event) => {
 document.getElementById("leave").addEventListener("click", async () => {
   await signOut();
   leave("You are signed out.");
+});
+ofCell.addEventListener("change", () => {
+  chooseCell(ofCell.value);
+  show(() => ofCell.focus());
 });
 document.getElementById("skip").addEventListener("click", () => main.focus());
 addEventListener("hashchange", async () => {
@@ -55,6 +61,8 @@ const FAILED = {
 /** Use the token of this tab, or else the session of the browser. */
 async function begin() {
   await findPerson();
+  ofCell.replaceChildren(...cells.map((name) => h("option", { value: name }, name)));
+  if (cells.length) ofCell.value = cell();
   const failed = afterSignIn();
   start();
   if (failed && !isSignedIn()) document.getElementById("why").textContent = FAILED[failed] ?? "The identity provider cannot be used. The log of the service says why.";
@@ -76,6 +84,7 @@ async function show(focus) {
   const isIn = isSignedIn();
   for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header nav, header form, header .session"))) part.hidden = !isIn;
   for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header [data-role]"))) part.hidden = !isIn || !may(part.dataset.role);
+  ofCell.parentElement.hidden = !isIn || cells.length < 2;
   if (!isIn) {
     main.replaceChildren(signIn());
     return;

@@ -29,6 +29,30 @@ export function serverTime() {
 /** Whether the service has an identity provider to sign in at. */
 export let canSignIn = false;
 
+/** The names of the cells, if the service has several: the default one first. */
+export let cells = [];
+
+const CELL_KEPT_AS = "tocsin.console.cell";
+
+/** Return the cell that the views show, of several. */
+export function cell() {
+  const kept = sessionStorage.getItem(CELL_KEPT_AS);
+  return cells.includes(kept) ? kept : cells[0];
+}
+
+export function chooseCell(name) {
+  sessionStorage.setItem(CELL_KEPT_AS, name);
+}
+
+const ONE = /^(operations\/users|events)\/[^/?]/; // one user or event, which the service finds in any cell
+const OF_ALL = /^(metrics|operations\/history|operations\/console)/;
+
+/** Return a path with the cell that it asks, if the service has several. */
+export function inCell(path) {
+  if (!cells.length || ONE.test(path) || OF_ALL.test(path)) return path;
+  return `${path}${path.includes("?") ? "&" : "?"}cell=${encodeURIComponent(cell())}`;
+}
+
 /** A failed call; `status` is that of the response, 0 without one. */
 export class Refused extends Error {
   constructor(message, status) {
@@ -63,6 +87,7 @@ export function forget() {
   person = null;
   sessionStorage.removeItem(KEPT_AS);
   sessionStorage.removeItem(RECORDED_AS);
+  sessionStorage.removeItem(CELL_KEPT_AS);
 }
 
 /**
@@ -73,6 +98,7 @@ export async function findPerson() {
   const answer = await send(SESSION_PATH, { method: "PUT", credentials: "same-origin" }).catch(() => null);
   if (!answer) return; // a later call tries again
   canSignIn = answer.available;
+  cells = answer.cells ?? [];
   const isOwn = person === null && isSignedIn();
   person = answer.session && !isOwn ? { ...answer.session, until: Date.now() + answer.session.seconds * 1000 } : null;
 }
@@ -141,7 +167,7 @@ export async function call(path, body) {
   if (person && Date.now() > person.until - RENEWED_BEFORE) await (renewing ??= findPerson().finally(() => (renewing = null)));
   const headers = { Authorization: `Bearer ${person ? person.token : sessionStorage.getItem(KEPT_AS)}` };
   if (body) headers["Content-Type"] = "application/json";
-  return send(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), credentials: "omit" });
+  return send(inCell(path), { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), credentials: "omit" });
 }
 
 /** Send a request and return the response: an object if it is JSON, else text. Throws `Refused`. */

@@ -24,6 +24,7 @@ from tocsin.api.cells import Routing
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.keyring import Keyring
 from tocsin.api.middleware import Envelope, Shortcut
+from tocsin.api.one_cell import OneCell
 from tocsin.api.proxies import Prefix, Proxies
 from tocsin.api.routes import ApiRoute, Handler, require_keys
 from tocsin.api.slots import Bounded
@@ -58,7 +59,9 @@ ROUTERS = (
 """The routers in order: if two paths match a request, the first is used."""
 
 
-def service(app_state: AppState, further: Sequence[BaseRoute] = (), routing: Routing | None = None) -> ASGIApp:
+def service(
+    app_state: AppState, further: Sequence[BaseRoute] = (), routing: Routing | OneCell | None = None
+) -> ASGIApp:
     """Return the ASGI application with its middleware. `further` are additional routes, such as those of the demo.
 
     With `routing`, requests are those of several cells, and `app_state` is the default cell's.
@@ -80,7 +83,7 @@ def service(app_state: AppState, further: Sequence[BaseRoute] = (), routing: Rou
     return Proxies(app, settings.trusted_proxies) if settings.trusted_proxies else app
 
 
-def operations_service(app_state: AppState, routing: Routing | None = None) -> ASGIApp:
+def operations_service(app_state: AppState, routing: Routing | OneCell | None = None) -> ASGIApp:
     """Return the application for the port for operations, where metrics require no token."""
     app = _framework(app_state)
     app.routing = routing

@@ -1,7 +1,7 @@
 """Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from cachetools import TTLCache
@@ -10,12 +10,12 @@ from starlette.types import Scope
 
 from tocsin import directory, event_status
 from tocsin.api.requests import named_in
-from tocsin.api.state import APP_STATE, AppState
+from tocsin.api.state import APP_STATE, AppState, Watched, app_state_of
 from tocsin.auth.claims import ServiceCaller, UserCaller, is_id
 from tocsin.backoff import Backoff
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
-from tocsin.errors import Invalid, NotFound, Overrun, Unavailable
+from tocsin.errors import Invalid, NotFound, Overrun, TooLate, Unavailable
 from tocsin.event_status import Viewer
 from tocsin.ids import parsed_uuid
 from tocsin.moving import Whereabouts, whereabouts
@@ -40,6 +40,7 @@ NAMING, ACCEPTING = frozenset({"user_id", "team_id", "event_id"}), ("/events", "
 """The parts of paths that name something in a cell, and the paths of events, which name their recipients. Requests in
 which these are not valid are refused by any cell."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 Key = tuple[str, int]
@@ -67,6 +68,11 @@ class Routing:
         default.metrics.watch_streams(lambda: sum(each.streams.count for each in self.states.values()))
 
     @property
+    def names(self) -> Sequence[str]:
+        """The cells that requests can name, the default one first."""
+        return sorted(self.cells.by_name, key=lambda name: not self.cells.named(name).is_default)
+
+    @property
     def away(self) -> list[str]:
         """The names of the cells that are not open."""
         return [cell.name for cell in self.cells if cell.name not in self.states]
@@ -75,11 +81,9 @@ class Routing:
         """Return the databases of the cells that are open, by their names."""
         return {name: each.database for name, each in self.states.items()}
 
-    async def ask_all(self, ask: Callable[[AppState], Awaitable[T]]) -> dict[str, T | BaseException]:
+    async def ask_all(self, ask: Callable[[AppState], Coroutine[Any, Any, T]]) -> dict[str, T | BaseException]:
         """Ask all open cells at the same time; return the answer or the error of each, by its name."""
-        names = list(self.states)
-        answers = await asyncio.gather(*(ask(self.states[name]) for name in names), return_exceptions=True)
-        return dict(zip(names, answers, strict=True))
+        return await _ask_all(self.states, ask)
 
     def close_streams(self) -> None:
         """End the streams of all cells."""
@@ -126,11 +130,11 @@ class Routing:
             if name not in self.cells.by_name:
                 raise Invalid([field_error("cell", "in", f"must be one of {', '.join(self.cells.by_name)}")])
             return self._named(name)
-        if given is not None and (recipients := _recipients_of(given)) is not None:
+        if given is not None and (recipients := recipients_of(given)) is not None:
             return await self._of_all(recipients)
-        if request.method == "PUT" and given is not None and (keys := _keys_of(names)):
+        if request.method == "PUT" and given is not None and (keys := keys_of(names)):
             return await self._of_entry(keys, given.get("company_id") or DEFAULT_COMPANY)
-        if keys := _keys_of(names):
+        if keys := keys_of(names):
             return await self._of_all(keys)
         if (event_id := parsed_uuid(str(names.get("event_id", "")))) is not None:
             return await self._of_event(event_id)
@@ -161,13 +165,40 @@ class Routing:
             except (Unavailable, Overrun):
                 is_missed = True
         if is_missed:
-            raise _unavailable("A cell that may have this event is not available.")
+            raise unavailable("A cell that may have this event is not available.")
         raise NotFound
+
+    async def cancel(self, request: Request, cancel: Callable[[AppState], Awaitable[None]]) -> None:
+        """Cancel an event in all cells that have a part of it, or in the one that the request names.
+
+        What was delivered in one cell and is cancelled in another one is cancelled. Raises the error of `cancel` if no
+        cell cancels anything, and `Unavailable` if a cell is away that may have a part.
+        """
+        if "cell" in request.query_params:
+            await cancel(app_state_of(request))
+            return
+        found = await self.ask_all(lambda each: _tried(cancel(each)))
+        away = {*self.away, *(name for name, error in found.items() if isinstance(error, Unavailable | Overrun))}
+        errors = [error for error in found.values() if error is not None and not isinstance(error, NotFound)]
+        for error in errors:
+            if not isinstance(error, TooLate | Unavailable | Overrun):
+                raise error
+        is_there = any(not isinstance(error, NotFound | Unavailable | Overrun) for error in found.values())
+        if away & self._dividing() or (away and not is_there):
+            raise unavailable("A cell that may have this event is not available.")
+        if None not in found.values():
+            raise errors[0] if errors else NotFound
+
+    def _dividing(self) -> set[str]:
+        """Return the cells between which companies have moved: their events may have parts in several of them."""
+        return {name for name, said in self._said.items() if said} | {
+            each.other for said in self._said.values() for each in said.values()
+        }
 
     def _of_company(self, company_id: int) -> AppState:
         name = self._name_of(company_id)
         if company_id in self._closed_in(name):
-            raise _moving()
+            raise is_moving()
         return self._named(name)
 
     def _name_of(self, company_id: int) -> str:
@@ -197,14 +228,14 @@ class Routing:
         if unknown:
             found = await self._looks.of(tuple(unknown))
             if found and not found.without.isdisjoint(unknown):
-                raise _unavailable(f"The cell {' or '.join(found.missed)} is not available.")
+                raise unavailable(f"The cell {' or '.join(found.missed)} is not available.")
         return {self._remembered[key] for key in keys if key in self._remembered}
 
     async def _look_up(self, asked: Sequence[tuple[Key, ...]]) -> dict[tuple[Key, ...], Looked]:
         """Look users and teams up for several requests, by one statement for each cell, and remember their cells."""
         keys = {key for each in asked for key in each}
         missed = self.away
-        found = await self.ask_all(lambda each: _known_in(each, keys))
+        found = await self.ask_all(lambda each: known_in(each.database, keys))
         for name, known in found.items():
             if isinstance(known, Unavailable | Overrun):
                 missed.append(name)
@@ -233,28 +264,31 @@ class Routing:
 
     def _named(self, name: str) -> AppState:
         if name not in self.states:
-            raise _unavailable(f"The cell {name} is not available.")
+            raise unavailable(f"The cell {name} is not available.")
         return self.states[name]
 
 
 class ReadinessOfCells(Readiness):
     """Ready while one cell is: its users are served. What is wrong with the others is among the problems."""
 
-    def __init__(self, routing: Routing) -> None:
-        self._routing = routing
+    def __init__(self, cells: Cells, states: Mapping[str, AppState | Watched]) -> None:
+        """Take the names of all cells, and what is known of those that are open, which changes."""
+        self._cells, self._states = cells, states
 
     async def answer(self) -> dict[str, Any]:
         """Return what waits in all cells that work, together, and the problems of all.
 
         Raises `Unavailable` if none works.
         """
-        found = await self._routing.ask_all(lambda each: each.readiness.answer())
+        found = await _ask_all(self._states, lambda each: each.readiness.answer())
         ready = {name: answer for name, answer in found.items() if isinstance(answer, dict)}
         failed = [error for error in found.values() if isinstance(error, BaseException)]
         for error in failed:
             if not isinstance(error, Unavailable) or not ready:
                 raise error
-        away = dict.fromkeys(self._routing.away, "it is not available") | {
+        if not ready:
+            raise unavailable("No cell is available.")
+        away = dict.fromkeys(self._cells.by_name.keys() - found.keys(), "it is not available") | {
             name: str(error).partition(". ")[0].removesuffix(".")
             for name, error in found.items()
             if isinstance(error, BaseException)
@@ -269,6 +303,20 @@ class ReadinessOfCells(Readiness):
         return answers[0] | waiting | {"problems": sorted(problems)}
 
 
+async def _tried(cancelling: Awaitable[None]) -> TooLate | NotFound | None:
+    try:
+        await cancelling
+    except (TooLate, NotFound) as problem:
+        return problem
+    return None
+
+
+async def _ask_all(states: Mapping[str, S], ask: Callable[[S], Coroutine[Any, Any, T]]) -> dict[str, T | BaseException]:
+    names = list(states)
+    answers = await asyncio.gather(*(ask(states[name]) for name in names), return_exceptions=True)
+    return dict(zip(names, answers, strict=True))
+
+
 def _combined(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what waits in several cells together."""
     combine: Mapping[str, Callable[[Iterable[Any]], Any]] = {"due": sum, "oldest": max, "stalled": any}
@@ -277,23 +325,23 @@ def _combined(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 async def _refuse_closed(app_state: AppState, keys: Sequence[Key], closed: Sequence[int]) -> None:
     """Raise `Unavailable` if one of these users and teams is in a closed company, or gone, as when it has just left."""
-    missing = {*keys} - await _known_in(app_state, keys)
+    missing = {*keys} - await known_in(app_state.database, keys)
     for company_id in closed:
-        if missing or await _known_in(app_state, keys, company_id):
-            raise _moving()
+        if missing or await known_in(app_state.database, keys, company_id):
+            raise is_moving()
 
 
-async def _known_in(app_state: AppState, keys: Iterable[Key], company_id: int | None = None) -> set[Key]:
+async def known_in(database: Database, keys: Iterable[Key], company_id: int | None = None) -> set[Key]:
     """Return which of these users and teams are in a cell, or in a company of it."""
     ids: dict[str, list[int]] = {"users": [], "teams": []}
     for kind, id_ in keys:
         ids[kind].append(id_)
-    unknown = await directory.unknown_recipients(app_state.database, ids["users"], ids["teams"], company_id)
+    unknown = await directory.unknown_recipients(database, ids["users"], ids["teams"], company_id)
     gone = {*(("users", id_) for id_ in unknown.users), *(("teams", id_) for id_ in unknown.teams)}
     return {key for key in keys if key not in gone}
 
 
-def _recipients_of(given: Mapping[str, Any]) -> list[Key] | None:
+def recipients_of(given: Mapping[str, Any]) -> list[Key] | None:
     """Return the users and teams that an event, a batch or a resolution names; None for other bodies."""
     events = given["events"] if isinstance(given.get("events"), list) else [given] if "notify" in given else None
     if events is None:
@@ -306,15 +354,17 @@ def _keys(users: Sequence[Any], teams: Sequence[Any]) -> list[Key]:
     return list(dict.fromkeys(key for key in named if is_id(key[1])))
 
 
-def _keys_of(names: Mapping[str, Any]) -> list[Key]:
+def keys_of(names: Mapping[str, Any]) -> list[Key]:
     """Return the user or team in a path."""
     given = [(kind, str(names.get(name, ""))) for kind, name in (("teams", "team_id"), ("users", "user_id"))]
     return [(kind, int(text)) for kind, text in given if text.isdigit() and is_id(int(text))][:1]
 
 
-def _moving() -> Unavailable:
-    return _unavailable("The company is moving to another database.")
+def is_moving() -> Unavailable:
+    """Return the refusal of a request for a company that moves."""
+    return unavailable("The company is moving to another database.")
 
 
-def _unavailable(message: str) -> Unavailable:
+def unavailable(message: str) -> Unavailable:
+    """Return the refusal of a request to a cell that cannot answer it now."""
     return Unavailable(f"{message} Please try again.", retry_after=RETRY_AFTER)

@@ -30,7 +30,7 @@ async def openapi(request: Request) -> Response:
         app_state = app_state_of(request)
         url = app_state.settings.base_url or app_state.settings.root_path
         routing = request.app.routing
-        found = document(request.app, app_state.catalogue, url, list(routing.cells.by_name) if routing else ())
+        found = document(request.app, app_state.catalogue, url, routing.names if routing else ())
         state.document = to_json(found).encode()
     return Response(state.document, media_type="application/json")
 

@@ -21,6 +21,7 @@ from tocsin.api.auth import (
     EventsWriter,
     Resolver,
 )
+from tocsin.api.cells import Routing
 from tocsin.api.documented import declared, links, problems
 from tocsin.api.drafts import Posted, posted
 from tocsin.api.limiting import counted
@@ -201,7 +202,9 @@ async def cancel_event_by_key(
 
 
 @routes.delete("/events/{event_id}", status_code=204, responses=problems(NotFound, TooLate))
-async def cancel_event(service: EventsCanceller, actor: Acting, app_state: State, event_id: EventId) -> None:
+async def cancel_event(
+    request: Request, service: EventsCanceller, actor: Acting, app_state: State, event_id: EventId
+) -> None:
     """Cancel an event.
 
     No further recipients are notified. Returns 204, also for a cancelled event, and 409 if the event is delivered. A
@@ -209,7 +212,15 @@ async def cancel_event(service: EventsCanceller, actor: Acting, app_state: State
     """
     operator = service.name if "operations" in service.scopes else None
     viewer = Viewer(None if operator else service.name, service.company_id)
-    await cancellation.cancel(app_state.database, app_state.pubsub, event_id, viewer, actor, operator)
+
+    async def cancel(in_cell: AppState) -> None:
+        await cancellation.cancel(in_cell.database, in_cell.pubsub, event_id, viewer, actor, operator)
+
+    routing = request.scope["app"].routing
+    if isinstance(routing, Routing) and service.company_id is None:
+        await routing.cancel(request, cancel)
+    else:
+        await cancel(app_state)
 
 
 async def _all_or_none(

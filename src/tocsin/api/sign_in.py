@@ -70,16 +70,18 @@ async def signed_in(request: Request) -> Response:
 
 
 async def session(request: Request) -> Response:
-    """Return the current token of the session, or that there is none.
+    """Return the current token of the session, or that there is none, and the names of several cells.
 
     By itself, a browser sends no PUT to another site.
     """
     app_state = app_state_of(request)
+    routing = request.scope["app"].routing
+    cells = {"cells": list(routing.names)} if routing and routing.names else {}
     if app_state.provider is None:
-        return JSONResponse({"available": False, "session": None})
+        return JSONResponse({"available": False, "session": None, **cells})
     _require_own_page(request)
     found = await console_sessions.renew(app_state.database, _cookie(request, SESSION))
-    return JSONResponse({"available": True, "session": found and _shown(found)})
+    return JSONResponse({"available": True, "session": found and _shown(found), **cells})
 
 
 async def sign_out(request: Request) -> Response:

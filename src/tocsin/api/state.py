@@ -28,6 +28,7 @@ from tocsin.streams import Streams
 
 if TYPE_CHECKING:
     from tocsin.api.cells import Routing
+    from tocsin.api.one_cell import OneCell
 
 APP_STATE = "tocsin.app_state"
 """The key in the scope of the state of the cell of a request, in a process that serves several cells."""
@@ -70,8 +71,9 @@ class Application(FastAPI):
     """An application with its state. The attribute is faster than `app.state`, and each request reads it often."""
 
     app_state: AppState | Watched | None = None
-    routing: "Routing | None" = None
-    """What finds the cell of a request, in a process that serves several; then `app_state` is the default cell's."""
+    routing: "Routing | OneCell | None" = None
+    """What finds the cell of a request, in a process that serves several (then `app_state` is the default cell's), or
+    refuses those of other cells."""
 
 
 def watched_of(request: Request) -> AppState | Watched:

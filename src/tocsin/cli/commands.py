@@ -85,7 +85,7 @@ def serve(
     from tocsin.cli.arguments import parse_processes
 
     count = parse_processes(processes)
-    settings = load_cell(cell) if cell else load_settings()
+    settings = load_settings()
     if read_only:
         settings = settings.model_copy(update={"read_only": "yes"})
     if count > 1:
@@ -93,14 +93,14 @@ def serve(
 
         options = [*(() if worker else ("--no-worker",)), *(("--read-only",) if read_only else ())]
         options += ["--cell", cell] if cell else []
-        run_command(run_processes(settings, count, options))
+        run_command(run_processes(settings, count, options, cell))
         return
     with uncollected():
         from tocsin.serve import serve as run_service
         from tocsin.siblings import Siblings
 
     siblings = None if sibling is None else Siblings(sibling)
-    run_command(run_service(settings, with_worker=worker, siblings=siblings))
+    run_command(run_service(settings, cell, with_worker=worker, siblings=siblings))
 
 
 @app.command()

@@ -263,7 +263,7 @@ CREATE FUNCTION tocsin.hold_events() RETURNS void
     LANGUAGE plpgsql
     AS $$
 begin
-    lock table events, imports, erasures, resolutions in share mode;
+    lock table events, imports, erasures, resolutions, posted in share mode;
 end
 $$;
 
@@ -498,6 +498,25 @@ begin
         if standing.state = 'moved' or standing.closed_until > clock_timestamp() then
             raise lock_not_available using message = format('Company %s is moving to another database.', new.company_id);
         end if;
+    end if;
+    return new;
+end
+$$;
+
+CREATE FUNCTION tocsin.refuse_post_of_moved_company() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if exists (select from moves m where m.state = 'moved' and (m.is_leaving or m.company_id = new.company_id)) and (
+        exists (select from moves m where m.state = 'moved' and m.company_id = new.company_id)
+        or exists (
+            select
+            from (values ('user', '{notify,users}'::text[]), ('team', '{notify,teams}')) named (kind, path)
+            cross join lateral jsonb_array_elements_text(new.body::jsonb #> named.path) as one (id)
+            join moved_ids m on m.kind = named.kind and m.id = one.id::int
+        )
+    ) then
+        raise lock_not_available using message = 'The company has moved to another database.';
     end if;
     return new;
 end
@@ -1315,6 +1334,8 @@ CREATE INDEX streams_by_user ON tocsin.streams USING btree (user_id) WHERE (NOT 
 
 CREATE INDEX streams_over ON tocsin.streams USING btree (process_id) WHERE is_over;
 
+CREATE INDEX users_by_company ON tocsin.users USING btree (company_id, id);
+
 CREATE INDEX users_by_email ON tocsin.users USING btree (lower(email) text_pattern_ops) WHERE (email IS NOT NULL);
 
 CREATE INDEX users_by_last_name ON tocsin.users USING btree (lower(last_name) text_pattern_ops);
@@ -1334,6 +1355,8 @@ CREATE TRIGGER note_rewritten_events AFTER INSERT ON tocsin.resolutions FOR EACH
 CREATE TRIGGER refuse_moved_company BEFORE INSERT ON tocsin.teams FOR EACH ROW EXECUTE FUNCTION tocsin.refuse_moved_company();
 
 CREATE TRIGGER refuse_moved_company BEFORE INSERT ON tocsin.users FOR EACH ROW EXECUTE FUNCTION tocsin.refuse_moved_company();
+
+CREATE TRIGGER refuse_post_of_moved_company BEFORE INSERT ON tocsin.posted FOR EACH ROW EXECUTE FUNCTION tocsin.refuse_post_of_moved_company();
 
 ALTER TABLE ONLY tocsin.devices
     ADD CONSTRAINT devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;

@@ -8,7 +8,9 @@ select pg_try_advisory_lock($1::bigint + hashtext(current_schema()) - hashtext('
 select pg_advisory_unlock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: whereabouts
-select company_id, turn, state, other, coalesce(closed_until > clock_timestamp(), false) as is_closed, is_leaving from moves
+select company_id, turn, state, other, coalesce(closed_until > clock_timestamp(), false) as is_closed, is_leaving,
+       state = 'here' and received_turn > turn as is_coming
+from moves
 
 -- name: standing
 select turn, state, other, is_leaving, received_turn, received from moves where company_id = $1
@@ -25,6 +27,10 @@ returning turn
 -- At the target: which move brings the company here. This waits for what an earlier one still writes.
 insert into moves (company_id, turn, state, other, received_turn) values ($1, 0, 'here', $3, $2)
 on conflict (company_id) do update set received_turn = excluded.received_turn, received = 0
+
+-- name: expect_no_longer
+-- At the target: the move is given up, and nothing of it is here.
+update moves set received_turn = 0 where company_id = $1 and received_turn = $2 and state = 'here'
 
 -- name: close
 update moves set closed_until = clock_timestamp() + make_interval(secs => $2) where company_id = $1 and state = 'copying'
@@ -428,10 +434,23 @@ delete from dead_letters where id = any(array(select id from job))
 select pg_advisory_xact_lock_shared($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
 -- name: busy
--- What has to end before a company can leave: imports, erasures and resolutions that may concern it.
-select (select count(*) from imports where company_id = $1 or company_id is null)
+-- What has to end before a company can leave: imports, erasures and resolutions that may concern it. An import that failed stays.
+select (
+        select count(*)
+        from imports i
+        where (company_id = $1 or company_id is null) and not exists (select from dead_letters d where d.id = i.id)
+    )
     + (select count(*) from resolutions where company_id = $1 or company_id is null)
     + (select count(*) from erasures)
+
+-- name: failed
+-- Erasures and resolutions that may concern the company and have failed, so that they do not end by themselves.
+select d.id, d.task, d.reason
+from dead_letters d
+where exists (select from erasures e where e.id = d.id)
+   or exists (select from resolutions r where r.id = d.id and (r.company_id = $1 or r.company_id is null))
+order by d.died_at
+limit 10
 
 -- name: pending
 -- The events that wait or have failed and have users or teams of the company; and whether others have users or teams in them.
@@ -548,6 +567,50 @@ dead as (
 )
 delete from jobs where id = any($3::uuid[])
 
+-- name: stash_posts
+-- Keep posted events that wait for the target: those of roles of the company, and those that name users or teams of it who have
+-- left. They leave if they name no others and no worker has them; otherwise each cell accepts them for its own users.
+with post as materialized (
+    select p.id, named.has_others
+    from jobs j
+    join posted p on p.id = j.id
+    cross join lateral (
+        select coalesce(bool_or(m.id is not null), false) as has_left, coalesce(bool_or(m.id is null), false) as has_others
+        from (values ('user', '{notify,users}'::text[]), ('team', '{notify,teams}')) path (kind, keys)
+        cross join lateral jsonb_array_elements_text(p.body::jsonb #> path.keys) as one (id)
+        left join moved_ids m on m.kind = path.kind and m.id = one.id::int and m.company_id = $1::int
+    ) named
+    where j.task = 'post' and (p.company_id = $1 or p.company_id is null and named.has_left)
+),
+kept as (
+    insert into moved_rows (company_id, table_name, row)
+    select $1, table_name, row
+    from (
+        select 'posted' as table_name, to_jsonb(p)::text as row from post join posted p on p.id = post.id
+        union all
+        select 'jobs', (to_jsonb(j) || '{"worker_id": null}')::text from post join jobs j on j.id = post.id
+    ) both_rows
+    order by table_name desc
+),
+free as materialized (
+    select j.id
+    from post
+    join jobs j on j.id = post.id
+    where j.worker_id is null and not post.has_others
+    order by j.id
+    for update of j skip locked
+),
+gone as (
+    delete from posted where id = any(array(select id from free))
+)
+delete from jobs where id = any(array(select id from free))
+
+-- name: put_posted
+insert into posted (id, event_id, role, service, company_id, key, body, posted_at)
+select id, event_id, role, service, company_id, key, body, posted_at
+from json_populate_recordset(null::posted, $1::json)
+on conflict (id) do nothing
+
 -- name: release
 -- The users and teams of the company leave.
 with person as materialized (
@@ -577,7 +640,7 @@ gone as (
 delete from users u using person p where u.id = p.id
 
 -- name: hold_events
--- Until the end of the transaction no event, import, erasure or resolution is accepted.
+-- Until the end of the transaction no event, import, erasure or resolution is accepted, and none is posted.
 select hold_events()
 
 -- name: switch

@@ -1,0 +1,129 @@
+"""A process that serves one of several cells: refuses what is for a company that another cell has, or will have."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cachetools import TTLCache
+from starlette.requests import Request
+from starlette.types import Scope
+
+from tocsin.api.cells import (
+    MAX_REMEMBERED,
+    REMEMBERED_FOR,
+    WATCH_INTERVAL,
+    Key,
+    is_moving,
+    keys_of,
+    known_in,
+    recipients_of,
+    unavailable,
+)
+from tocsin.api.state import AppState
+from tocsin.auth.claims import ServiceCaller, UserCaller
+from tocsin.backoff import Backoff
+from tocsin.cells import Cell, Cells
+from tocsin.db.pool import Database
+from tocsin.errors import Overrun, Unavailable
+from tocsin.moving import Whereabouts, cell_of, whereabouts
+
+
+class OneCell:
+    """Looks where the companies of a cell are, and refuses requests for those that are not, or not now, served here.
+
+    `others` are the databases of the other cells. While no company moves or has moved, nothing is looked up.
+    """
+
+    names: Sequence[str] = ()
+    """The cells that requests can name."""
+
+    def __init__(self, cells: Cells, own: Cell, app_state: AppState, others: Mapping[str, Database]) -> None:
+        self._cells, self._own = cells, own
+        self._app_state, self._others = app_state, others
+        self._said: dict[str, Mapping[int, Whereabouts]] = {}
+        self._closed = self._elsewhere = frozenset[int]()
+        self._left_for: Sequence[str] = ()
+        self._here: TTLCache[Key, bool] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
+
+    def databases(self) -> dict[str, Database]:
+        """Return the databases of all cells, by their names."""
+        return {self._own.name: self._app_state.database, **self._others}
+
+    def close_streams(self) -> None:
+        """End the streams."""
+        self._app_state.streams.close()
+
+    async def watch(self) -> None:
+        """Look every second where the companies are, forever."""
+        await Backoff("companies that move").repeat(self.look, WATCH_INTERVAL)
+
+    async def look(self) -> None:
+        """Look which companies are closed or in another cell. What a cell said last stays while it is away.
+
+        The other cells are asked only if companies have moved from or to this one.
+        """
+        own = await whereabouts(self._app_state.database)
+        said: dict[str, Mapping[int, Whereabouts]] = {**self._said, self._own.name: own}
+        for name in {each.other for each in own.values() if each.is_coming} & self._others.keys():
+            try:
+                said[name] = await whereabouts(self._others[name])
+            except (Unavailable, Overrun):
+                continue
+        if said == self._said:
+            return
+        self._said = said
+        self._here.clear()
+        self._closed = frozenset(company for company, each in own.items() if each.is_closed)
+        coming = {company for company, each in own.items() if each.is_coming}
+        self._elsewhere = self._closed | {company for company in coming if not self._is_here(company)}
+        self._left_for = sorted({each.other for each in own.values() if each.state == "moved"} & self._others.keys())
+
+    def _is_here(self, company_id: int) -> bool:
+        name = cell_of(company_id, self._said.values()) or self._cells.cell_of(company_id).name
+        return name == self._own.name
+
+    async def place_caller(self, scope: Scope, caller: UserCaller | ServiceCaller) -> None:  # noqa: ARG002
+        """Raise `Unavailable` if the company of a caller is not served here."""
+        if isinstance(caller, UserCaller):
+            await self._refuse([("users", caller.id)])
+        elif caller.company_id is not None:
+            self._refuse_company(caller.company_id)
+
+    async def place_service(self, request: Request, given: Mapping[str, Any] | None) -> None:
+        """Raise `Unavailable` if a request of a service of all companies names one that is not served here."""
+        if given is not None and (recipients := recipients_of(given)) is not None:
+            await self._refuse(recipients)
+            return
+        self._refuse_company((given or {}).get("company_id"))
+        company = request.query_params.get("company_id", "")
+        self._refuse_company(int(company) if company.isdigit() else None)
+        if request.method != "PUT":
+            await self._refuse(keys_of(request.path_params))
+
+    def _refuse_company(self, company_id: Any) -> None:
+        if company_id in self._elsewhere:
+            raise is_moving()
+
+    async def _refuse(self, keys: Sequence[Key]) -> None:
+        """Raise `Unavailable` if one of these users and teams is in such a company, or in the cell that it left for."""
+        if not (self._elsewhere or self._left_for):
+            return
+        keys = [key for key in keys if key not in self._here]
+        if not keys:
+            return
+        database = self._app_state.database
+        missing = {*keys} - await known_in(database, keys)
+        if missing and self._closed:
+            raise is_moving()
+        for company_id in self._elsewhere:
+            if await known_in(database, keys, company_id):
+                raise is_moving()
+        for name in self._left_for if missing else ():
+            if await self._is_known(name, missing):
+                raise unavailable(f"The cell {name} serves the company.")
+        self._here.update(dict.fromkeys({*keys} - missing, True))
+
+    async def _is_known(self, name: str, keys: Iterable[Key]) -> bool:
+        try:
+            return bool(await known_in(self._others[name], keys))
+        except (Unavailable, Overrun) as error:
+            raise unavailable(f"The cell {name} is not available.") from error

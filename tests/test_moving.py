@@ -29,7 +29,7 @@ from tests.support.events import custom, in_future, message_event, note, state
 from tests.support.resolutions import resolve, settled
 from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
-from tocsin import dead_letters, invariants, moving
+from tocsin import copying, dead_letters, invariants, moving
 from tocsin.audit import actor_of_command
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
@@ -1102,7 +1102,7 @@ async def test_nothing_differs_when_a_company_in_use_leaves(
             await asyncio.sleep(0.05)
         return await bring(self, part, source)
 
-    monkeypatch.setattr(moving, "ENTRIES", 5)
+    monkeypatch.setattr(copying, "ENTRIES", 5)
     monkeypatch.setattr(moving, "FEW", -1)
     monkeypatch.setattr(moving._Move, "_follow", follow_and_compare)  # noqa: SLF001
     monkeypatch.setattr(moving._Move, "_bring", bring_slowly)  # noqa: SLF001

@@ -14,12 +14,26 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from tocsin import registrations, retention
-from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.copying import (
+    EARLIEST,
+    EVENTS,
+    FIRST,
+    ROWS,
+    TEAMS,
+    USERS,
+    Changed,
+    Copy,
+    Range,
+    Say,
+    as_json,
+    by_table,
+    is_taken,
+    pieces,
+)
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Locked, Refusal, Unavailable
 from tocsin.ids import MAX_ID
 
@@ -28,18 +42,6 @@ CONNECTIONS = 12
 
 PATIENCE = 120.0
 """The timeout of the statements of these pools."""
-
-ENTRIES = 5_000
-"""Entries of inboxes in a range of users."""
-
-TEAMS, EVENTS, ROWS = 50, 500, 500
-"""Teams and events in a range, and rows of a step."""
-
-USERS = 50
-"""Users of a range that have changed."""
-
-MARKS = 10_000
-"""Users that are compared by one statement."""
 
 ROUNDS, FEW = 5, 100
 """How often changes are copied before the company is closed, until at most so many users have changed."""
@@ -66,12 +68,8 @@ TURN_TIMEOUT = 5.0
 """Seconds to wait for the end of another move. The sessions of a process that was killed end soon."""
 
 _TURN = 0x6D6F7665
-_EARLIEST, _FIRST = datetime.min.replace(tzinfo=UTC), UUID(int=0)
-_FIRST_USERS = ("users", "heads", "teams", "events")  # the rows that others refer to
 _WORK = {"erase": "the erasure", "resolve": "the resolution"}
 _SQL = queries("moving")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +144,6 @@ def _not_ended(company_id: int, other: str) -> Refusal:
     return Refusal(f"The move of company {company_id} to cell {other} has not ended. Repeat `{command}`.")
 
 
-def _is_taken() -> Refusal:
-    return Refusal("Another `tocsin cell move` moves the company.")
-
-
-class _Changed(Exception):  # noqa: N818 - the move is repeated
-    """The company could not be closed, locked or compared in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Users, teams or events of a company, by their ids."""
-
-    of: str
-    ids: Sequence[Any]
-
-
 async def move(  # noqa: PLR0913, PLR0917 - two databases and their names
     source: Database, target: Database, company_id: int, origin: str, destination: str, say: Say = nothing
 ) -> Moved:
@@ -194,7 +176,7 @@ async def _turn(source: Database) -> AsyncIterator[None]:
 
         try:
             await _patiently(has_turn, "another move has not ended", TURN_TIMEOUT)
-        except _Changed as error:
+        except Changed as error:
             raise Refusal("Another `tocsin cell move` is moving a company out of this cell.") from error
         try:
             yield
@@ -203,25 +185,15 @@ async def _turn(source: Database) -> AsyncIterator[None]:
                 await own.fetchval(_SQL["end_turn"], _TURN)
 
 
-class _Move:
-    def __init__(  # noqa: PLR0913, PLR0917 - the arguments of `move`
-        self, source: Database, target: Database, company_id: int, origin: str, destination: str, say: Say
-    ) -> None:
-        self._source, self._target, self._company = source, target, company_id
-        self._origin, self._destination, self._say = origin, destination, say
-        self._copied: dict[str, int] = {}
-        self._compared: dict[str, int] = {}
-        self._closed = 0.0
-        self._turn = 0
-        self._since = _EARLIEST
-        self._waiting = set[UUID]()
-        self._unequal: list[_Range] = []
+class _Move(Copy):
+    closed = 0.0
+    """Seconds for which the company was closed."""
 
     async def run(self) -> Moved:
         if not await self._begin():
             try:
                 await self._copy()
-            except _Changed as error:
+            except Changed as error:
                 raise Refusal(f"Company {self._company} cannot be copied: {error}. It stays in its cell.") from error
             await self._switch()
         await self._carry()
@@ -229,7 +201,7 @@ class _Move:
         await self._copy_audit_entries()
         self._say(f"Company {self._company} is in cell {self._destination}.")
         await self._clean()
-        return Moved(self._copied, self._compared, self._closed)
+        return Moved(self._copied, self._compared, self.closed)
 
     async def give_up(self) -> None:
         """Delete the copy, and record that the company stays."""
@@ -237,14 +209,14 @@ class _Move:
             raise Refusal(f"Company {self._company} is in cell {self._destination}.")
         for of, size in (("users", USERS), ("teams", TEAMS)):
             found = await self._target.rows(_SQL[f"{of}_between"], 0, MAX_ID, self._company)
-            for some in _pieces([row["id"] for row in found], size):
-                await self._discard(_Range(of, some))
-        while found := await self._target.value(_SQL["left_events"], _FIRST, self._company, EVENTS):
-            await self._discard(_Range("events", found))
+            for some in pieces([row["id"] for row in found], size):
+                await self._discard(Range(of, some))
+        while found := await self._target.value(_SQL["left_events"], FIRST, self._company, EVENTS):
+            await self._discard(Range("events", found))
         await self._target.rows(_SQL["expect_no_longer"], self._company, self._turn)
         await self._source.rows(_SQL["stay"], self._company, self._turn)
 
-    async def _discard(self, part: _Range) -> None:
+    async def _discard(self, part: Range) -> None:
         async with self._target.transaction() as target:
             await self._receive(target)
             ids = await self._events(target, part)
@@ -274,7 +246,7 @@ class _Move:
         self._turn = last + 1
         known = (mine["turn"], mine["state"]) if mine else (None, None)
         if not await self._source.rows(_SQL["begin"], self._company, self._turn, self._destination, *known):
-            raise _is_taken()
+            raise is_taken()
         await self._target.rows(_SQL["expect"], self._company, self._turn, self._origin)
         return False
 
@@ -289,7 +261,7 @@ class _Move:
                 self._compared[table] = self._compared.get(table, 0) + n
             if part.of == "users" and part.ids:
                 self._say(f"copied up to user {part.ids[-1]}")
-        await self._bring_keys(_EARLIEST, with_users=False)
+        await self._bring_keys(EARLIEST, with_users=False)
         await self._bring_unequal()
         self._since = since
         for _ in range(ROUNDS):
@@ -305,68 +277,6 @@ class _Move:
             return True
         return False
 
-    async def _follow(self, source: Connection | None = None) -> int:
-        """Bring what has changed since the last time, or the copy; return the number of users."""
-        store = source or self._source
-        [[since]] = await fetch(store, _SQL["since"])
-        waiting = await self._waiting_now(source)
-        count = 0
-        async for ids in self._changed_users(store):
-            count += len(ids)
-            for some in _pieces(ids, USERS):
-                await self._bring(_Range("users", some), source)
-        async for part in self._ranges("teams", TEAMS):
-            await self._bring(part, source)
-        events = await self._changed_events(store, self._waiting - waiting)
-        for some in _pieces(events, EVENTS):
-            await self._bring(_Range("events", some), source)
-        await self._bring_rows(store, "deliveries", "next_settled", (self._since, _FIRST, _FIRST))
-        if source is None:
-            await self._bring_keys(self._since, with_users=True)
-        await self._bring_unequal(source)
-        if source and self._unequal:
-            raise _Changed(f"{self._unequal[0].of} differ in the two cells")
-        self._since, self._waiting = since, waiting
-        return count
-
-    async def _bring_unequal(self, source: Connection | None = None) -> None:
-        parts, self._unequal = self._unequal, []
-        for part in parts:
-            await self._bring(part, source)
-
-    async def _waiting_now(self, source: Connection | None = None) -> set[UUID]:
-        return {row["id"] for row in await self._pending(source or self._source)}
-
-    async def _changed_users(self, store: Database | Connection) -> AsyncIterator[list[int]]:
-        after = 0
-        while after < MAX_ID:
-            mine = await fetch(store, _SQL["marks"], self._company, after, MAX_ID, MARKS)
-            last = mine[-1]["id"] if len(mine) == MARKS else MAX_ID
-            theirs = await self._target.rows(_SQL["marks"], self._company, after, last, None)
-            yield sorted({id_ for id_, _ in {*map(tuple, mine)} ^ {*map(tuple, theirs)}})
-            after = last
-
-    async def _changed_events(self, store: Database | Connection, ended: set[UUID]) -> list[UUID]:
-        """Return events of the company that have changed, and those of others that the target has."""
-        found = await fetch(store, _SQL["changed_events"], self._company, self._since, [*ended])
-        others = [row["id"] for row in found if not row["is_own"]]
-        known = await self._target.rows(_SQL["known_events"], others)
-        return sorted({row["id"] for row in known} | {row["id"] for row in found if row["is_own"]})
-
-    async def _bring_keys(self, since: datetime, *, with_users: bool) -> None:
-        """Bring the keys of services, and those of users, which come with them in a copy."""
-        await self._bring_rows(self._source, "idempotency_keys", "next_keys", (since, "", "", "", ""), with_users)
-
-    async def _bring_rows(
-        self, store: Database | Connection, table: str, name: str, after: Sequence[Any], *more: Any
-    ) -> None:
-        """Bring the rows of a table after a key, in its order."""
-        while rows := await fetch(store, _SQL[name], self._company, *after, ROWS, *more):
-            async with self._target.transaction() as target:
-                await self._receive(target)
-                await self._put(target, {table: [row["row"] for row in rows]})
-            after = list(rows[-1])[:-1]
-
     async def _switch(self) -> None:
         """Close the company and make the target its cell."""
         for attempt in range(1, ATTEMPTS + 1):
@@ -374,9 +284,9 @@ class _Move:
                 began = time.monotonic()
                 async with self._closing():
                     await self._leave()
-                self._closed += time.monotonic() - began
-            except (_Changed, Unavailable) as error:
-                self._closed += time.monotonic() - began
+                self.closed += time.monotonic() - began
+            except (Changed, Unavailable) as error:
+                self.closed += time.monotonic() - began
                 self._say(f"attempt {attempt}: {error}")
                 if attempt == ATTEMPTS:
                     raise Refusal(
@@ -444,7 +354,7 @@ class _Move:
             await source.execute(_SQL["stash_keys"], self._company, self._since)
             await self._check_idle(source)
             if await source.execute(_SQL["switch"], self._company, self._turn) != "UPDATE 1":
-                raise _Changed("the company did not stay closed")
+                raise Changed("the company did not stay closed")
 
     async def _lock(self, source: Connection) -> None:
         """Lock users, heads and teams, then work that waits; requests and deliveries that began before end first."""
@@ -460,134 +370,24 @@ class _Move:
         await self._check_idle(source)
 
     async def _check_idle(self, source: Connection) -> None:
-        """Raise `_Changed` if work is under way that changes events, which are not locked."""
+        """Raise `Changed` if work is under way that changes events, which are not locked."""
         if await source.fetchval(_SQL["busy"], self._company):
-            raise _Changed("an import, erasure or resolution began")
-
-    async def _pending(self, source: Database | Connection) -> list[Any]:
-        return list(await fetch(source, _SQL["pending"], self._company))
+            raise Changed("an import, erasure or resolution began")
 
     async def _stash(self, source: Connection, pending: Sequence[Any]) -> None:
         """Keep events that wait, with their jobs, for the target.
 
         A worker that has one of the jobs waits for the locked heads, and finds no users after the switch.
         """
-        for some in _pieces(pending, EVENTS):
+        for some in pieces(pending, EVENTS):
             ids = [row["id"] for row in some]
             free = {row["id"] for row in await source.fetch(_SQL["lock_jobs"], ids)}
             own = [row["id"] for row in some if row["is_own"] and (row["is_dead"] or row["id"] in free)]
-            tables = _by_table(await source.fetch(_SQL["stash_events"], self._company, ids))
+            tables = by_table(await source.fetch(_SQL["stash_events"], self._company, ids))
             await self._check_free(self._target, "events", tables.get("events", []))
             await self._check_undivided(self._target, ids, are_pending=True)
             await source.execute(_SQL["stash_jobs"], self._company, ids, own)
             await source.execute(_SQL["discard_events"], self._company, own)
-
-    async def _parts(self) -> AsyncIterator[_Range]:
-        """Yield the users, the teams, and the events without recipients."""
-        async for part in self._ranges("users", ENTRIES):
-            yield part
-        async for part in self._ranges("teams", TEAMS):
-            yield part
-        first = _FIRST
-        while ids := await self._source.value(_SQL["next_events"], first, self._company, EVENTS):
-            yield _Range("events", ids)
-            first = ids[-1]
-
-    async def _ranges(self, of: str, size: int) -> AsyncIterator[_Range]:
-        """Yield ranges of users or teams, with those that only the target has."""
-        after = 0
-        while after < MAX_ID:
-            mine = await self._source.value(_SQL[f"next_{of}"], after, self._company, size)
-            last = mine[-1] if mine else MAX_ID
-            theirs = await self._target.rows(_SQL[f"{of}_between"], after, last, self._company)
-            yield _Range(of, sorted({*mine, *(row["id"] for row in theirs)}))
-            after = last
-
-    async def _bring(self, part: _Range, source: Connection | None = None) -> list[tuple[str, int, str]]:
-        """Make a range of the target like that of the source; return the count and the digest of each table.
-
-        Without a connection, the source is read as it is at one time. Ranges can differ afterwards, until the target
-        has all users of their events.
-        """
-        if source is None:
-            async with (
-                self._source.connection() as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
-            ):
-                return await self._bring(part, connection)
-        mine, theirs = await asyncio.gather(self._digests(source, part), self._digests(self._target, part))
-        if mine != theirs:
-            await self._replace(source, part, mine)
-        return mine
-
-    async def _digests(self, store: Database | Connection, part: _Range) -> list[tuple[str, int, str]]:
-        """Return the count and the digest of each table in a range; that of users has their events, too."""
-        found, events = [], await self._events(store, part)
-        if part.of != "events":
-            found += await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, part.ids)
-        if part.of != "teams":
-            found += await fetch(store, _SQL["digest_of_events"], self._company, events, part.of == "users")
-        return [tuple(row) for row in found]
-
-    async def _rows(
-        self, source: Connection, part: _Range, events: Sequence[UUID], others: Sequence[UUID]
-    ) -> dict[str, list[str]]:
-        """Return the rows of a range by table, with its events, and those of other events which the target has."""
-        rows = []
-        if part.of != "events":
-            rows += await source.fetch(_SQL[f"rows_of_{part.of}"], self._company, part.ids)
-        for ids, are_theirs in ((events, part.of == "users"), ([*{*others} - {*events}], False)):
-            rows += await source.fetch(_SQL["rows_of_events"], self._company, ids, are_theirs)
-        return _by_table(rows)
-
-    async def _events(self, store: Database | Connection, part: _Range) -> Sequence[UUID]:
-        """Return the events in a range, or in the inboxes of its users."""
-        if part.of != "users":
-            return part.ids if part.of == "events" else []
-        [row] = await fetch(store, _SQL["events_of_users"], self._company, part.ids)
-        ids: list[UUID] = row[0]
-        return ids
-
-    async def _replace(self, source: Connection, part: _Range, digests: list[tuple[str, int, str]]) -> None:
-        """Replace a range of the target by that of the source, which has these digests, in one transaction."""
-        async with self._target.transaction() as target:
-            await self._receive(target)
-            mine, theirs = await self._events(source, part), await self._events(target, part)
-            tables = await self._rows(source, part, mine, theirs)
-            ids = sorted({*mine, *theirs})
-            for table in ("users", "teams", "events"):
-                await self._check_free(target, table, tables.get(table, []))
-            await self._check_undivided(target, ids, are_pending=False)
-            if part.of != "events":
-                await target.execute(_SQL[f"discard_{part.of}"], self._company, part.ids)
-            await target.execute(_SQL["discard_events"], self._company, ids)
-            await self._put(target, tables)
-            if await self._digests(target, part) != digests:
-                self._unequal.append(part)
-
-    async def _receive(self, target: Connection) -> None:
-        row = await target.fetchrow(_SQL["receive"], self._company, self._turn)
-        if not (row and row["is_expected"]):
-            raise _is_taken()
-
-    async def _put(self, target: Connection, tables: Mapping[str, Sequence[str]]) -> None:
-        """Write rows of the source into the target, as they were."""
-        for table in sorted(tables, key=lambda each: each not in _FIRST_USERS):
-            company = (self._company,) if table in {"events", "recipients"} else ()
-            await target.execute(_SQL[f"put_{table}"], _json(tables[table]), *company)
-            self._copied[table] = self._copied.get(table, 0) + len(tables[table])
-
-    async def _check_free(self, target: Database | Connection, table: str, rows: Sequence[str]) -> None:
-        """Raise `Refusal` if ids of users, teams or events belong to others in the target."""
-        taken = [str(row["id"]) for row in await fetch(target, _SQL[f"taken_{table}"], _json(rows))]
-        if taken:
-            raise Refusal(f"Cell {self._destination} has other {table} with the ids {', '.join(taken)}.")
-
-    async def _check_undivided(self, target: Database | Connection, ids: Sequence[UUID], *, are_pending: bool) -> None:
-        """Raise `Refusal` if events for several companies wait in one cell, and are delivered in the other."""
-        found = [str(row["id"]) for row in await fetch(target, _SQL["divided_events"], ids, are_pending)]
-        if found:
-            raise Refusal(f"Events wait in one of the cells, and are delivered in the other: {', '.join(found)}.")
 
     async def _carry(self) -> None:
         """Bring the work that waited at the switch. The target notes in the same transaction what it has."""
@@ -598,17 +398,17 @@ class _Move:
                 await self._receive(target)
                 received = rows[-1]["number"]
                 if not await target.fetch(_SQL["received"], self._company, received, self._turn):
-                    raise _is_taken()
-                await self._put(target, _by_table(rows))
+                    raise is_taken()
+                await self._put(target, by_table(rows))
             await self._source.rows(_SQL["forget_rows"], self._company, received)
         await self._source.rows(_SQL["forget_rows"], self._company, received)
         await self._target.rows(_SQL["received"], self._company, received, self._turn)
 
     async def _copy_audit_entries(self) -> None:
         """Copy the audit entries of the company. Those of the source stay: its log is append-only."""
-        after = _EARLIEST, _FIRST
+        after = EARLIEST, FIRST
         while rows := await self._source.rows(_SQL["next_audit_entries"], self._company, *after, ROWS):
-            await self._target.rows(_SQL["put_audit_entries"], _json([row["row"] for row in rows]))
+            await self._target.rows(_SQL["put_audit_entries"], as_json([row["row"] for row in rows]))
             after = rows[-1]["happened_at"], rows[-1]["id"]
 
     async def _clean(self) -> None:
@@ -616,12 +416,12 @@ class _Move:
         while ids := await self._source.value(_SQL["next_moved_users"], self._company, ROWS):
             async with self._source.transaction() as source:
                 events = await source.fetchval(_SQL["forget_users"], ids)
-                for some in _pieces(events, EVENTS):
+                for some in pieces(events, EVENTS):
                     await source.execute(_SQL["shrink_recipients"], some)
                     await source.execute(_SQL["discard_events"], self._company, some)
                 await source.execute(_SQL["forget_ids"], ids)
         await self._source.rows(_SQL["forget_jobs"], self._company)
-        first = _FIRST
+        first = FIRST
         while found := await self._source.value(_SQL["left_events"], first, self._company, EVENTS):
             await self._source.rows(_SQL["discard_events"], self._company, found)
             first = found[-1]
@@ -632,7 +432,7 @@ async def _patiently(is_done: Callable[[], Awaitable[bool]], problem: str, secon
     end = time.monotonic() + seconds
     while not await is_done():
         if time.monotonic() > end:
-            raise _Changed(problem)
+            raise Changed(problem)
         await asyncio.sleep(0.1)
 
 
@@ -640,18 +440,3 @@ async def _limit_locks(connection: Connection, seconds: float) -> None:
     await connection.execute(
         f"set local lock_timeout = {round(1000 * seconds)}; set local idle_in_transaction_session_timeout = 0"
     )
-
-
-def _by_table(rows: Iterable[Any]) -> dict[str, list[str]]:
-    tables: dict[str, list[str]] = {}
-    for row in rows:
-        tables.setdefault(row["table_name"], []).append(row["row"])
-    return tables
-
-
-def _json(rows: Sequence[str]) -> str:
-    return "[" + ",".join(rows) + "]"
-
-
-def _pieces(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -29,7 +29,7 @@ from tests.support.events import custom, in_future, message_event, note, state
 from tests.support.resolutions import resolve, settled
 from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
-from tocsin import copying, dead_letters, invariants, moving
+from tocsin import copying, dead_letters, invariants, jobs, moving
 from tocsin.audit import actor_of_command
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
@@ -542,12 +542,14 @@ async def interrupt(pools: Sequence[Database], names: str, monkeypatch: pytest.M
             await moving.move(pools[0], pools[1], COMPANY, *names)
 
 
-def before_switch(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Awaitable[Any]]) -> None:
-    """Do something once, after the rows of the company are compared, and before it leaves."""
+def before_switch(
+    monkeypatch: pytest.MonkeyPatch, do: Callable[[], Awaitable[Any]], statement: str = "release"
+) -> None:
+    """Do something once, after the rows of the company are compared, and before it leaves, or another statement."""
     execute, done = Connection.execute, list[Any]()
 
     async def doing(self: Connection, query: str, *args: Any, **more: Any) -> Any:
-        if query == queries("moving")["release"] and not done:
+        if query == queries("moving")[statement] and not done:
             done.append(None)
             await do()
         return await execute(self, query, *args, **more)
@@ -786,6 +788,101 @@ async def test_resolution_accepted_while_the_company_is_closed_is_applied(
     before_switch(monkeypatch, accept)
     await moving.move(*pools, COMPANY, "a", "b")
     assert await cells[1].unread(3) < unread
+
+
+def after_copy(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Awaitable[Any]]) -> None:
+    """Do something once, when all is copied, and before the changes since are."""
+    follow, done = moving._Move._follow, list[Any]()  # noqa: SLF001
+
+    async def following(self: Any, source: Connection | None = None) -> int:
+        if not done:
+            done.append(None)
+            await do()
+        return await follow(self, source)
+
+    monkeypatch.setattr(moving._Move, "_follow", following)  # noqa: SLF001
+
+
+@in_schemas
+async def test_push_that_settles_after_the_copy_is_settled_in_the_new_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No head of an inbox shows it."""
+    await fill(cells[0])
+    await pools[0].rows(
+        "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending, state)"
+        " select i.event_id, d.id, d.user_id, d.lane, false, 'iOS', '', 'held'"
+        " from devices d join inbox i on i.user_id = d.user_id where d.user_id = 1 limit 1"
+    )
+
+    async def settle() -> None:
+        await pools[0].rows("update deliveries set state = 'dead', settled_at = clock_timestamp() where user_id = 1")
+
+    after_copy(monkeypatch, settle)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert [row["state"] for row in await pools[1].rows("select state from deliveries")] == ["dead"]
+
+
+@in_schemas
+async def test_event_that_is_cancelled_after_the_copy_is_cancelled_in_the_new_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited during the copy, and was accepted long before."""
+    await fill(cells[0])
+    held = message_event("held", 3, deliver_at=in_future())
+    id_ = (await cells[0].as_service("POST", "/events", json=held, company_id=COMPANY)).json()["id"]
+    await pools[0].rows("update events set accepted_at = accepted_at - interval '1 day' where id = $1", id_)
+
+    async def cancel() -> None:
+        assert (await cells[0].as_service("DELETE", f"/events/{id_}", company_id=COMPANY)).status_code == 204
+
+    after_copy(monkeypatch, cancel)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert (await state(cells[1], id_))["state"] == "cancelled"
+
+
+@in_schemas
+async def test_event_that_fails_while_the_company_is_locked_is_in_the_new_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    held = message_event("held", 3, deliver_at=in_future())
+    id_ = (await cells[0].as_service("POST", "/events", json=held, company_id=COMPANY)).json()["id"]
+    other = uuid4()
+    await jobs.enrol(pools[0], other, "host:0")  # a worker has its job, so that the move does not lock it
+    await pools[0].rows("update jobs set worker_id = $2 where id = $1", id_, other)
+    before_switch(monkeypatch, partial(die, pools[0], id_), "stash_rest")
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert (await state(cells[1], id_))["state"] == "failed"
+    await jobs.leave(pools[0], other)
+
+
+@in_schemas
+async def test_erasure_that_begins_before_the_locks_is_waited_for(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could change events that are compared, and be over before the switch."""
+    await fill(cells[0])
+    erasure = uuid4()
+
+    async def begin() -> None:
+        await pools[0].rows("insert into erasures (id, user_id, event_ids) values ($1, 999, '{}')", erasure)
+
+    async def finish() -> None:
+        await pools[0].rows("delete from erasures where id = $1", erasure)
+
+    said, finishing = list[str](), list[asyncio.Task[None]]()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith("attempt"):
+            finishing.append(asyncio.create_task(finish()))
+
+    before_switch(monkeypatch, begin, "lock_users")
+    before_switch(monkeypatch, finish, "stash_rest")
+    await moving.move(*pools, COMPANY, "a", "b", say)
+    assert "attempt 1: an import, erasure or resolution began" in said
+    await asyncio.gather(*finishing)
 
 
 @in_schemas

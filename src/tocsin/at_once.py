@@ -4,6 +4,7 @@ This saves a job, two transactions and the wait for a worker. What cannot be del
 recipient whose head is locked, or of one whose language was not used recently in this process.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,8 +24,8 @@ MAX_COST = 2_000
 MAX_LANGUAGES = 4
 """Maximum languages in which an event is rendered before its recipients are known."""
 
-LOOK_INTERVAL = 2.0
-"""Seconds between two looks at the lanes of the running workers."""
+LOOK_INTERVAL, FIRST_LOOK_INTERVAL = 2.0, 0.25
+"""Seconds between two looks at the lanes of the running workers, and while none is found: a worker starts soon."""
 
 PAUSE = 30.0
 """Seconds after a failure for which all events get a job: a table may be locked, and no caller should wait for it."""
@@ -66,8 +67,9 @@ class AtOnce:
         async def look() -> None:
             self.lanes = await lanes_of_workers(database)
 
-        await backoff.attempt(look)
-        await backoff.repeat(look, LOOK_INTERVAL)
+        while True:
+            await backoff.attempt(look)
+            await asyncio.sleep(FIRST_LOOK_INTERVAL if self.lanes is None else LOOK_INTERVAL)
 
     def pause(self, error: Exception) -> None:
         """Give all events a job for a while."""

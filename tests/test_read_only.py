@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from tests.support.database import value
 from tests.support.events import accepted, custom
 from tests.support.processes import Program, data_folder
+from tests.support.servers import nats
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.standbys import Pair, pair_of
 from tests.support.streams import watching
@@ -23,6 +25,9 @@ from tocsin.catalogue import Catalogue
 from tocsin.cli.doctor.database import check_database
 from tocsin.db.url import is_read_only, read_only
 from tocsin.errors import Refusal
+from tocsin.nats_access import Access
+from tocsin.nats_bus import ByNats
+from tocsin.pubsub import PubSub
 from tocsin.serve import serve, work
 
 pytestmark = pytest.mark.processes
@@ -109,6 +114,42 @@ async def test_a_read_only_server_reads_from_a_standby_and_refuses_every_write(p
         await program.stop()
         assert program.status == 0
         assert program.complaints() == []
+
+
+async def test_read_only_processes_serve_reads_and_streams_with_nats(pair: Pair, port: int, tmp_path: Path) -> None:
+    """A message of NATS comes before the standby has what it is about."""
+    await accepted(pair.api, 2)
+    await pair.replayed()
+    variables = {"TOCSIN_DATABASE_URL": pair.standby_url, "TOCSIN_NATS_URL": f"nats://127.0.0.1:{port}"}
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(nats(port, tmp_path))
+        data = await stack.enter_async_context(data_folder())
+        program = Program(data, "serve", "--read-only", "--processes", "2", variables=variables)
+        await stack.enter_async_context(program)
+        host, own_port = program.address
+        # each request has a connection of its own, which the kernel gives to either of the processes
+        alone = httpx.Limits(max_keepalive_connections=0)
+        http = httpx.AsyncClient(base_url=f"http://{host}:{own_port}", timeout=20, limits=alone)
+        api = Api(await stack.enter_async_context(http), pair.api.app_state, None)
+        expected = (await pair.api.inbox(2))["data"]
+        for _ in range(8):
+            ready = (await api.http.get("/readyz")).json()
+            assert (ready["status"], ready["problems"]) == ("read-only", [])
+            assert (await api.inbox(2))["data"] == expected
+            assert (await api.as_user(2, "PUT", "/notifications/read")).status_code == 503
+        streams = [await stack.enter_async_context(watching(api, 2)) for _ in range(4)]
+        for stream in streams:
+            await stream.until_received("count")
+        bus = ByNats(Access(f"nats://127.0.0.1:{port}"))
+        stack.push_async_callback(bus.close)
+        sending = PubSub(pair.standby_url, pair.api.app_state.database, bus)
+        id_ = str(await accepted(pair.api, 2))
+        sending.publish_changes([2])
+        await sending.close()
+        for stream in streams:
+            assert [each["id"] for each in await stream.until_received("notification")] == [id_]
+        await program.stop()
+        assert program.status == 0
 
 
 async def test_streams_of_a_read_only_server_follow_the_standby(pair: Pair, catalogue: Catalogue) -> None:

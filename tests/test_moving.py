@@ -937,7 +937,7 @@ async def test_erasure_during_the_closing_does_not_end_the_move(
 async def test_failed_erasure_is_named_and_can_be_repeated(
     cells: tuple[Api, Api], pools: tuple[Database, Database]
 ) -> None:
-    """A failed import of the company does not hold it up: it stays where it is."""
+    """A failed import of the company does not hold it up, and stays in its cell."""
     await fill(cells[0])
     failed = [uuid4() for _ in range(2)]
     for id_, task in zip(failed, ("erase", "import"), strict=True):

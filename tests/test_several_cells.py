@@ -311,7 +311,7 @@ async def test_divided_event_is_cancelled_in_all_cells(service: WithSouth) -> No
         return [(await service.as_service("GET", path)).json()["state"] for path in paths]
 
     assert await states(divided) == ["held", "held"]
-    await reaches(partial(service.status, other), 200)  # the process has looked where the company is
+    await reaches(partial(service.status, other), 200)  # the process knows the new cell
     for _ in range(2):
         assert (await service.as_service("DELETE", f"/events/{divided}")).status_code == 204
     assert await states(divided) == ["cancelled", "cancelled"]
@@ -342,7 +342,7 @@ async def pair(server: Embedded, tmp_path: Path) -> AsyncIterator[dict[int, Serv
         yield found
 
 
-async def test_process_of_one_cell_refuses_a_company_while_it_is_elsewhere(
+async def test_process_of_one_cell_refuses_a_company_of_another_cell(
     pair: dict[int, Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moves, stays = 5, MAIN

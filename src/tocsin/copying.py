@@ -39,7 +39,7 @@ class Changed(Exception):  # noqa: N818 - the move is repeated
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class Section:
     """Users, teams or events of a company, by their ids."""
 
     of: str
@@ -64,7 +64,7 @@ class Copy:
         self._turn = 0
         self._since = EARLIEST
         self._waiting = set[UUID]()
-        self._unequal: list[Range] = []
+        self._unequal: list[Section] = []
 
     async def _follow(self, source: Connection | None = None) -> int:
         """Bring what has changed since the last time, or the copy; return the number of users."""
@@ -75,12 +75,12 @@ class Copy:
         async for ids in self._changed_users(store):
             count += len(ids)
             for some in pieces(ids, USERS):
-                await self._bring(Range("users", some), source)
+                await self._bring(Section("users", some), source)
         async for part in self._ranges("teams", TEAMS):
             await self._bring(part, source)
         events = await self._changed_events(store, self._waiting - waiting)
         for some in pieces(events, EVENTS):
-            await self._bring(Range("events", some), source)
+            await self._bring(Section("events", some), source)
         await self._bring_rows(store, "deliveries", "next_settled", (self._since, FIRST, FIRST))
         if source is None:
             await self._bring_keys(self._since, with_users=True)
@@ -131,7 +131,7 @@ class Copy:
     async def _pending(self, source: Database | Connection) -> list[Any]:
         return list(await fetch(source, _SQL["pending"], self._company))
 
-    async def _parts(self) -> AsyncIterator[Range]:
+    async def _parts(self) -> AsyncIterator[Section]:
         """Yield the users, the teams, and the events without recipients."""
         async for part in self._ranges("users", ENTRIES):
             yield part
@@ -139,20 +139,20 @@ class Copy:
             yield part
         first = FIRST
         while ids := await self._source.value(_SQL["next_events"], first, self._company, EVENTS):
-            yield Range("events", ids)
+            yield Section("events", ids)
             first = ids[-1]
 
-    async def _ranges(self, of: str, size: int) -> AsyncIterator[Range]:
+    async def _ranges(self, of: str, size: int) -> AsyncIterator[Section]:
         """Yield ranges of users or teams, with those that only the target has."""
         after = 0
         while after < MAX_ID:
             mine = await self._source.value(_SQL[f"next_{of}"], after, self._company, size)
             last = mine[-1] if mine else MAX_ID
             theirs = await self._target.rows(_SQL[f"{of}_between"], after, last, self._company)
-            yield Range(of, sorted({*mine, *(row["id"] for row in theirs)}))
+            yield Section(of, sorted({*mine, *(row["id"] for row in theirs)}))
             after = last
 
-    async def _bring(self, part: Range, source: Connection | None = None) -> list[tuple[str, int, str]]:
+    async def _bring(self, part: Section, source: Connection | None = None) -> list[tuple[str, int, str]]:
         """Make a range of the target like that of the source; return the count and the digest of each table.
 
         Without a connection, the source is read as it is at one time. Ranges can differ afterwards, until the target
@@ -169,7 +169,7 @@ class Copy:
             await self._replace(source, part, mine)
         return mine
 
-    async def _digests(self, store: Database | Connection, part: Range) -> list[tuple[str, int, str]]:
+    async def _digests(self, store: Database | Connection, part: Section) -> list[tuple[str, int, str]]:
         """Return the count and the digest of each table in a range; that of users has their events, too."""
         found, events = [], await self._events(store, part)
         if part.of != "events":
@@ -179,7 +179,7 @@ class Copy:
         return [tuple(row) for row in found]
 
     async def _rows(
-        self, source: Connection, part: Range, events: Sequence[UUID], others: Sequence[UUID]
+        self, source: Connection, part: Section, events: Sequence[UUID], others: Sequence[UUID]
     ) -> dict[str, list[str]]:
         """Return the rows of a range by table, with its events, and those of other events which the target has."""
         rows = []
@@ -189,7 +189,7 @@ class Copy:
             rows += await source.fetch(_SQL["rows_of_events"], self._company, ids, are_theirs)
         return by_table(rows)
 
-    async def _events(self, store: Database | Connection, part: Range) -> Sequence[UUID]:
+    async def _events(self, store: Database | Connection, part: Section) -> Sequence[UUID]:
         """Return the events in a range, or in the inboxes of its users."""
         if part.of != "users":
             return part.ids if part.of == "events" else []
@@ -197,7 +197,7 @@ class Copy:
         ids: list[UUID] = row[0]
         return ids
 
-    async def _replace(self, source: Connection, part: Range, digests: list[tuple[str, int, str]]) -> None:
+    async def _replace(self, source: Connection, part: Section, digests: list[tuple[str, int, str]]) -> None:
         """Replace a range of the target by that of the source, which has these digests, in one transaction."""
         async with self._target.transaction() as target:
             await self._receive(target)

@@ -26,8 +26,8 @@ from tocsin.copying import (
     USERS,
     Changed,
     Copy,
-    Range,
     Say,
+    Section,
     as_json,
     by_table,
     is_taken,
@@ -210,13 +210,13 @@ class _Move(Copy):
         for of, size in (("users", USERS), ("teams", TEAMS)):
             found = await self._target.rows(_SQL[f"{of}_between"], 0, MAX_ID, self._company)
             for some in pieces([row["id"] for row in found], size):
-                await self._discard(Range(of, some))
+                await self._discard(Section(of, some))
         while found := await self._target.value(_SQL["left_events"], FIRST, self._company, EVENTS):
-            await self._discard(Range("events", found))
+            await self._discard(Section("events", found))
         await self._target.rows(_SQL["expect_no_longer"], self._company, self._turn)
         await self._source.rows(_SQL["stay"], self._company, self._turn)
 
-    async def _discard(self, part: Range) -> None:
+    async def _discard(self, part: Section) -> None:
         async with self._target.transaction() as target:
             await self._receive(target)
             ids = await self._events(target, part)

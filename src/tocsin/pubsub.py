@@ -41,7 +41,7 @@ class PubSub:
         """Declare that only this process waits for these topics: they are not sent to others."""
         self._local.update(topics)
 
-    def handle_elsewhere(self, *topics: str) -> None:
+    def handle_remotely(self, *topics: str) -> None:
         """Declare that other processes wait for these topics, too."""
         self._local.difference_update(topics)
 

@@ -151,7 +151,7 @@ async def _further(
 
 @contextlib.asynccontextmanager
 async def _alone(cells: Cells, own: Cell, settings: Settings, app_state: AppState) -> AsyncIterator[OneCell]:
-    """Look at the other cells in a process that serves one: where its companies are, and which phones they have."""
+    """Look at the other cells in a process that serves one: at moves of companies and registered phones."""
     async with contextlib.AsyncExitStack() as stack:
         others = {}
         for cell in cells:

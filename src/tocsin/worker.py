@@ -101,7 +101,7 @@ class Worker:
             sending = [self.dispatcher.run()] if self.dispatcher else []
             await asyncio.gather(*(self._work(queue) for queue in BATCH), *sending)
         finally:
-            self._pubsub.handle_elsewhere(*BATCH)
+            self._pubsub.handle_remotely(*BATCH)
             for task in pulse:
                 task.cancel()
             await asyncio.gather(*pulse, return_exceptions=True)

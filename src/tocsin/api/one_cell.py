@@ -28,7 +28,7 @@ from tocsin.moving import Whereabouts, cell_of, whereabouts
 
 
 class OneCell:
-    """Looks where the companies of a cell are, and refuses requests for those that are not, or not now, served here.
+    """Follows which companies the cell has, and refuses requests for those that it does not serve, or not now.
 
     `others` are the databases of the other cells. While no company moves or has moved, nothing is looked up.
     """
@@ -53,7 +53,7 @@ class OneCell:
         self._app_state.streams.close()
 
     async def watch(self) -> None:
-        """Look every second where the companies are, forever."""
+        """Look every second at the moves of companies, forever."""
         await Backoff("companies that move").repeat(self.look, WATCH_INTERVAL)
 
     async def look(self) -> None:

@@ -101,7 +101,7 @@ class Dispatcher:
             following = self._backoff("held pushes").until_done(self._follow_rules)
             await asyncio.gather(*(self._work(lane) for lane in self._lanes.values()), self._clears.run(), following)
         finally:
-            self._pubsub.handle_elsewhere("push", "clear")
+            self._pubsub.handle_remotely("push", "clear")
             await asyncio.gather(*(lane.transport.close(ANSWER_TIMEOUT) for lane in self._lanes.values()))
             with lock_timeout(LAST_LOCK_TIMEOUT):
                 await self._leave(settling)

@@ -240,6 +240,7 @@ async def work_cells(cells: Cells, settings: Settings, shared: Shared) -> None:
     leases = Leases(cells)
     async with asyncio.TaskGroup() as working:
         for cell in cells:
+            shared.metrics.cell_worked(cell.name, is_worked=False)
             working.create_task(_keep_working(cell, settings, shared, leases))
 
 

@@ -139,7 +139,9 @@ async def _further(
         await stack.enter_async_context(in_background(routing.watch()))
         if not is_read_only:
             await stack.enter_async_context(in_background(registrations.watch(routing.databases)))
+        stack.push_async_callback(part.base.pubsub.close)
         for cell in cells:
+            app_state.metrics.cell_worked(cell.name, is_worked=False)
             if not cell.is_default:
                 keeping = keep_open(cell, settings, routing, app_state, shared, leases)
                 await stack.enter_async_context(in_background(keeping))

@@ -571,7 +571,7 @@ delete from jobs where id = any($3::uuid[])
 -- Keep posted events that wait for the target: those of roles of the company, and those that name users or teams of it who have
 -- left. They leave if they name no others and no worker has them; otherwise each cell accepts them for its own users.
 with post as materialized (
-    select p.id, named.has_others
+    select p.id, named.has_others and p.company_id is null as has_others
     from jobs j
     join posted p on p.id = j.id
     cross join lateral (

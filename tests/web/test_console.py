@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.support import second_cell
 from tests.support.barriers import barriers_of
 from tests.support.built_in import CATALOGUE
-from tests.support.database import locked, url_for
+from tests.support.database import locked, make_database
 from tests.support.events import custom, in_future, note, post
 from tests.support.host_page import SCREENSHOTS
 from tests.support.openid_provider import CLIENT_ID, openid_provider
@@ -748,7 +748,7 @@ class TestPage:
     ) -> None:
         """A user is found in any cell."""
         monkeypatch.setattr(second_cell, "is_wanted", True)
-        async with serving(url_for(server, "busy"), CATALOGUE) as api:
+        async with serving(await make_database(server, "console_of_cells"), CATALOGUE) as api:
             await api.people(7)
             id_ = await api.post(custom(7))
             await enter(page, api, "custom")

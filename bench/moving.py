@@ -27,7 +27,7 @@ from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Problem
 from tocsin.events import Intake
 from tocsin.ids import MAX_ID
-from tocsin.inbox import SingleMarks
+from tocsin.marks import SingleMarks
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
 from tocsin.store import pool

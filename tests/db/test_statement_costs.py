@@ -47,6 +47,7 @@ BOUNDED = {
     ("jobs", "lanes_of_workers"): "a row for each worker",
     ("jobs", "workers"): "a row for each worker",
     ("moving", "busy"): "a row for each import and resolution under way",
+    ("moving", "failed"): "a row for each erasure and resolution under way, some times in a move",
     ("moving", "forget_jobs"): "a look at all jobs, once in a move",
     ("moving", "forget_rest"): "a look at the keys of a day, once in a move",
     ("moving", "lock_deliveries"): "a look at all users, once in a move",

@@ -1,6 +1,7 @@
 """The data of a service after some time of use: users, teams, and inboxes with all kinds of notification."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 from tocsin.catalogue import Catalogue
@@ -11,6 +12,9 @@ FIRST = 1_001
 """The lowest id of the users here; the acting users of the samples have lower ones."""
 
 LANGUAGE = "en"
+
+ROWS = 1_000_000
+"""About how many rows of inboxes a statement inserts."""
 
 _NOBODY = UUID(int=0)
 
@@ -93,22 +97,27 @@ async def notifications(connection: Connection, count: int) -> None:
 
 async def inboxes(connection: Connection, owners: range, size: int, *, unread: int) -> None:
     """Fill the inboxes of these users in turn; the `unread` oldest notifications are unread."""
-    await connection.execute(
-        """
-        insert into inbox (position, created_at, read_at, event_id, user_id, language)
-        select position, now() - make_interval(mins => $3::int - position), case when position > $4 then now() end,
-               pool.event_id, owner.id, $5
-        from generate_series($1::int, $2::int) as owner (id)
-        cross join generate_series(1, $3::int) as position
-        join pool on pool.number = ((owner.id - $1::int)::bigint * $3::int + position - 1) % (select count(*) from pool)
-        order by position, owner.id
-        """,
-        owners.start,
-        owners.stop - 1,
-        size,
-        unread,
-        LANGUAGE,
-    )
+    step = max(1, ROWS // len(owners))
+    for first in range(1, size + 1, step):
+        await connection.execute(
+            """
+            insert into inbox (position, created_at, read_at, event_id, user_id, language)
+            select position, now() - make_interval(mins => $3::int - position), case when position > $4 then now() end,
+                   pool.event_id, owner.id, $5
+            from generate_series($1::int, $2::int) as owner (id)
+            cross join generate_series($6::int, $7::int) as position
+            join pool
+                on pool.number = ((owner.id - $1::int)::bigint * $3::int + position - 1) % (select count(*) from pool)
+            order by position, owner.id
+            """,
+            owners.start,
+            owners.stop - 1,
+            size,
+            unread,
+            LANGUAGE,
+            first,
+            min(first + step - 1, size),
+        )
     await connection.execute(
         """
         update heads set position = $3::int, total = $3::int, unread = $4, last_at = now()
@@ -119,6 +128,22 @@ async def inboxes(connection: Connection, owners: range, size: int, *, unread: i
         size,
         unread,
     )
+
+
+@asynccontextmanager
+async def indexes_afterwards(connection: Connection) -> AsyncIterator[None]:
+    """Build the indexes of inboxes after the block, since rows of many users in turn write each page again."""
+    indexes = await connection.fetch(
+        "select indexdef from pg_indexes where tablename = 'inbox' and indexname <> 'inbox_pkey'"
+    )
+    await connection.execute(
+        "alter table inbox drop constraint inbox_pkey; drop index inbox_deleted, inbox_read, inbox_unread"
+    )
+    yield
+    await connection.execute("set maintenance_work_mem = '1GB'")
+    await connection.execute("alter table inbox add primary key (user_id, event_id)")
+    for index in indexes:
+        await connection.execute(index["indexdef"])
 
 
 async def history(connection: Connection, owners: range, size: int) -> None:

@@ -143,7 +143,7 @@ async def indexes_afterwards(connection: Connection) -> AsyncIterator[None]:
     await connection.execute("set maintenance_work_mem = '1GB'")
     await connection.execute("alter table inbox add primary key (user_id, event_id)")
     for index in indexes:
-        await connection.execute(index["indexdef"])
+        await connection.execute(index["indexdef"].replace(" ON ONLY ", " ON "))  # of the partitions too
 
 
 async def history(connection: Connection, owners: range, size: int) -> None:

@@ -1,5 +1,7 @@
 """Partitions: new installations have them, retention makes those of months ahead and drops those of old months."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,12 +11,13 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.database import make_database
+from tests.support.database import make_database, waiting_at
 from tests.support.events import custom, id_made, in_future, message_event, post, state
+from tests.support.imports import import_lines, notification
 from tests.support.partitions import whole_database
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import Api, serving
-from tests.support.waiting import reaches
+from tests.support.waiting import reaches, until
 from tocsin import invariants, retention
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
@@ -171,6 +174,34 @@ async def test_making_a_month_gives_way_to_work_and_is_repeated(aged: Api) -> No
             assert await retention.run_once(database, None) == {}
         assert not [line for line in logs if line["event"] == "work failed; it will be retried"]
     assert await retention.run_once(database, None) == {"partitions": 1}
+
+
+@contextlib.asynccontextmanager
+async def month_made_meanwhile(api: Api, table: str) -> AsyncIterator[None]:
+    """Make the missing partition of this month after the block, when a statement waits for it."""
+    await api.app_state.database.value(f"drop table {table}_{months()[0]}")
+    async with api.app_state.database.transaction() as other:
+        assert await other.fetchval("select make_partition(1000000000)") == f"{table}_{months()[0]}"
+        yield
+        await until(lambda: waiting_at(other, f"{table}_rest"))
+
+
+@pytest.mark.parametrize("table", BY_MONTH)
+async def test_event_that_waits_for_its_partition_is_accepted(aged: Api, table: str) -> None:
+    async with month_made_meanwhile(aged, table):
+        posting = asyncio.create_task(aged.post({**custom(1), "about": ["order:1"]}))
+    id_ = await posting
+    assert await aged.ids(1) == [id_]
+    assert await aged.app_state.database.value(f"select count(*) from {table}_{months()[0]}") == 1
+
+
+@pytest.mark.parametrize("table", ["events", "contents", "subjects"])
+async def test_import_that_waits_for_a_partition_is_applied(aged: Api, table: str) -> None:
+    line = notification(1, id=str(new_id()))
+    async with month_made_meanwhile(aged, table):
+        importing = asyncio.create_task(import_lines(aged, line))
+    await importing
+    assert await aged.ids(1) == [line["notification"]["id"]]
 
 
 async def test_retention_drops_an_old_month_with_all_that_belongs_to_it(

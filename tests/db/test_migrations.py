@@ -151,6 +151,29 @@ async def test_migration_yields_to_readers_and_names_the_lock_holder(
     assert waits[0]["step"] == "9999 of_next_year"
 
 
+async def test_process_names_the_session_whose_migration_it_waits_for(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate.migrate(empty)
+    migrating = await connect(empty)
+    await migrating.execute("set application_name = 'elder'")
+    await migrating.execute(f"select pg_advisory_lock({migrate.LOCK})")
+    with capture_logs() as told:
+        waiting = asyncio.create_task(migrate.migrate(empty))
+        await until(lambda: told)
+        assert not waiting.done()
+        monkeypatch.setattr(migrate, "WAIT_TIMEOUT", 0.0)
+        with pytest.raises(Refusal, match=r"Another process has been migrating .* elder.*pg_advisory_lock"):
+            await waiting
+        monkeypatch.undo()
+        waiting = asyncio.create_task(migrate.migrate(empty))
+        await until(lambda: len(told) > 1)
+        await migrating.close()
+        assert await waiting == []
+    assert [line["event"] for line in told] == ["waiting for another process to migrate the schema"] * 2
+    assert "elder" in told[0]["held_by"]
+
+
 async def test_migration_without_lock_fails_and_names_the_lock_holder(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +194,7 @@ async def test_role_lock_timeout_does_not_end_waiting_migration(empty: str) -> N
     connection = await connect(empty)
     await connection.execute("alter database empty set lock_timeout = '10ms'")
     first = await connect(empty)
-    await first.execute(f"select pg_advisory_lock({migrate._LOCK})")  # noqa: SLF001 - that very lock
+    await first.execute(f"select pg_advisory_lock({migrate.LOCK})")
     with capture_logs() as told:
         waiting = asyncio.create_task(migrate.migrate(empty))
         await until(lambda: told)

@@ -147,7 +147,7 @@ async def test_application_posts_into_the_schema_whose_function_it_calls(
 
 
 async def test_migrations_of_two_schemas_do_not_wait_for_each_other(both: tuple[str, str], dba: Connection) -> None:
-    await dba.execute(f"select pg_advisory_lock({migrate._LOCK})")  # noqa: SLF001 - that very lock
+    await dba.execute(f"select pg_advisory_lock({migrate.LOCK})")
     assert await migrate.migrate(both[1]) == []
 
 

@@ -30,7 +30,13 @@ FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 """Seconds between two attempts of a migration. The delay is doubled up to the second value."""
 
 WAIT_TIMEOUT = 600.0
-"""Seconds after which a migration that gets no lock is aborted."""
+"""Seconds after which a migration that gets no lock is aborted, and a process that waits for another's gives up."""
+
+WAIT_LOG_INTERVAL = 30.0
+"""Seconds between two log lines of a process that waits for another's migration."""
+
+LOCK = 0x746F6373696E
+"""The key of the advisory lock of migrations, in the schema `tocsin`."""
 
 SHARED = (
     "The pooler in front of the database shares one session among several clients, as in transaction mode; set it to"
@@ -42,7 +48,6 @@ _SHARED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementN
 _SESSION = "select pg_backend_pid(), current_setting('search_path'), current_setting('enable_seqscan')"
 _SQL = queries("migrate")
 _TURN = 0.2
-_LOCK = 0x746F6373696E
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 
 log = structlog.get_logger(__name__)
@@ -76,7 +81,8 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
     """Apply the missing steps and return them.
 
     Raises `Refusal` if a file in the url cannot be read, the server is too old, not in UTF-8 or not durable, a pooler
-    is not in session mode, the role lacks a privilege, or a table is locked for longer than `WAIT_TIMEOUT`.
+    is not in session mode, the role lacks a privilege, or a table is locked, or another process migrates, for longer
+    than `WAIT_TIMEOUT`.
     """
     check_files(url)
     connection = await connect(url)
@@ -168,12 +174,22 @@ async def _is_off(connection: Connection, setting: str) -> bool:
 
 
 async def _lock(connection: Connection) -> None:
-    """Take the lock of migrations by polling: a waiting statement would hold a snapshot that delays others."""
-    is_logged = False
-    while not await connection.fetchval(_SQL["turn"], _LOCK):
-        if not is_logged:
-            log.info("waiting for another process to migrate the schema")
-            is_logged = True
+    """Take the lock of migrations by polling: a waiting statement would hold a snapshot that delays others.
+
+    Raises `Refusal` if another session holds it for longer than `WAIT_TIMEOUT`.
+    """
+    began, next_log = time.monotonic(), 0.0
+    while not await connection.fetchval(_SQL["turn"], LOCK):
+        waited = time.monotonic() - began
+        if waited >= min(next_log, WAIT_TIMEOUT):
+            holder = await connection.fetchval(_SQL["migrating"], LOCK) or "no session now"
+            if waited >= WAIT_TIMEOUT:
+                raise Refusal(
+                    f"Another process has been migrating the schema for {WAIT_TIMEOUT:.0f} s: {holder}. Wait for it, or"
+                    " end it if it hangs, and start again."
+                )
+            log.warning("waiting for another process to migrate the schema", held_by=holder)
+            next_log = waited + WAIT_LOG_INTERVAL
         await asyncio.sleep(_TURN)
 
 

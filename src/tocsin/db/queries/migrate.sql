@@ -29,6 +29,24 @@ limit 5
 -- Each schema of a database has its own lock.
 select pg_try_advisory_lock($1::bigint + hashtext(current_setting('search_path')) - hashtext('tocsin'))
 
+-- name: migrating
+-- The session that holds this lock, and its statement. Not everything of other roles' sessions is visible.
+select concat_ws(
+        ', ',
+        'process ' || a.pid,
+        a.usename,
+        nullif(a.application_name, ''),
+        'connected for ' || extract(epoch from clock_timestamp() - a.backend_start)::int || ' s',
+        nullif(left(regexp_replace(btrim(a.query), '\s+', ' ', 'g'), 100), '')
+    )
+from pg_locks l
+join pg_stat_activity a on a.pid = l.pid
+cross join (select $1::bigint + hashtext(current_setting('search_path')) - hashtext('tocsin') as key) wanted
+where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+    and l.database = (select oid from pg_database where datname = current_database())
+    and l.classid::bigint = (wanted.key >> 32) and l.objid::bigint = (wanted.key & 4294967295)
+limit 1
+
 -- name: schema
 select current_setting('search_path')
 

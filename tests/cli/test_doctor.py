@@ -35,8 +35,9 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch, url: str) -> str:
+async def outside(monkeypatch: pytest.MonkeyPatch, url: str, database: Database) -> str:
     """A healthy external database without workers."""
+    await database.value("delete from workers")  # of tests that ran before
     monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
     monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
     return url

@@ -104,9 +104,11 @@ async def changes_since(
     Erased and inactive users are left out.
     """
     found: dict[int, InboxChanges] = {}
-    for user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data in await database.rows(
-        _SQL["changes"], list(since), list(since.values()), limit
-    ):
+    if len(since) == 1:
+        rows = await database.rows(_SQL["changes_of_one"], *next(iter(since.items())), limit)
+    else:
+        rows = await database.rows(_SQL["changes"], list(since), list(since.values()), limit)
+    for user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data in rows:
         if user_id not in found:
             found[user_id] = InboxChanges(micros(made_at), at, unread_count, forgotten, tokens_from)
         if event is not None:

@@ -79,6 +79,9 @@ class Pages:
         return Page(data, total, unread_count, last, more, cursor_of(micros(made_at), at))
 
     async def _look(self, asked: Sequence[AskedPage]) -> dict[AskedPage, Record]:
+        if len(asked) == 1:
+            row = await self._database.row(_SQL["page"], *asked[0])
+            return {asked[0]: row} if row else {}
         columns = map(list, zip(*asked, strict=True))
         return {asked[row["number"] - 1]: row for row in await self._database.rows(_SQL["pages"], *columns)}
 

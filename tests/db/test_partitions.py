@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from tests.support.waiting import reaches, until
 from tocsin import invariants, retention
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
-from tocsin.db.pool import Database, connect
+from tocsin.db.pool import Database, connect, queries
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
 
@@ -202,6 +203,19 @@ async def test_import_that_waits_for_a_partition_is_applied(aged: Api, table: st
         importing = asyncio.create_task(import_lines(aged, line))
     await importing
     assert await aged.ids(1) == [line["notification"]["id"]]
+
+
+@pytest.mark.parametrize(("name", "others"), [("page", "9, 15, false"), ("changes_of_one", "0, 500")])
+async def test_statement_for_one_inbox_opens_one_of_its_partitions(aged: Api, name: str, others: str) -> None:
+    opened = set()
+    async with aged.app_state.database.connection() as connection:
+        await connection.execute(f"prepare looked as {queries('inbox')[name]}")
+        for user_id in range(1, 41):
+            rows = await connection.fetch(f"explain execute looked ({user_id}, {others})")
+            opened.add(frozenset(re.findall(r" on (inbox_\d)", "\n".join(row[0] for row in rows))))
+        assert await connection.fetchval("select generic_plans from pg_prepared_statements where name = 'looked'") > 30
+        await connection.execute("deallocate looked")
+    assert opened == {frozenset({f"inbox_{n}"}) for n in range(4)}
 
 
 async def test_retention_drops_an_old_month_with_all_that_belongs_to_it(

@@ -36,6 +36,7 @@ BOUNDED = {
     ("explain", "events"): "the last 5,000 events, compared with one user",
     ("fanout", "behind_locks"): "at most 100 heads that others hold",
     ("inbox", "changes"): "a language is compared with that of the one row that was looked up",
+    ("inbox", "changes_of_one"): "the same",
     ("inbox", "one"): "the languages of one event",
     ("invariants", "indexes"): "a row for each index",
     ("jobs", "depth"): "one row for each job that is due",

@@ -15,39 +15,18 @@ from (
     from unnest($1::int[], $2::bigint[], $3::int[], $4::bool[]) with ordinality as page (user_id, before, size, unread, number)
     limit cardinality($1::int[])
 ) a
-join heads h on h.user_id = a.user_id and h.active
-cross join lateral (
-    select count(*) > a.size as more, (array_agg(position))[least(count(*), a.size)] as last,
-           array_to_string((array_agg(notification(body, read_at, created_at)))[1 : a.size], ',') as data
-    from (
-        select entry.position, entry.read_at, entry.created_at, c.body
-        from (
-            select position, event_id, language, read_at, created_at
-            from (
-                (
-                    select position, event_id, language, read_at, created_at
-                    from inbox
-                    where user_id = a.user_id and deleted_at is null and read_at is null and position < a.before
-                    order by position desc
-                    limit 101
-                )
-                union all
-                (
-                    select position, event_id, language, read_at, created_at
-                    from inbox
-                    where user_id = a.user_id and deleted_at is null and read_at is not null and position < a.before
-                      and not a.unread
-                    order by position desc
-                    limit 101
-                )
-            ) merged
-            order by position desc
-            limit a.size + 1
-        ) entry
-        join contents c on c.event_id = entry.event_id and c.language = entry.language
-        order by entry.position desc
-    ) shown
-) found
+-- include: page
+
+-- name: page
+-- One page, as `pages` gives it. The planner does not evaluate a comparison of rows, so that it does not know the user: the
+-- plan for any user costs as little as one for this user, and is kept. The execution opens only the partition of the user.
+select a.number, h.position as at, h.made_at, h.tokens_from, case when a.unread then h.unread else h.total end as total,
+       h.unread, found.more, found.last, coalesce(found.data, '') as data
+from (
+    select case when (0, 0) <= (0, 0) then $1::int end as user_id, (select $2::bigint) as before, (select $3::int) as size,
+           (select $4::bool) as unread, 1::bigint as number
+) a
+-- include: page
 
 -- name: skip
 -- The position of the entry before a page by number; no row if the inbox ends before it.
@@ -334,85 +313,13 @@ select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgot
 from (
     select * from unnest($1::int[], $2::bigint[]) as given (user_id, since) limit cardinality($1::int[])
 ) a
-join heads h on h.user_id = a.user_id and h.active
-left join lateral (
-    select position, event, data
-    from (
-        (
-            select come.position, 'notification' as event, notification(c.body, come.read_at, come.created_at) as data
-            from (
-                (
-                    select position, event_id, language, read_at, created_at
-                    from inbox
-                    where user_id = a.user_id and deleted_at is null and read_at is null
-                      and position > greatest(a.since, 0)
-                    order by position
-                    limit 501
-                )
-                union all
-                (
-                    select position, event_id, language, read_at, created_at
-                    from inbox
-                    where user_id = a.user_id and deleted_at is null and read_at is not null
-                      and position > greatest(a.since, 0)
-                    order by position
-                    limit 501
-                )
-            ) come
-            join contents c on c.event_id = come.event_id and c.language = come.language
-            order by come.position
-            limit (select $3::int)
-        )
-        union all
-        (
-            select n.position,
-                   case n.change when 'all_read' then 'read' when 'rewritten' then 'notification' else n.change end,
-                   case
-                       when n.change = 'all_read' then
-                           '{"all":true,"up_to":' || coalesce((
-                               select '"' || i.event_id || '"'
-                               from inbox i
-                               where i.user_id = a.user_id and i.deleted_at is null and i.read_at is not null
-                                 and i.position <= n.up_to
-                               order by i.position desc
-                               limit 1
-                           ), 'null') || '}'
-                       when n.change = 'rewritten' then r.data
-                       when cardinality(n.event_ids) = 1 then '{"id":"' || n.event_ids[1] || '"}'
-                       else '{"ids":' || to_json(n.event_ids) || '}'
-                   end
-            from (
-                select c.position, c.change, c.event_ids, c.up_to
-                from changes c
-                where c.user_id = a.user_id and c.position > a.since
-                  and (c.change <> 'rewritten' or exists (
-                      select from unnest(c.event_ids) as changed (event_id)
-                      where (
-                          select i.deleted_at is null from inbox i
-                          where i.user_id = a.user_id and i.event_id = changed.event_id
-                      )
-                  ))
-                order by c.position
-                limit (select $3::int)
-            ) n
-            left join lateral (
-                select notification(c.body, i.read_at, i.created_at) as data
-                from unnest(n.event_ids) as changed (event_id)
-                cross join lateral (
-                    select position, language, read_at, created_at
-                    from inbox
-                    where user_id = a.user_id and event_id = changed.event_id and deleted_at is null
-                    offset 0
-                ) i
-                join contents c on c.event_id = changed.event_id and c.language = i.language
-                order by i.position
-            ) r on n.change = 'rewritten'
-        )
-    ) happened
-    order by position
-    fetch first (select $3::int) rows with ties -- all notifications of one change
-) told on true
-order by a.user_id, told.position
+-- include: changes
+
+-- name: changes_of_one
+-- The same of one inbox. The execution opens only the partition of its user, as in `page`.
+select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data
+from (select case when (0, 0) <= (0, 0) then $1::int end as user_id, (select $2::bigint) as since) a
+-- include: changes
 
 -- name: forget_changes
 -- Delete changes that are older than a week. A client with an older cursor has to load the list.

@@ -1,7 +1,8 @@
 """Machines, disks and network for a number of users and events a day, and what runs out first.
 
 Nothing is measured here. The costs below were measured, each by the benchmark that its comment names, on two cores of a
-server; a machine of yours differs, so give twice as much, and measure. Without arguments, four sizes are shown.
+server; a machine of yours differs, so give twice as much, and measure. They are those of a busy service, whose requests
+share statements: an idle one takes more for each, and has the time. Without arguments, four sizes are shown.
 """
 
 import argparse
@@ -11,16 +12,16 @@ from dataclasses import dataclass
 
 DAY = 86_400
 
-EVENT_CPU = 400e-6
-"""Processor seconds of an event with its first recipient, from the request to the inbox (`post_event`)."""
+EVENT_CPU = 180e-6
+"""Processor seconds of an event with its first recipient, from the request to the inbox (`cells`)."""
 
-ENTRY_CPU = 8.3e-6
+ENTRY_CPU = 1 / 187_000
 """Processor seconds of each further recipient (`team`)."""
 
-PAGE_CPU = 400e-6
-"""Processor seconds of a page (`list_page`: 200 to 600 us)."""
+PAGE_CPU = 140e-6
+"""Processor seconds of a page (`limits`)."""
 
-PUSH_CPU = 1 / 5_000
+PUSH_CPU = 1 / 10_200
 """Processor seconds of a push (`push`)."""
 
 EVENT_BYTES, ENTRY_BYTES, PUSH_BYTES, USER_BYTES = 1_920, 180, 400, 310
@@ -32,12 +33,15 @@ EVENT_WAL, ENTRY_WAL = 2_900, 503
 EVENT_TRAFFIC, PAGE_TRAFFIC, PUSH_TRAFFIC, LIVE_TRAFFIC = 1_500, 12_000, 1_500, 700
 """Bytes on the network, in and out, of a post, a page of 15, a push and a notification on a stream."""
 
-STREAM_MEMORY = 25 * 1024
+LOOK_UP_CPU, LOOK_UP_INTERVAL = 1.4e-6, 1.5
+"""Processor seconds of PostgreSQL for the look-up of a stream's inbox (`look_ups`), and the seconds between two."""
+
+STREAM_MEMORY = 18 * 1024
 """Bytes of an open stream (`streams`)."""
 
 STREAMS_OF_PROCESS = 10_000
-PROCESS_MEMORY = 130 * 2**20
-"""Bytes of a `serve` or `worker` process without streams (`memory`)."""
+PROCESS_MEMORY = 125 * 2**20
+"""Bytes of a `serve` or `worker` process without streams, after an hour of load (`soak`)."""
 
 PEAK = 4
 """How many times the mean of a day the busiest minute is."""
@@ -54,8 +58,6 @@ class Server:
     disk: float = 4e12  # bytes: more takes too long to back up and to restore
     wal: float = 100e6  # bytes a second that one standby follows
     forgotten: float = 30_000  # events a second that retention deletes beside the load
-    heads: float = 20_000  # inbox heads a second that are written
-    lookups: float = 100_000  # heads a second that open streams look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,10 @@ def plan(load: Load, server: Server | None = None) -> Plan:
     further = max(entries - events, 0)
     streams = load.users * load.streams
     writing = events * EVENT_CPU + further * ENTRY_CPU
-    work = writing + pages * PAGE_CPU + pushes * PUSH_CPU
+    looks = streams / LOOK_UP_INTERVAL * LOOK_UP_CPU
+    work = writing + pages * PAGE_CPU + pushes * PUSH_CPU + looks
     # PostgreSQL takes 0.4 of an event, nearly all of a further recipient, 0.4 of a page and 0.3 of a push
-    in_database = 0.4 * (events * EVENT_CPU + pages * PAGE_CPU) + further * ENTRY_CPU + 0.3 * pushes * PUSH_CPU
+    in_database = 0.4 * (events * EVENT_CPU + pages * PAGE_CPU) + further * ENTRY_CPU + 0.3 * pushes * PUSH_CPU + looks
     of_python = (work - in_database) / BUSY
     processes = max(1, math.ceil(of_python), math.ceil(streams / STREAMS_OF_PROCESS))
     kept = load.days * (load.events * EVENT_BYTES + load.entries * (ENTRY_BYTES + load.pushes * PUSH_BYTES))
@@ -119,9 +122,7 @@ def plan(load: Load, server: Server | None = None) -> Plan:
         "disk": (kept + load.users * USER_BYTES) / server.disk,
         "forgetting": load.events / DAY / server.forgotten,
         "write-ahead log": wal / server.wal,
-        "inbox heads": entries / server.heads,
         "processors of the database": in_database / BUSY / server.cores,
-        "look-ups of streams": streams / 1.5 / server.lookups,
     }
     return Plan(
         events=events,

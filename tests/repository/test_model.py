@@ -42,7 +42,7 @@ def test_databases_have_room_for_what_runs_out_first(load: Load) -> None:
 
 def test_larger_disk_makes_another_limit_the_first() -> None:
     assert plan(SIZES[-1]).limits[0][0] == "disk"
-    assert plan(SIZES[-1], Server(disk=1e15)).limits[0][0] == "look-ups of streams"
+    assert plan(SIZES[-1], Server(disk=1e15)).limits[0][0] == "write-ahead log"
 
 
 @pytest.mark.processes

@@ -178,7 +178,7 @@ async def test_making_a_month_gives_way_to_work_and_is_repeated(aged: Api) -> No
 
 
 @contextlib.asynccontextmanager
-async def month_made_meanwhile(api: Api, table: str) -> AsyncIterator[None]:
+async def month_in_the_making(api: Api, table: str) -> AsyncIterator[None]:
     """Make the missing partition of this month after the block, when a statement waits for it."""
     await api.app_state.database.value(f"drop table {table}_{months()[0]}")
     async with api.app_state.database.transaction() as other:
@@ -189,7 +189,7 @@ async def month_made_meanwhile(api: Api, table: str) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("table", BY_MONTH)
 async def test_event_that_waits_for_its_partition_is_accepted(aged: Api, table: str) -> None:
-    async with month_made_meanwhile(aged, table):
+    async with month_in_the_making(aged, table):
         posting = asyncio.create_task(aged.post({**custom(1), "about": ["order:1"]}))
     id_ = await posting
     assert await aged.ids(1) == [id_]
@@ -199,7 +199,7 @@ async def test_event_that_waits_for_its_partition_is_accepted(aged: Api, table: 
 @pytest.mark.parametrize("table", ["events", "contents", "subjects"])
 async def test_import_that_waits_for_a_partition_is_applied(aged: Api, table: str) -> None:
     line = notification(1, id=str(new_id()))
-    async with month_made_meanwhile(aged, table):
+    async with month_in_the_making(aged, table):
         importing = asyncio.create_task(import_lines(aged, line))
     await importing
     assert await aged.ids(1) == [line["notification"]["id"]]

@@ -356,12 +356,12 @@ async def _store(
             await asyncio.sleep(0)
         data = _data_of(draft, users)
         as_json = None if data is None else to_json(data)
-        rows.append(_row(id_, draft, as_json, batch, len(drafts) - position))
+        rows.append(_row(id_, draft, as_json))
         if at_once and id_ in few and data is not None and as_json is not None:
             contents += [
                 (position, *content) for content in at_once.render(id_, draft.checked, data, as_json, languages)
             ]
-    arguments = (*map(list, zip(*rows, strict=True)), len(rows))
+    arguments = (*map(list, zip(*rows, strict=True)), batch, len(rows))
     if at_once and contents:
         words = map(list, zip(*contents, strict=True))
         entering = (*words, at_once.languages, lanes, batch is not None, DIRECT_MAX_RECIPIENTS)
@@ -505,7 +505,7 @@ def _data_of(draft: Draft, users: Users) -> Mapping[str, Any] | None:
     return {**draft.checked.data, **filled} if all(filled.values()) else None
 
 
-def _row(id_: UUID, draft: Draft, data: str | None, batch: UUID | None, lag: int) -> tuple[Any, ...]:
+def _row(id_: UUID, draft: Draft, data: str | None) -> tuple[Any, ...]:
     """Return the arguments of the statement for one event."""
     checked = draft.checked
     own = [f"key:{draft.key}"] if draft.key else []
@@ -525,8 +525,6 @@ def _row(id_: UUID, draft: Draft, data: str | None, batch: UUID | None, lag: int
         draft.deliver_at,
         draft.key,
         draft.digest,
-        None if draft.deliver_at else batch,
-        lag,
         draft.cost,
     )
 

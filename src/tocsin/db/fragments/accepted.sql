@@ -1,7 +1,8 @@
 -- Store events of any number of callers, each with its subjects. Left out is an event without data, one that names unknown
--- recipients and does not skip them, and one whose id is in use. Events that are due at once are due in their order,
--- microseconds apart and before now. They are inserted in the order of their ids, so that two sessions never wait for each
--- other. The limit is the number of events. It shows the planner that they are few, so that it keeps its plan.
+-- recipients and does not skip them, and one whose id is in use. Events that are due at once belong to the batch $17, if it
+-- is given, and are due in their order, microseconds apart and before now. They are inserted in the order of their ids, so
+-- that two sessions never wait for each other. The limit is the number of events. It shows the planner that they are few,
+-- so that it keeps its plan.
 draft as materialized (
     select given.*, unknown_users <> '{}' or unknown_teams <> '{}' as has_unknown,
            case
@@ -16,19 +17,18 @@ draft as materialized (
     from (
         select d.ordinal::int as ordinal, d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users,
                d.teams::int[] as teams, d.excepted::int[] as excepted, d.data, d.params, d.subjects::text[] as subjects,
-               d.key, d.digest, d.batch, d.skips, d.cost,
-               coalesce(d.due_at, now() - d.lag * interval '1 microsecond') as due_at,
+               d.key, d.digest, d.skips, d.cost, case when d.due_at is null then $17::uuid end as batch,
+               coalesce(d.due_at, now() - ($18 - d.ordinal) * interval '1 microsecond') as due_at,
                array(select id from unknown_users(d.users::int[], d.company_id)) as unknown_users,
                array(select id from unknown_teams(d.teams::int[], d.company_id)) as unknown_teams
         from unnest(
             $1::uuid[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[],
-            $10::text[], $11::text[], $12::bool[], $13::timestamptz[], $14::text[], $15::bytea[], $16::uuid[],
-            $17::int[], $18::int[]
+            $10::text[], $11::text[], $12::bool[], $13::timestamptz[], $14::text[], $15::bytea[], $16::int[]
         ) with ordinality as d (
             id, service, company_id, kind, actor, users, teams, data, params, subjects, excepted, skips, due_at, key,
-            digest, batch, lag, cost, ordinal
+            digest, cost, ordinal
         )
-        limit $19::bigint
+        limit $18::bigint
     ) given
 ),
 accepted as (

@@ -20,9 +20,9 @@ from outcome
 where has_unknown or not is_stored
 
 -- name: accept_at_once
--- The same, but those of the events with content ($20..$22; all in the same languages) that reach at most $26 users, whose
+-- The same, but those of the events with content ($19..$21; all in the same languages) that reach at most $25 users, whose
 -- heads no other session has locked, are delivered and get no job, if their content is given in all languages of their
--- recipients; with $25, all of the events or none. Waiting for a head would delay the events of other callers. Returns the events with content, too.
+-- recipients; with $24, all of the events or none. Waiting for a head would delay the events of other callers. Returns the events with content, too.
 --
 -- Lists are not joined but looked up in a hash, as `in` does that is not a condition by itself: the planner expects every
 -- list to be short, and would compare each row of one list with each row of another.
@@ -31,7 +31,7 @@ with
 stored as materialized (
     select ordinal, id, company_id, actor, known_users, known_teams, excepted, generation, batch, due_at, cost, unknown_users,
            unknown_teams, has_unknown, id in (select id from accepted) as is_stored,
-           ordinal in (select unnest($20::int[])) as has_content
+           ordinal in (select unnest($19::int[])) as has_content
     from draft
 ),
 candidate as materialized (
@@ -42,7 +42,7 @@ candidate as materialized (
       and not exists (
           select
           from unnest(known_teams) as t (team_id)
-          cross join lateral (select m.user_id from members m where m.team_id = t.team_id offset $26::int limit 1) further
+          cross join lateral (select m.user_id from members m where m.team_id = t.team_id offset $25::int limit 1) further
       )
 ),
 -- include: found(into=reached)
@@ -54,34 +54,34 @@ free as materialized (
     ) h
 ),
 speaker as (select locale from free where active),
--- include: spoken(languages=$23)
+-- include: spoken(languages=$22)
 served as (
     select user_id
     from free
-    where not active or (select languages from spoken) ->> locale in (select unnest($21::text[]))
+    where not active or (select languages from spoken) ->> locale in (select unnest($20::text[]))
 ),
 ready as materialized (
     select ordinal
     from reached
     group by ordinal
-    having count(*) <= $26 and bool_and(user_id < 0 or user_id in (select user_id from served))
+    having count(*) <= $25 and bool_and(user_id < 0 or user_id in (select user_id from served))
 ),
 piece as materialized (
     select *
     from candidate
     where (ordinal in (select ordinal from ready)) is true
-      and (not $25::bool or (select count(*) from ready) = $19)
+      and (not $24::bool or (select count(*) from ready) = $18)
 ),
 recipient as materialized (
     select * from reached where (ordinal in (select ordinal from piece)) is true
 ),
 -- include: head
--- include: entries(lanes=$24)
+-- include: entries(lanes=$23)
 ,
 said as (
     insert into contents (event_id, language, body)
     select ($1::uuid[])[content.ordinal], content.language, content.body
-    from unnest($20::int[], $21::text[], $22::text[]) as content (ordinal, language, body)
+    from unnest($19::int[], $20::text[], $21::text[]) as content (ordinal, language, body)
     join got using (ordinal)
     where content.language = any(got.languages)
 ),

@@ -33,7 +33,7 @@ EVENT_WAL, ENTRY_WAL = 2_900, 503
 EVENT_TRAFFIC, PAGE_TRAFFIC, PUSH_TRAFFIC, LIVE_TRAFFIC = 1_500, 12_000, 1_500, 700
 """Bytes on the network, in and out, of a post, a page of 15, a push and a notification on a stream."""
 
-LOOK_UP_CPU, LOOK_UP_INTERVAL = 1.4e-6, 1.5
+LOOK_UP_CPU, LOOK_UP_INTERVAL = 0.9e-6, 1.5
 """Processor seconds of PostgreSQL for the look-up of a stream's inbox (`look_ups`), and the seconds between two."""
 
 STREAM_MEMORY = 18 * 1024

@@ -21,7 +21,7 @@ from pydantic import (
 
 from tocsin.catalogue.rendering import has_only_allowed_tags, one_line
 from tocsin.errors import MAX_FIELD_ERRORS
-from tocsin.ids import MAX_ID, parsed_uuid
+from tocsin.ids import MAX_ID, uuid_text
 from tocsin.notifications import moment_of
 from tocsin.validation import Between, RequestModel, refusal, refusals
 
@@ -53,7 +53,11 @@ def _known_zone(name: str) -> str:
 
 
 def _known_uuid(given: Any) -> UUID:
-    if (found := parsed_uuid(given)) is None:
+    return UUID(_known_uuid_text(given))
+
+
+def _known_uuid_text(given: Any) -> str:
+    if (found := uuid_text(given)) is None:
         raise refusal("uuid", "must be a UUID")
     return found
 
@@ -116,6 +120,7 @@ Given = BeforeValidator(_given)
 Id = Annotated[int, Between(1, MAX_ID)]
 Ids = Annotated[list[Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]], Field(fail_fast=True), WrapValidator(_ids)]
 Uuid = Annotated[UUID, PlainValidator(_known_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
+UuidText = Annotated[str, PlainValidator(_known_uuid_text), WithJsonSchema({"type": "string", "format": "uuid"})]
 Name = Annotated[str, Field(max_length=255), AfterValidator(one_line)]
 Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
 Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
@@ -177,7 +182,7 @@ class NotificationLine(RequestModel, title="OldNotification"):
     """A notification of another system. Its HTML may contain only the tags of the catalogue."""
 
     user_id: Id
-    id: Uuid
+    id: UuidText
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
     data: dict[str, Any]
     message: Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]

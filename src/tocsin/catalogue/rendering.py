@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from typing import Any, NamedTuple
 
-_TAG = re.compile(r"<(/?)(p|strong|em)>")
+_TAG = re.compile(r"</?(?:p|strong|em)>")
 _WORD = re.compile(r"\{([A-Za-z]\w*(?:\.[A-Za-z]\w*)?)\}")
 _LINE_BREAK = re.compile(r"\r\n?|\n")
 _WHITE_SPACE = re.compile(r"\s")
@@ -167,14 +168,20 @@ def readable(code: str, of: str) -> str:
 
 def has_only_allowed_tags(html: str) -> bool:
     """Return whether HTML has only the tags `p`, `strong`, `em` and `br`, properly nested and closed."""
-    is_open: list[str] = []
     tags = _TAG.findall(html)
-    for slash, name in tags:
-        if not slash:
-            is_open.append(name)
-        elif not is_open or is_open.pop() != name:
+    return html.count("<") == len(tags) + html.count("<br>") and _are_nested("".join(tags))
+
+
+@lru_cache(maxsize=100)
+def _are_nested(tags: str) -> bool:
+    """Return whether these tags, without text, are properly nested and closed. Texts use few patterns."""
+    is_open: list[str] = []
+    for tag in tags[1:-1].split("><") if tags else ():
+        if not tag.startswith("/"):
+            is_open.append(tag)
+        elif not is_open or is_open.pop() != tag[1:]:
             return False
-    return not is_open and html.count("<") == len(tags) + html.count("<br>")
+    return not is_open
 
 
 def _pieces(run: str, *, bold: bool) -> list[Word | str]:

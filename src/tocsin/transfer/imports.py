@@ -35,7 +35,7 @@ MAX_FIELD_ERRORS = 100
 STAGE_BATCH_SIZE, STAGE_BATCH_BYTES = 2_000, 2**21
 """Lines per statement that stages them, fewer if they have more bytes."""
 
-CHECK_BATCH_SIZE = 100_000
+CHECK_BATCH_SIZE = 20_000
 """Lines per statement that looks up what they name, or removes them, so that it ends long before its timeout."""
 
 APPLY_BATCH_SIZE = 2_500

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from html import escape
 from typing import Any, Literal, NamedTuple
-from uuid import UUID
 
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -18,6 +17,8 @@ from tocsin.notifications import IMPORTED, body_with
 from tocsin.push.device_formats import DeviceLine
 from tocsin.strict_json import parse_object
 from tocsin.validation import field_error, field_errors_of, under
+
+_NO_EVENT = "\t".join([r"\N"] * 5)
 
 Part = Literal["user", "team", "device", "notification"]
 
@@ -37,7 +38,7 @@ class Line(NamedTuple):
     body: str
     happened_at: datetime | None = None
     read_at: datetime | None = None
-    event_id: UUID | None = None
+    event_id: str | None = None
     kind: str | None = None
     data: str | None = None
     language: str | None = None
@@ -95,7 +96,7 @@ class LineParser:
         formatted = given.message_formatted
         if formatted is None:
             formatted = f"<p>{escape(given.message, quote=False)}</p>"
-        body = body_with(str(given.id), given.type, data, given.message, formatted)
+        body = body_with(given.id, given.type, data, given.message, formatted)
         kind = self.catalogue.name_of(given.type, given.data)
         language = IMPORTED + hashlib.blake2b(body.encode(), digest_size=6).hexdigest()
         subjects = self.catalogue.subjects_of(kind, given.data)
@@ -108,8 +109,11 @@ def copied(line: Line) -> str:
 
     The texts of a line are JSON or names, without line feeds and tabs; those of subjects may be any.
     """
-    *cells, subjects = line
-    return "\t".join([*map(_cell, cells), r"\N" if subjects is None else _array(subjects)])
+    number, part, user_id, body, happened_at, read_at, event_id, kind, data, language, subjects = line
+    text = f"{number}\t{part}\t{_cell(user_id)}\t{_escaped(body)}\t{_cell(happened_at)}\t{_cell(read_at)}\t"
+    if event_id is None:
+        return text + _NO_EVENT
+    return f"{text}{event_id}\t{kind}\t{_escaped(data or '')}\t{language}\t{_array(subjects or ())}"
 
 
 def _json(value: object) -> str:
@@ -117,12 +121,14 @@ def _json(value: object) -> str:
 
 
 def _cell(value: object) -> str:
-    if value is None:
-        return r"\N"
-    return value.replace("\\", r"\\") if isinstance(value, str) else str(value)
+    return r"\N" if value is None else str(value)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\")
 
 
 def _array(texts: Sequence[str]) -> str:
     quoted = (text.replace("\\", r"\\").replace('"', r"\"") for text in texts)
     array = "{" + ",".join(f'"{text}"' for text in quoted) + "}"
-    return _cell(array).replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")
+    return _escaped(array).replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")

@@ -762,7 +762,7 @@ class TestPage:
             await choice.select_option("first")
             await expect(page.get_by_text(id_[-10:])).to_be_hidden()
             await page.evaluate("location.hash = 'user/7'")
-            await expect(page.get_by_role("heading", name="First7 Last7")).to_be_visible()
+            await expect(page.get_by_text("First7 Last7")).to_be_visible()
 
     async def test_console_shows_no_choice_of_cells_without_several(self, page: Page, api: Api) -> None:
         await enter(page, api)

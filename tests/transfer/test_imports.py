@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -212,6 +212,23 @@ async def test_import_preserves_every_character(api: Api, text: str) -> None:
     assert (await api.as_service("GET", "/directory/users/1")).json()["profile_picture"] == text
     [event] = await api.app_state.database.rows("select subjects, data from events")
     assert (event["subjects"], json.loads(event["data"])) == ([f"case:{text.lower()}"], data)
+
+
+async def test_event_has_the_subjects_of_all_its_imported_lines(api: Api) -> None:
+    """Retention and erasure find the subjects of an event by its row; others would stay for ever."""
+    await api.people(1, 2, 3)
+    id_, database = str(new_id()), api.app_state.database
+
+    def about(user_id: int, case_id: str) -> Any:
+        return notification(user_id, id=id_, data={"case": {"id": case_id}})
+
+    await import_lines(api, about(1, "6"), about(2, "7"))
+    await import_lines(api, about(3, "8"))
+    rows = await database.rows("select subject from subjects where event_id = $1 order by subject", UUID(id_))
+    assert [row["subject"] for row in rows] == ["case:6", "case:7", "case:8"]
+    assert sorted(await database.value("select subjects from events where id = $1", UUID(id_))) == [
+        row["subject"] for row in rows
+    ]
 
 
 async def test_import_requires_resync_of_existing_clients(api: Api) -> None:

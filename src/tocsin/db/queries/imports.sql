@@ -269,10 +269,35 @@ content as (
 event as (
     -- the generation is given, because its default would be evaluated for each row
     insert into events (id, service, company_id, kind, data, params, users, teams, subjects, accepted_at, generation)
-    select distinct on (id) id, null, company_id, kind, data, '{}', '{}'::int[], '{}'::int[], subjects, created_at,
-           (select generation())
-    from told
-    where is_new
+    select id, null, company_id, kind, data, '{}', '{}'::int[], '{}'::int[],
+           case
+               when fewest = most then subjects
+               else array(
+                   select distinct of.subject
+                   from jsonb_array_elements(every) as list, jsonb_array_elements_text(list) as of (subject)
+               )
+           end,
+           created_at, (select generation())
+    from (
+        select distinct on (id) id, company_id, kind, data, created_at, subjects, min(subjects) over event as fewest,
+               max(subjects) over event as most, jsonb_agg(subjects) over event as every
+        from told
+        where is_new
+        window event as (partition by id)
+    ) first
+),
+further as (
+    -- An event has the subjects of all its lines, also of those in later imports: retention deletes what it names.
+    update events e
+    set subjects = array(select distinct unnest(e.subjects || named.subjects))
+    from (
+        select told.id, array_agg(distinct of.subject) as subjects
+        from told
+        cross join unnest(told.subjects) as of (subject)
+        where not told.is_new
+        group by told.id
+    ) named
+    where e.id = named.id and not named.subjects <@ e.subjects
 ),
 about as (
     insert into subjects (subject, event_id)

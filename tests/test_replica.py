@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,13 @@ def hanging(server: OwnServer) -> Iterator[None]:
         server.process.send_signal(signal.SIGSTOP)
         stopped = [int(pid) for pid in Path(f"/proc/{main}/task/{main}/children").read_text("ascii").split()]
         for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # a worker has ended
+                os.kill(pid, signal.SIGSTOP)
         yield
     finally:
         for pid in (*stopped, main):
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def reads(api: Api, target: str) -> int:

@@ -151,7 +151,15 @@ class Program:
 def children_of(service: Program) -> list[int]:
     """The processes that serve, in the order of their start."""
     listed = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text("ascii").split()
-    return sorted(pid for pid in map(int, listed) if b"--sibling" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return sorted(pid for pid in map(int, listed) if b"--sibling" in _command_of(pid))
+
+
+def _command_of(pid: int) -> bytes:
+    """The command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @asynccontextmanager

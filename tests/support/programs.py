@@ -11,7 +11,7 @@ UNREACHABLE = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUN
 UV = Path(__file__).parents[2] / ".uv/bin/uv"
 
 
-async def run(folder: Path, *command: str, seconds: float = 120, **environment: str) -> tuple[int, str]:
+async def run(folder: Path, *command: str, seconds: float = 300, **environment: str) -> tuple[int, str]:
     """Return a command's exit status and output."""
     running = await asyncio.create_subprocess_exec(
         *command,
@@ -25,7 +25,7 @@ async def run(folder: Path, *command: str, seconds: float = 120, **environment: 
     return running.returncode, output.decode()
 
 
-async def locked_environment(folder: Path, lock: Path, *, seconds: float = 120) -> Path:
+async def locked_environment(folder: Path, lock: Path, *, seconds: float = 300) -> Path:
     """Return the programs of a virtual environment that has what a lock file lists, made in `folder`."""
     if not UV.exists():
         pytest.skip("uv is not where make puts it")

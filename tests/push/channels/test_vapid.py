@@ -81,7 +81,8 @@ async def test_vapid_subject_defaults_to_https_public_url_or_warns(
         for lane in lanes_of(settings):
             await lane.transport.close()
     is_warned = not public_url.startswith("https://crm")
-    assert [each["event"].startswith("web pushes to Safari will be refused") for each in logs] == [True] * is_warned
+    warnings = [each for each in logs if each["event"].startswith("web pushes to Safari will be refused")]
+    assert len(warnings) == is_warned
     request = plan(settings)[0].make().request(push(browser("https://web.push.apple.com/x"), shown()))
     assert isinstance(request, Request)
     token = dict(request.headers)["authorization"].removeprefix("vapid t=").split(",")[0]

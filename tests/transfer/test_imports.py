@@ -215,7 +215,7 @@ async def test_import_preserves_every_character(api: Api, text: str) -> None:
 
 
 async def test_event_has_the_subjects_of_all_its_imported_lines(api: Api) -> None:
-    """Retention and erasure find the subjects of an event by its row; others would stay for ever."""
+    """Retention and erasure find the subjects of an event by its row; other subjects would never be deleted."""
     await api.people(1, 2, 3)
     id_, database = str(new_id()), api.app_state.database
 

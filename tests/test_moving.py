@@ -823,14 +823,20 @@ async def test_push_that_settles_after_the_copy_is_settled_in_the_new_cell(
     assert [row["state"] for row in await pools[1].rows("select state from deliveries")] == ["dead"]
 
 
+async def post_held(api: Api) -> str:
+    """Post an event that waits for its time, and return its id."""
+    held = message_event("held", 3, deliver_at=in_future())
+    id_: str = (await api.as_service("POST", "/events", json=held, company_id=COMPANY)).json()["id"]
+    return id_
+
+
 @in_schemas
 async def test_event_that_is_cancelled_after_the_copy_is_cancelled_in_the_new_cell(
     cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waited during the copy, and was accepted long before."""
     await fill(cells[0])
-    held = message_event("held", 3, deliver_at=in_future())
-    id_ = (await cells[0].as_service("POST", "/events", json=held, company_id=COMPANY)).json()["id"]
+    id_ = await post_held(cells[0])
     await pools[0].rows("update events set accepted_at = accepted_at - interval '1 day' where id = $1", id_)
 
     async def cancel() -> None:
@@ -846,8 +852,7 @@ async def test_event_that_fails_while_the_company_is_locked_is_in_the_new_cell(
     cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(cells[0])
-    held = message_event("held", 3, deliver_at=in_future())
-    id_ = (await cells[0].as_service("POST", "/events", json=held, company_id=COMPANY)).json()["id"]
+    id_ = await post_held(cells[0])
     other = uuid4()
     await jobs.enrol(pools[0], other, "host:0")  # a worker has its job, so that the move does not lock it
     await pools[0].rows("update jobs set worker_id = $2 where id = $1", id_, other)

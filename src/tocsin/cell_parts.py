@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -82,6 +82,15 @@ class Shared:
     reloaded: list[Pushing] = field(default_factory=list)
     cells: dict[str, Watched] = field(default_factory=dict)
 
+    @contextlib.contextmanager
+    def reloading(self, pushing: Pushing) -> Iterator[None]:
+        """Reload the keys of these lanes for as long as the block runs."""
+        self.reloaded.append(pushing)
+        try:
+            yield
+        finally:
+            self.reloaded.remove(pushing)
+
 
 @contextlib.asynccontextmanager
 async def base_of(settings: Settings, url: str) -> AsyncIterator[Base]:
@@ -157,13 +166,9 @@ async def worker_of(base: Base, shared: Shared, lanes: Sequence[Lane]) -> AsyncI
     at_once = AtOnce(shared.catalogue, [lane.name for lane in lanes], metrics.inbox)
     worker.posts = posts_of(database, shared.catalogue, base.pubsub, guard_of(settings), at_once)
     forgetting = run(base.bulk, settings.retention_days, settings.audit_retention_days)
-    pushing = (lanes, worker.dispatcher)
-    shared.reloaded.append(pushing)
-    try:
+    with shared.reloading((lanes, worker.dispatcher)):
         async with in_background(forgetting):
             yield worker
-    finally:
-        shared.reloaded.remove(pushing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +199,12 @@ async def keep_open(  # noqa: PLR0913, PLR0917 - what it opens beside
             opened(own, url, beside.catalogue, beside.verifier, with_worker=False, beside=beside) as part,
         ):
             routing.states[cell.name] = part.app_state
-            pushing = (part.lanes, None)
-            shared.reloaded.append(pushing)
             log.info("cell is open", cell=cell.name)
             try:
-                await _serve_cell(part, cell, shared, leases)
+                with shared.reloading((part.lanes, None)):
+                    await _serve_cell(part, cell, shared, leases)
             finally:
                 del routing.states[cell.name]
-                shared.reloaded.remove(pushing)
                 part.app_state.streams.close()
 
     await _again_and_again(open_once, "cell cannot be served; it will be retried", cell)

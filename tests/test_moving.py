@@ -69,17 +69,21 @@ async def cells(urls: tuple[str, str]) -> AsyncIterator[tuple[Api, Api]]:
         yield a, b
 
 
+@contextlib.asynccontextmanager
+async def opened(urls: tuple[str, str]) -> AsyncIterator[tuple[Database, Database]]:
+    """The databases as a command opens them."""
+    first, second = (Database(url, moving.CONNECTIONS, 60) for url in urls)
+    async with contextlib.AsyncExitStack() as stack:
+        for each in (first, second):
+            await each.open()
+            stack.push_async_callback(each.close)
+        yield first, second
+
+
 @pytest.fixture
 async def pools(urls: tuple[str, str]) -> AsyncIterator[tuple[Database, Database]]:
-    """The databases as the command opens them."""
-    async with contextlib.AsyncExitStack() as stack:
-        opened = []
-        for url in urls:
-            database = Database(url, moving.CONNECTIONS, 60)
-            await database.open()
-            stack.push_async_callback(database.close)
-            opened.append(database)
-        yield opened[0], opened[1]
+    async with opened(urls) as pair:
+        yield pair
 
 
 @pytest.fixture(autouse=True)
@@ -892,7 +896,10 @@ async def test_erasure_that_begins_before_the_locks_is_waited_for(
 
 @in_schemas
 async def test_command_that_lost_its_turn_changes_nothing(
-    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    cells: tuple[Api, Api],
+    pools: tuple[Database, Database],
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await fill(cells[0])
     began, moved = asyncio.Event(), asyncio.Event()
@@ -911,7 +918,8 @@ async def test_command_that_lost_its_turn_changes_nothing(
         "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock'"
         " and database = (select oid from pg_database where datname = current_database())"
     )
-    await moving.move(*pools, COMPANY, "a", "b")
+    async with opened(urls) as others:
+        await moving.move(*others, COMPANY, "a", "b")
     new = await cells[1].post(note(3), company_id=COMPANY)
     moved.set()
     with pytest.raises(Refusal, match="Another"):
@@ -936,6 +944,36 @@ async def test_erasure_during_the_closing_does_not_end_the_move(
     monkeypatch.setattr(Connection, "execute", doing)
     await moving.move(*pools, COMPANY, "a", "b")
     assert (await answers[0]).status_code in {204, 404, 503}
+
+
+@in_schemas
+async def test_work_that_began_while_the_company_closed_ends_first(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The company is closed once, not again and again until nothing happens to be under way."""
+    await fill(cells[0])
+    follow, ending = moving._Move._follow, list[asyncio.Task[Any]]()  # noqa: SLF001
+
+    async def end() -> None:
+        await asyncio.sleep(1)
+        await pools[0].rows("delete from resolutions")
+
+    async def follow_as_one_begins(self: Any, source: Connection | None = None) -> int:
+        closing = await pools[0].value("select closed_until is not null from moves where company_id = $1", COMPANY)
+        if closing and not ending:
+            await pools[0].rows(
+                "insert into resolutions (id, how, company_id, event_ids, rewritten)"
+                " values ($1, 'read', $2, '{}', false)",
+                uuid4(),
+                COMPANY,
+            )
+            ending.append(asyncio.create_task(end()))
+        return await follow(self, source)
+
+    monkeypatch.setattr(moving, "ATTEMPTS", 1)
+    monkeypatch.setattr(moving._Move, "_follow", follow_as_one_begins)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert [task.done() for task in ending] == [True]
 
 
 @in_schemas
@@ -1206,6 +1244,7 @@ async def test_nothing_differs_when_a_company_in_use_leaves(
 
     monkeypatch.setattr(copying, "ENTRIES", 5)
     monkeypatch.setattr(moving, "FEW", -1)
+    monkeypatch.setattr(moving, "ATTEMPTS", 30)  # nothing refuses requests, so work can begin at any time
     monkeypatch.setattr(moving._Move, "_follow", follow_and_compare)  # noqa: SLF001
     monkeypatch.setattr(moving._Move, "_bring", bring_slowly)  # noqa: SLF001
     working = [asyncio.create_task(company.run()) for _ in range(3)]

@@ -59,7 +59,7 @@ IDLE_TIMEOUT = 15.0
 """Seconds to wait for imports, erasures, deliveries and pushes under way."""
 
 LOCK_TIMEOUT = 5.0
-"""Seconds that a statement waits for a lock of the company."""
+"""Seconds that a statement waits for a lock of the company, and the closing for work that began before it."""
 
 EVENTS_LOCK_TIMEOUT = 0.2
 """Seconds that the switch waits for the lock of all events, behind which new events of the cell wait."""
@@ -287,10 +287,11 @@ class _Move(Copy):
                 self.closed += time.monotonic() - began
             except (Changed, Unavailable) as error:
                 self.closed += time.monotonic() - began
-                self._say(f"attempt {attempt}: {error}")
+                problem = error.reason if isinstance(error, Unavailable) else str(error)
+                self._say(f"attempt {attempt}: {problem}")
                 if attempt == ATTEMPTS:
                     raise Refusal(
-                        f"Company {self._company} cannot be closed: {error}. It stays in its cell."
+                        f"Company {self._company} cannot be closed: {problem}. It stays in its cell."
                     ) from error
             else:
                 return
@@ -305,6 +306,7 @@ class _Move(Copy):
         try:
             await asyncio.sleep(CLOSE_DELAY)
             await self._follow()
+            await _patiently(self._is_idle, "imports, erasures or resolutions do not end", LOCK_TIMEOUT)
             yield
         finally:
             renewing.cancel()
@@ -338,6 +340,7 @@ class _Move(Copy):
         async with self._source.transaction() as source, self._target.transaction() as target:
             for each in (source, target):
                 await each.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
+                await each.execute("set local idle_in_transaction_session_timeout = 0")  # each waits for the other
             await _limit_locks(source, LOCK_TIMEOUT)
             await self._lock(source)
             await self._follow(source)
@@ -437,6 +440,4 @@ async def _patiently(is_done: Callable[[], Awaitable[bool]], problem: str, secon
 
 
 async def _limit_locks(connection: Connection, seconds: float) -> None:
-    await connection.execute(
-        f"set local lock_timeout = {round(1000 * seconds)}; set local idle_in_transaction_session_timeout = 0"
-    )
+    await connection.execute(f"set local lock_timeout = {round(1000 * seconds)}")

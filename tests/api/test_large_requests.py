@@ -8,7 +8,7 @@ import pytest
 from tests.support.service import Api, serving
 from tocsin import fanout, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Database
+from tocsin.db.pool import Connection, Database
 from tocsin.ids import new_id
 
 PEOPLE = 50_000
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-async def large(idle: Api) -> Api:
+async def large(idle: Api, dba: Connection) -> Api:
     """A company of 50,000 users, without a worker."""
-    await idle.app_state.database.rows(
+    await dba.fetch(
         """
         with added as (
             insert into users (id, company_id, first_name, last_name, time_zone)

@@ -56,6 +56,17 @@ async def test_batch_that_hangs_delays_those_of_other_cells_only_for_a_moment() 
     assert hanging.seen == [[1]]
 
 
+async def test_batch_waits_for_all_other_cells_together_only_for_a_moment() -> None:
+    turn = Turn()
+    slow = Slow(turn=turn)
+    slow.go.set()
+    await turn._lock.acquire()  # noqa: SLF001 - as if many others had their turns one after the other
+    slow.batches.add([1])
+    async with asyncio.timeout(10):
+        await slow.batches.join()
+    assert slow.seen == [[1]]
+
+
 @pytest.mark.parametrize("end", ["error", "cancellation"])
 async def test_turn_ends_with_its_block(end: str) -> None:
     turn = Turn()

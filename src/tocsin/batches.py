@@ -7,15 +7,15 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-MAX_TURN = 0.01
-"""Maximum seconds for which a batch keeps those of others waiting."""
+MAX_TURN = 0.05
+"""Maximum seconds for which a batch keeps those of others waiting, and for which one waits for all others."""
 
 
 class Turn:
     """The turn of batches of several kinds, which are processed one after the other.
 
     So what arrives while one is processed shares the next one of its kind. A batch that takes longer than `MAX_TURN`
-    does not keep the others waiting.
+    does not keep the others waiting, and none waits longer for all others together.
     """
 
     def __init__(self) -> None:
@@ -23,9 +23,8 @@ class Turn:
 
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
-        """Wait for the turn. It ends with the block, or earlier."""
-        await self._lock.acquire()
-        is_over = False
+        """Wait for the turn, for `MAX_TURN` at most. It ends with the block, or earlier."""
+        is_over = not await self._is_taken()
 
         def end() -> None:
             nonlocal is_over
@@ -39,6 +38,13 @@ class Turn:
         finally:
             ending.cancel()
             end()
+
+    async def _is_taken(self) -> bool:
+        try:
+            async with asyncio.timeout(MAX_TURN):
+                return await self._lock.acquire()
+        except TimeoutError:
+            return False
 
 
 class Batches(Generic[T]):

@@ -1,6 +1,5 @@
 """Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,29 +8,29 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from tocsin import directory, event_status
-from tocsin.api.requests import named_in
+from tocsin.api.cell_lookups import (
+    MAX_REMEMBERED,
+    REMEMBERED_FOR,
+    Key,
+    Moves,
+    ask_all,
+    is_moving,
+    keys_of,
+    known_in,
+    recipients_of,
+    unavailable,
+    watch,
+)
 from tocsin.api.state import APP_STATE, AppState, Watched, app_state_of
 from tocsin.auth.claims import ServiceCaller, UserCaller, is_id
-from tocsin.backoff import Backoff
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Invalid, NotFound, Overrun, TooLate, Unavailable
 from tocsin.event_status import Viewer
 from tocsin.ids import parsed_uuid
-from tocsin.moving import Whereabouts, whereabouts
-from tocsin.moving import cell_of as moved_to
 from tocsin.readiness import Readiness
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
-
-MAX_REMEMBERED, REMEMBERED_FOR = 200_000, 600.0
-"""Maximum users and teams whose cells are remembered, and for how many seconds."""
-
-WATCH_INTERVAL = 1.0
-"""Seconds between two looks which companies are moving or have moved."""
-
-RETRY_AFTER = 5
-"""Seconds after which a request to a cell that is away is repeated."""
 
 DEFAULT_COMPANY = 1
 """The company of users and teams that are put without one."""
@@ -40,11 +39,7 @@ NAMING, ACCEPTING = frozenset({"user_id", "team_id", "event_id"}), ("/events", "
 """The parts of paths that name something in a cell, and the paths of events, which name their recipients. Requests in
 which these are not valid are refused by any cell."""
 
-S = TypeVar("S")
 T = TypeVar("T")
-
-Key = tuple[str, int]
-"""A user or a team: `("users", 7)`."""
 
 
 class Looked(NamedTuple):
@@ -62,7 +57,7 @@ class Routing:
         self.states = {cells.default.name: default}
         self._remembered: TTLCache[Key, str] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
         self._looks = SharedStatements(self._look_up)
-        self._said: dict[str, Mapping[int, Whereabouts]] = {}
+        self._moves = Moves(cells)
         default.verifier.on_withdrawal = self._end_streams
         default.metrics.databases_of_cells = self.databases
         default.metrics.watch_streams(lambda: sum(each.streams.count for each in self.states.values()))
@@ -83,7 +78,7 @@ class Routing:
 
     async def ask_all(self, ask: Callable[[AppState], Coroutine[Any, Any, T]]) -> dict[str, T | BaseException]:
         """Ask all open cells at the same time; return the answer or the error of each, by its name."""
-        return await _ask_all(self.states, ask)
+        return await ask_all(self.states, ask)
 
     def close_streams(self) -> None:
         """End the streams of all cells."""
@@ -92,15 +87,11 @@ class Routing:
 
     async def watch(self) -> None:
         """Look every second which companies have moved or are closed, forever."""
-        await Backoff("companies that move").repeat(self.look, WATCH_INTERVAL)
+        await watch(self.look)
 
     async def look(self) -> None:
         """Look which companies have moved or are closed. What a cell said last stays while it is away."""
-        found = await self.ask_all(lambda each: whereabouts(each.database))
-        said = self._said | {name: each for name, each in found.items() if not isinstance(each, BaseException)}
-        said = {name: each for name, each in said.items() if each}  # a cell that is new says nothing of its companies
-        if said != self._said:
-            self._said = said
+        if await self._moves.ask(self.databases()):
             self._remembered.clear()
 
     def _end_streams(self) -> None:
@@ -126,7 +117,7 @@ class Routing:
     ) -> AppState:
         path: str = request.scope["path"]
         names = request.path_params
-        if name := request.query_params.get("cell"):
+        if request.scope["query_string"] and (name := request.query_params.get("cell")):
             if name not in self.cells.by_name:
                 raise Invalid([field_error("cell", "in", f"must be one of {', '.join(self.cells.by_name)}")])
             return self._named(name)
@@ -151,7 +142,7 @@ class Routing:
         if not is_id(company_id):
             return self._named(self.cells.default.name)
         found = self._of_company(company_id)
-        if await self._cells_of(keys) - {self._name_of(company_id)}:
+        if await self._cells_of(keys) - {self._moves.cell_of(company_id)}:
             raise Invalid([field_error("company_id", "prohibited", "is that of a company in another cell")])
         return found
 
@@ -191,24 +182,13 @@ class Routing:
 
     def _dividing(self) -> set[str]:
         """Return the cells between which companies have moved: their events may have parts in several of them."""
-        return {name for name, said in self._said.items() if said} | {
-            each.other for said in self._said.values() for each in said.values()
-        }
+        return {*self._moves.said, *(each.other for said in self._moves.said.values() for each in said.values())}
 
     def _of_company(self, company_id: int) -> AppState:
-        name = self._name_of(company_id)
-        if company_id in self._closed_in(name):
+        name = self._moves.cell_of(company_id)
+        if company_id in self._moves.closed_in(name):
             raise is_moving()
         return self._named(name)
-
-    def _name_of(self, company_id: int) -> str:
-        """Return the cell of a company: the one that it moved to, or else that of the file."""
-        name = moved_to(company_id, self._said.values())
-        return name if name and name in self.cells.by_name else self.cells.cell_of(company_id).name
-
-    def _closed_in(self, name: str) -> list[int]:
-        """Return the companies of a cell that are closed, as they are for seconds while they move."""
-        return [company_id for company_id, said in self._said.get(name, {}).items() if said.is_closed]
 
     async def _of_all(self, keys: Sequence[Key]) -> AppState:
         """Return the state of the one cell that has these users and teams; the default cell for unknown ones."""
@@ -218,18 +198,20 @@ class Routing:
             raise Invalid([field_error("notify", "prohibited", says)])
         name = found.pop() if found else self.cells.default.name
         app_state = self._named(name)
-        if closed := self._closed_in(name):
+        if closed := self._moves.closed_in(name):
             await _refuse_closed(app_state, keys, closed)
         return app_state
 
     async def _cells_of(self, keys: Sequence[Key]) -> set[str]:
         """Return the names of the cells of users and teams. Raises `Unavailable` if one may be in one that is away."""
-        unknown = [key for key in keys if key not in self._remembered]
-        if unknown:
+        names = [self._remembered.get(key) for key in keys]
+        if None in names:
+            unknown = [key for key, name in zip(keys, names, strict=True) if name is None]
             found = await self._looks.of(tuple(unknown))
             if found and not found.without.isdisjoint(unknown):
                 raise unavailable(f"The cell {' or '.join(found.missed)} is not available.")
-        return {self._remembered[key] for key in keys if key in self._remembered}
+            names = [self._remembered.get(key) for key in keys]
+        return {name for name in names if name}
 
     async def _look_up(self, asked: Sequence[tuple[Key, ...]]) -> dict[tuple[Key, ...], Looked]:
         """Look users and teams up for several requests, by one statement for each cell, and remember their cells."""
@@ -259,7 +241,7 @@ class Routing:
             company_id = (await directory.get_user(database, id_, None)).company_id
         else:
             company_id = (await directory.get_team(database, id_, None)).company_id
-        name = self._name_of(company_id)
+        name = self._moves.cell_of(company_id)
         return name if name in names else names[0]
 
     def _named(self, name: str) -> AppState:
@@ -280,7 +262,7 @@ class ReadinessOfCells(Readiness):
 
         Raises `Unavailable` if none works.
         """
-        found = await _ask_all(self._states, lambda each: each.readiness.answer())
+        found = await ask_all(self._states, lambda each: each.readiness.answer())
         ready = {name: answer for name, answer in found.items() if isinstance(answer, dict)}
         failed = [error for error in found.values() if isinstance(error, BaseException)]
         for error in failed:
@@ -311,12 +293,6 @@ async def _tried(cancelling: Awaitable[None]) -> TooLate | NotFound | None:
     return None
 
 
-async def _ask_all(states: Mapping[str, S], ask: Callable[[S], Coroutine[Any, Any, T]]) -> dict[str, T | BaseException]:
-    names = list(states)
-    answers = await asyncio.gather(*(ask(states[name]) for name in names), return_exceptions=True)
-    return dict(zip(names, answers, strict=True))
-
-
 def _combined(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what waits in several cells together."""
     combine: Mapping[str, Callable[[Iterable[Any]], Any]] = {"due": sum, "oldest": max, "stalled": any}
@@ -329,42 +305,3 @@ async def _refuse_closed(app_state: AppState, keys: Sequence[Key], closed: Seque
     for company_id in closed:
         if missing or await known_in(app_state.database, keys, company_id):
             raise is_moving()
-
-
-async def known_in(database: Database, keys: Iterable[Key], company_id: int | None = None) -> set[Key]:
-    """Return which of these users and teams are in a cell, or in a company of it."""
-    ids: dict[str, list[int]] = {"users": [], "teams": []}
-    for kind, id_ in keys:
-        ids[kind].append(id_)
-    unknown = await directory.unknown_recipients(database, ids["users"], ids["teams"], company_id)
-    gone = {*(("users", id_) for id_ in unknown.users), *(("teams", id_) for id_ in unknown.teams)}
-    return {key for key in keys if key not in gone}
-
-
-def recipients_of(given: Mapping[str, Any]) -> list[Key] | None:
-    """Return the users and teams that an event, a batch or a resolution names; None for other bodies."""
-    events = given["events"] if isinstance(given.get("events"), list) else [given] if "notify" in given else None
-    if events is None:
-        return _keys(given["users"], []) if "about" in given and isinstance(given.get("users"), list) else None
-    return [key for event in events if isinstance(event, dict) for key in _keys(*named_in(event))]
-
-
-def _keys(users: Sequence[Any], teams: Sequence[Any]) -> list[Key]:
-    named = [*(("users", id_) for id_ in users), *(("teams", id_) for id_ in teams)]
-    return list(dict.fromkeys(key for key in named if is_id(key[1])))
-
-
-def keys_of(names: Mapping[str, Any]) -> list[Key]:
-    """Return the user or team in a path."""
-    given = [(kind, str(names.get(name, ""))) for kind, name in (("teams", "team_id"), ("users", "user_id"))]
-    return [(kind, int(text)) for kind, text in given if text.isdigit() and is_id(int(text))][:1]
-
-
-def is_moving() -> Unavailable:
-    """Return the refusal of a request for a company that moves."""
-    return unavailable("The company is moving to another database.")
-
-
-def unavailable(message: str) -> Unavailable:
-    """Return the refusal of a request to a cell that cannot answer it now."""
-    return Unavailable(f"{message} Please try again.", retry_after=RETRY_AFTER)

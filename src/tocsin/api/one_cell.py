@@ -7,24 +7,23 @@ from cachetools import TTLCache
 from starlette.requests import Request
 from starlette.types import Scope
 
-from tocsin.api.cells import (
+from tocsin.api.cell_lookups import (
     MAX_REMEMBERED,
     REMEMBERED_FOR,
-    WATCH_INTERVAL,
     Key,
+    Moves,
     is_moving,
     keys_of,
     known_in,
     recipients_of,
     unavailable,
+    watch,
 )
 from tocsin.api.state import AppState
 from tocsin.auth.claims import ServiceCaller, UserCaller
-from tocsin.backoff import Backoff
 from tocsin.cells import Cell, Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Overrun, Unavailable
-from tocsin.moving import Whereabouts, cell_of, whereabouts
 
 
 class OneCell:
@@ -37,9 +36,8 @@ class OneCell:
     """The cells that requests can name."""
 
     def __init__(self, cells: Cells, own: Cell, app_state: AppState, others: Mapping[str, Database]) -> None:
-        self._cells, self._own = cells, own
+        self._own, self._moves = own, Moves(cells)
         self._app_state, self._others = app_state, others
-        self._said: dict[str, Mapping[int, Whereabouts]] = {}
         self._closed = self._elsewhere = frozenset[int]()
         self._left_for: Sequence[str] = ()
         self._here: TTLCache[Key, bool] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
@@ -54,32 +52,25 @@ class OneCell:
 
     async def watch(self) -> None:
         """Look every second at the moves of companies, forever."""
-        await Backoff("companies that move").repeat(self.look, WATCH_INTERVAL)
+        await watch(self.look)
 
     async def look(self) -> None:
         """Look which companies are closed or in another cell. What a cell said last stays while it is away.
 
         The other cells are asked only if companies have moved from or to this one.
         """
-        own = await whereabouts(self._app_state.database)
-        said: dict[str, Mapping[int, Whereabouts]] = {**self._said, self._own.name: own}
-        for name in {each.other for each in own.values() if each.is_coming} & self._others.keys():
-            try:
-                said[name] = await whereabouts(self._others[name])
-            except (Unavailable, Overrun):
-                continue
-        if said == self._said:
+        name, moves = self._own.name, self._moves
+        is_changed = await moves.ask({name: self._app_state.database})
+        coming = {company: each.other for company, each in moves.of(name).items() if each.is_coming}
+        asked = {*coming.values()} & self._others.keys()
+        is_changed |= await moves.ask({other: self._others[other] for other in asked})
+        if not is_changed:
             return
-        self._said = said
         self._here.clear()
-        self._closed = frozenset(company for company, each in own.items() if each.is_closed)
-        coming = {company for company, each in own.items() if each.is_coming}
-        self._elsewhere = self._closed | {company for company in coming if not self._is_here(company)}
-        self._left_for = sorted({each.other for each in own.values() if each.state == "moved"} & self._others.keys())
-
-    def _is_here(self, company_id: int) -> bool:
-        name = cell_of(company_id, self._said.values()) or self._cells.cell_of(company_id).name
-        return name == self._own.name
+        self._closed = frozenset(moves.closed_in(name))
+        self._elsewhere = self._closed | {company for company in coming if moves.cell_of(company) != name}
+        left_for = {each.other for each in moves.of(name).values() if each.state == "moved"}
+        self._left_for = sorted(left_for & self._others.keys())
 
     async def place_caller(self, scope: Scope, caller: UserCaller | ServiceCaller) -> None:  # noqa: ARG002
         """Raise `Unavailable` if the company of a caller is not served here."""

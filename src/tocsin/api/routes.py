@@ -67,6 +67,9 @@ Given = Annotated[Unchecked[Model], BodyParameter()]
 
 NOTHING: Mapping[str, Any] = {}
 
+GIVEN = "given"
+"""The key in the state of a request of its body that was parsed to find the cell."""
+
 OPTIONAL: Any = None
 """The default of an optional body. The endpoint gets it as an empty object."""
 
@@ -149,6 +152,7 @@ class Call:
         routing = request.scope["app"].routing
         if routing is not None and isinstance(caller, ServiceCaller) and caller.company_id is None:
             given = await body_of(request, self.max_bytes, self.media_types) if self.model else None
+            request.scope["state"][GIVEN] = given
             await routing.place_service(request, given)
 
     async def run(self, request: Request, caller: Any, app_state: AppState) -> Response:
@@ -167,7 +171,9 @@ class Call:
             await self._confirm(request, caller)
             raise
         if self.model is not None:
-            given = await body_of(request, self.max_bytes, self.media_types)
+            given = request.scope["state"].pop(GIVEN, None)
+            if given is None:
+                given = await body_of(request, self.max_bytes, self.media_types)
             check = self.model.checked if self._checks_body else _unchecked
             arguments[self._body] = check(given, field_errors, app_state)
         if field_errors:

@@ -1,0 +1,110 @@
+"""What requests name, and in which cells it is: for processes that serve all cells, or one of several."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from tocsin import directory
+from tocsin.api.requests import named_in
+from tocsin.auth.claims import is_id
+from tocsin.backoff import Backoff
+from tocsin.cells import Cells
+from tocsin.db.pool import Database
+from tocsin.errors import Unavailable
+from tocsin.moving import Whereabouts, whereabouts
+from tocsin.moving import cell_of as moved_to
+
+MAX_REMEMBERED, REMEMBERED_FOR = 200_000, 600.0
+"""Maximum users and teams whose cells are remembered, and for how many seconds."""
+
+WATCH_INTERVAL = 1.0
+"""Seconds between two looks which companies are moving or have moved."""
+
+RETRY_AFTER = 5
+"""Seconds after which a request to a cell that is away is repeated."""
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+Key = tuple[str, int]
+"""A user or a team: `("users", 7)`."""
+
+
+class Moves:
+    """What the cells said last of the companies that are moving or have moved."""
+
+    def __init__(self, cells: Cells) -> None:
+        self.said: Mapping[str, Mapping[int, Whereabouts]] = {}
+        self._cells = cells
+
+    async def ask(self, databases: Mapping[str, Database]) -> bool:
+        """Ask these cells; return whether one says something else than before. One that is away says the same."""
+        found = await ask_all(databases, whereabouts)
+        said = {**self.said, **{name: each for name, each in found.items() if not isinstance(each, BaseException)}}
+        said = {name: each for name, each in said.items() if each}  # a cell that is new says nothing of its companies
+        before, self.said = self.said, said
+        return said != before
+
+    def of(self, name: str) -> Mapping[int, Whereabouts]:
+        """Return what a cell said, by the companies."""
+        return self.said.get(name, {})
+
+    def closed_in(self, name: str) -> list[int]:
+        """Return the companies of a cell that are closed, as they are for seconds while they move."""
+        return [company_id for company_id, each in self.of(name).items() if each.is_closed]
+
+    def cell_of(self, company_id: int) -> str:
+        """Return the cell of a company: the one that it moved to, or else that of the file."""
+        name = moved_to(company_id, self.said.values())
+        return name if name and name in self._cells.by_name else self._cells.cell_of(company_id).name
+
+
+async def watch(look: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Look every second at the moves of companies, forever."""
+    await Backoff("companies that move").repeat(look, WATCH_INTERVAL)
+
+
+async def ask_all(states: Mapping[str, S], ask: Callable[[S], Coroutine[Any, Any, T]]) -> dict[str, T | BaseException]:
+    """Ask all cells at the same time; return the answer or the error of each, by its name."""
+    names = list(states)
+    answers = await asyncio.gather(*(ask(states[name]) for name in names), return_exceptions=True)
+    return dict(zip(names, answers, strict=True))
+
+
+async def known_in(database: Database, keys: Iterable[Key], company_id: int | None = None) -> set[Key]:
+    """Return which of these users and teams are in a cell, or in a company of it."""
+    ids: dict[str, list[int]] = {"users": [], "teams": []}
+    for kind, id_ in keys:
+        ids[kind].append(id_)
+    unknown = await directory.unknown_recipients(database, ids["users"], ids["teams"], company_id)
+    gone = {*(("users", id_) for id_ in unknown.users), *(("teams", id_) for id_ in unknown.teams)}
+    return {key for key in keys if key not in gone}
+
+
+def recipients_of(given: Mapping[str, Any]) -> list[Key] | None:
+    """Return the users and teams that an event, a batch or a resolution names; None for other bodies."""
+    events = given["events"] if isinstance(given.get("events"), list) else [given] if "notify" in given else None
+    if events is None:
+        return _keys(given["users"], []) if "about" in given and isinstance(given.get("users"), list) else None
+    return [key for event in events if isinstance(event, dict) for key in _keys(*named_in(event))]
+
+
+def _keys(users: Sequence[Any], teams: Sequence[Any]) -> list[Key]:
+    named = [*(("users", id_) for id_ in users), *(("teams", id_) for id_ in teams)]
+    return list(dict.fromkeys(key for key in named if is_id(key[1])))
+
+
+def keys_of(names: Mapping[str, Any]) -> list[Key]:
+    """Return the user or team in a path."""
+    given = [(kind, str(names.get(name, ""))) for kind, name in (("teams", "team_id"), ("users", "user_id"))]
+    return [(kind, int(text)) for kind, text in given if text.isdigit() and is_id(int(text))][:1]
+
+
+def is_moving() -> Unavailable:
+    """Return the refusal of a request for a company that moves."""
+    return unavailable("The company is moving to another database.")
+
+
+def unavailable(message: str) -> Unavailable:
+    """Return the refusal of a request to a cell that cannot answer it now."""
+    return Unavailable(f"{message} Please try again.", retry_after=RETRY_AFTER)

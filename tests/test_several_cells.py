@@ -297,21 +297,26 @@ async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(servic
     assert [each["id"] for each in listed.json()["data"]] == [NORTH]
 
 
+async def move_to_south(service: WithSouth, company_id: int) -> None:
+    """Move a company, and wait until the process knows its new cell."""
+    async with pool(service.urls[MAIN], CONNECTIONS) as source, pool(service.urls[SOUTH], CONNECTIONS) as target:
+        await moving.move(source, target, company_id, "main", "south")
+    await reaches(partial(service.status, company_id), 200)
+
+
 async def test_divided_event_is_cancelled_in_all_cells(service: WithSouth) -> None:
     other = 4
     for user in (MAIN, other):
         assert (await service.put(user)).status_code == 204
     event = {**custom(MAIN, other), "deliver_at": in_future()}
     kept, divided = [(await service.as_service("POST", "/events", json=event)).json()["id"] for _ in range(2)]
-    async with pool(service.urls[MAIN], CONNECTIONS) as source, pool(service.urls[SOUTH], CONNECTIONS) as target:
-        await moving.move(source, target, other, "main", "south")
+    await move_to_south(service, other)
 
     async def states(id_: str) -> list[str]:
         paths = [f"/events/{id_}?cell={cell}" for cell in ("main", "south")]
         return [(await service.as_service("GET", path)).json()["state"] for path in paths]
 
     assert await states(divided) == ["held", "held"]
-    await reaches(partial(service.status, other), 200)  # the process knows the new cell
     for _ in range(2):
         assert (await service.as_service("DELETE", f"/events/{divided}")).status_code == 204
     assert await states(divided) == ["cancelled", "cancelled"]
@@ -322,6 +327,33 @@ async def test_divided_event_is_cancelled_in_all_cells(service: WithSouth) -> No
     assert (await service.as_service("DELETE", f"/events/{new_id()}")).status_code == 404
     service.south.kill()
     assert (await service.as_service("DELETE", f"/events/{divided}")).status_code == 503
+
+
+async def test_status_of_a_divided_event_is_the_sum_of_its_parts(service: WithSouth) -> None:
+    other = 4
+    for user in (MAIN, other):
+        assert (await service.put(user)).status_code == 204
+    event = custom(MAIN, other)
+    delivered = (await service.as_service("POST", "/events", json=event)).json()["id"]
+    held = (await service.as_service("POST", "/events", json={**event, "deliver_at": in_future()})).json()["id"]
+
+    async def status(id_: str, query: str = "") -> tuple[str, int, int]:
+        found = (await service.as_service("GET", f"/events/{id_}{query}")).json()
+        return found["state"], found["recipients"], found["read"]
+
+    await reaches(partial(status, delivered), ("delivered", 2, 0))
+    await move_to_south(service, other)
+    await value(
+        service.urls[SOUTH], f"update inbox set read_at = now() where event_id = '{delivered}' returning user_id"
+    )
+    await value(service.urls[SOUTH], "update jobs set due_at = now() returning id")
+    await reaches(partial(status, held, "?cell=south"), ("delivered", 1, 0))
+    assert await status(held) == ("held", 1, 0)
+    assert await status(delivered) == ("delivered", 2, 1)
+    assert await status(delivered, "?cell=south") == ("delivered", 1, 1)
+    assert (await service.as_service("GET", f"/events/{new_id()}")).status_code == 404
+    service.south.kill()
+    assert await status(delivered) == ("delivered", 1, 0)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The status of events: their state, their recipients, and why a user was or was not notified."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,10 @@ WAITING = frozenset({"queued", "later", "held"})
 """The states of a push that was not sent yet."""
 
 _POLL_INTERVAL = 0.25
+
+_STATES = ("delivering", "queued", "held", "failed", "cancelled", "delivered")
+"""The states of an event: the first of those of its parts is that of the whole."""
+
 _SQL = queries("event_status")
 
 
@@ -55,6 +60,17 @@ async def state(database: Database, pubsub: PubSub, id_: UUID, reader: Viewer, *
     cancelled = row["operator"] and f"cancelled by an operator: {row['operator']}"
     more = {"reason": row["reason"] or cancelled, "replaced_by": row["replaced_by"] and str(row["replaced_by"])}
     return answer | {name: value for name, value in more.items() if value}
+
+
+def together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the status of an event of which several cells have a part: what they count together.
+
+    It is final once all parts are, and cancelled or failed if one is.
+    """
+    first = min(parts, key=lambda part: _STATES.index(part["state"]))
+    counts = {name: sum(part[name] for part in parts) for name in ("recipients", "read", "dropped")}
+    pushes = {state: sum(part["pushes"][state] for part in parts) for state in first["pushes"]}
+    return {**first, **counts, "pushes": pushes}
 
 
 async def is_there(database: Database, id_: UUID, reader: Viewer) -> bool:

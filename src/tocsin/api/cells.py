@@ -1,6 +1,6 @@
 """Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from cachetools import TTLCache
@@ -159,26 +159,54 @@ class Routing:
             raise unavailable("A cell that may have this event is not available.")
         raise NotFound
 
-    async def cancel(self, request: Request, cancel: Callable[[AppState], Awaitable[None]]) -> None:
+    async def cancel(self, request: Request, cancel: Callable[[AppState], Coroutine[Any, Any, None]]) -> None:
         """Cancel an event in all cells that have a part of it, or in the one that the request names.
 
-        What was delivered in one cell and is cancelled in another one is cancelled. Raises the error of `cancel` if no
-        cell cancels anything, and `Unavailable` if a cell is away that may have a part.
+        What was delivered in one cell and is cancelled in another one is cancelled. Raises `TooLate` if no cell cancels
+        anything, `NotFound` if none has it, and `Unavailable` if a cell is away that may have a part.
         """
-        if "cell" in request.query_params:
-            await cancel(app_state_of(request))
-            return
-        found = await self.ask_all(lambda each: _tried(cancel(each)))
-        away = {*self.away, *(name for name, error in found.items() if isinstance(error, Unavailable | Overrun))}
-        errors = [error for error in found.values() if error is not None and not isinstance(error, NotFound)]
-        for error in errors:
-            if not isinstance(error, TooLate | Unavailable | Overrun):
-                raise error
-        is_there = any(not isinstance(error, NotFound | Unavailable | Overrun) for error in found.values())
-        if away & self._dividing() or (away and not is_there):
+
+        async def is_cancelled(app_state: AppState) -> bool:
+            try:
+                await cancel(app_state)
+            except TooLate:
+                return False
+            return True
+
+        found, away = await self._ask_parts(request, is_cancelled)
+        if away & self._dividing():
             raise unavailable("A cell that may have this event is not available.")
-        if None not in found.values():
-            raise errors[0] if errors else NotFound
+        if not any(found):
+            raise TooLate
+
+    async def parts(self, request: Request, ask: Callable[[AppState], Coroutine[Any, Any, T]]) -> list[T]:
+        """Return what the cells say that have a part of an event, or the one that the request names, if they are open.
+
+        Raises `NotFound`, and `Unavailable` if a cell that may have the event is away, and no other one has it.
+        """
+        if not self._dividing():
+            return [await ask(app_state_of(request))]
+        return (await self._ask_parts(request, ask))[0]
+
+    async def _ask_parts(
+        self, request: Request, ask: Callable[[AppState], Coroutine[Any, Any, T]]
+    ) -> tuple[list[T], set[str]]:
+        """Return what the cells say that have a part of an event, at least one, and the cells that are away."""
+        if "cell" in request.query_params:
+            return [await ask(app_state_of(request))], set()
+        answers, away = list[T](), {*self.away}
+        for name, found in (await self.ask_all(ask)).items():
+            if isinstance(found, Unavailable | Overrun):
+                away.add(name)
+            elif not isinstance(found, BaseException):
+                answers.append(found)
+            elif not isinstance(found, NotFound):
+                raise found
+        if away and not answers:
+            raise unavailable("A cell that may have this event is not available.")
+        if not answers:
+            raise NotFound
+        return answers, away
 
     def _dividing(self) -> set[str]:
         """Return the cells between which companies have moved: their events may have parts in several of them."""
@@ -283,14 +311,6 @@ class ReadinessOfCells(Readiness):
         }
         problems += [f"cell {name}: {reason}" for name, reason in away.items()]
         return answers[0] | waiting | {"problems": sorted(problems)}
-
-
-async def _tried(cancelling: Awaitable[None]) -> TooLate | NotFound | None:
-    try:
-        await cancelling
-    except (TooLate, NotFound) as problem:
-        return problem
-    return None
 
 
 def _combined(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

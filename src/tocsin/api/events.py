@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path, Query
 from pydantic import BeforeValidator
@@ -169,7 +169,15 @@ async def get_event(
     viewer = _viewer(service)
     if wait:
         leave_early(request.scope["state"])
-    found = await event_status.state(app_state.database, app_state.pubsub, event_id, viewer, seconds=wait)
+
+    async def ask(in_cell: AppState) -> dict[str, Any]:
+        return await event_status.state(in_cell.database, in_cell.pubsub, event_id, viewer, seconds=wait)
+
+    routing = request.scope["app"].routing
+    if isinstance(routing, Routing) and service.company_id is None:
+        found = event_status.together(await routing.parts(request, ask))
+    else:
+        found = await ask(app_state)
     return EventStatus.model_validate(found)
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,14 +28,16 @@ from tests.support.imports import (
 )
 from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import HOUR, SECRET, Api
-from tests.support.waiting import LONGEST_WAIT, reaches, until
+from tests.support.waiting import LONGEST_WAIT, bounded, reaches, until
 from tocsin import jobs
 from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Borrowed
+from tocsin.errors import Unavailable
 from tocsin.formats import MAX_TEAM_MEMBERS
 from tocsin.ids import MAX_ID, new_id
+from tocsin.store import pool
 from tocsin.transfer import imports
 from tocsin.transfer.exports import export
 from tocsin.worker import Worker
@@ -418,6 +422,24 @@ async def test_interrupted_import_leaves_nothing(api: Api) -> None:
     before = await everything(api)
     with pytest.raises(ConnectionError):
         await api.as_service("POST", "/directory/import", content=cut(), headers=NDJSON)
+    await reaches(lambda: everything(api), before)
+
+
+async def test_import_ends_as_an_outage_if_its_server_process_hangs(api: Api, url: str, catalogue: Catalogue) -> None:
+    before = await everything(api)
+    async with pool(url, 1, patience=1.0) as database:
+        incoming = imports.Import(database, api.app_state.pubsub, catalogue, Actor("test"))
+        await incoming.open()
+        pid = await database.value("select pg_backend_pid()")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            async with bounded():
+                with pytest.raises(Unavailable):
+                    await incoming.feed(text_of([notification(1, message="x" * 10_000) for _ in range(300)]) + b"\n")
+                    await incoming.end()
+                await incoming.discard()
+        finally:
+            os.kill(pid, signal.SIGCONT)
     await reaches(lambda: everything(api), before)
 
 

@@ -6,7 +6,7 @@ removes its lines: after a crash, the next worker continues with the remaining l
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -175,14 +175,17 @@ class Import:
             await self._storing
 
     async def _store(self, lines: Sequence[Line]) -> None:
-        async with self._database.connection() as connection:
-            await connection.copy_to_table("import_lines", source=self._rows(lines), columns=_COLUMNS)
-            await connection.execute(_SQL["touch"], self.id)
+        """Stage lines by COPY, whose text is one buffer.
 
-    async def _rows(self, lines: Sequence[Line]) -> AsyncIterator[bytes]:
-        """Yield lines for COPY. If it were a file, asyncpg would read it in another thread."""
+        asyncpg would read a file in another thread, and wait without limit to pass on the next part of an iterator if
+        the server hangs.
+        """
         id_ = str(self.id)
-        yield "".join([f"{id_}\t{copied(line)}\n" for line in lines]).encode()
+        text = memoryview("".join([f"{id_}\t{copied(line)}\n" for line in lines]).encode())
+        async with self._database.connection() as connection:
+            # its types leave out buffers, which its documentation has
+            await connection.copy_to_table("import_lines", source=text, columns=_COLUMNS)  # type: ignore[arg-type]
+            await connection.execute(_SQL["touch"], self.id)
 
 
 def _unknown(number: int, path: str) -> FieldError:

@@ -44,7 +44,7 @@ class _Line:
 class Arrivals:
     """Sends requests at random times with a mean rate, each on a free connection, or on a new one.
 
-    `took` has the milliseconds of the answers by status, from the arrival of the request.
+    `took` has the milliseconds of the answers by status, from the arrival of the request, and `began` these arrivals.
     """
 
     def __init__(self, host: str, port: int, requests: Sequence[bytes]) -> None:
@@ -54,6 +54,7 @@ class Arrivals:
         self._poll = select.epoll()
         self._counted_from = 0.0
         self.took = defaultdict[str, list[float]](list)
+        self.began = defaultdict[str, list[float]](list)
         self.failed = Counter[str]()
 
     def send(self, rate: float, seconds: float) -> float:
@@ -118,8 +119,9 @@ class Arrivals:
 
     def _take(self, line: _Line) -> None:
         if line.began > self._counted_from:
-            took = (time.perf_counter() - line.began) * 1000
-            self.took[line.answer[9:12].decode()].append(took)
+            status = line.answer[9:12].decode()
+            self.took[status].append((time.perf_counter() - line.began) * 1000)
+            self.began[status].append(line.began)
         line.answer, line.size = b"", 0
         self._free.append(line)
 
@@ -143,7 +145,8 @@ def main() -> None:
     used, began = time.process_time(), time.perf_counter()
     lasted = arrivals.send(given["rate"], given["seconds"])
     share = (time.process_time() - used) / (time.perf_counter() - began)
-    json.dump({"took": arrivals.took, "failed": arrivals.failed, "lasted": lasted, "processors": share}, sys.stdout)
+    found = {"took": arrivals.took, "began": arrivals.began, "failed": arrivals.failed}
+    json.dump({**found, "lasted": lasted, "processors": share}, sys.stdout)
 
 
 if __name__ == "__main__":

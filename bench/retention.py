@@ -1,4 +1,10 @@
-"""Retention of old events: how fast it is against acceptance, and what 100 posts a second feel of it."""
+"""Retention of old events: how fast it is against acceptance, and what 100 posts a second feel of it.
+
+    .venv/bin/python -m bench.retention --rounds 1 --events 1000000 --seconds 300
+
+While posts arrive, retention runs for `WINDOW` seconds and is interrupted for as long, in turn, so that other work on
+the machine slows both down alike.
+"""
 
 import argparse
 import asyncio
@@ -22,6 +28,7 @@ USERS = 10_000
 RATE = 100.0
 BATCH = 100
 ROUNDS = 10
+ACCEPTING, WINDOW = 4.0, 3.0
 LOW, HIGH = "016f5e66-e800-0000-0000-000000000000", "016ffe0c-0c00-0000-0000-000000000000"
 """The first ids of January and of February 2020, which has a partition here. Earlier ids are in `_past`."""
 
@@ -66,25 +73,29 @@ async def main() -> None:
 
         async def one_round() -> dict[str, float]:
             found = {
-                "single": await _accepted(running, seconds, 1),
-                "batched": await _accepted(running, seconds, BATCH),
+                "single": await _accepted(running, ACCEPTING, 1),
+                "batched": await _accepted(running, ACCEPTING, BATCH),
             }
             for name, first in (("notifications", PAST), ("months", JANUARY)):
                 if name == "months":
                     await _partition(connection)
                 await old_events(connection, first, events)
                 await fill.settle(connection)
-                found[f"calm {name}"] = await _post(running, seconds)
-                found[f"beside {name}"], found[name] = await _measure(running, bulk, name, events, seconds)
+                found |= {
+                    f"{what} {name}": value
+                    for what, value in (await _measure(running, bulk, name, events, seconds)).items()
+                }
             if left := await connection.fetchval("select count(*) from events where accepted_at < '2020-02-01'"):
                 raise RuntimeError(f"{left} events are left")
             return found
 
         found = await medians(rounds, one_round)
     show(
-        Claim("events that retention deletes, against accepted", found["notifications"], "/s", found["single"], 5),
-        Claim("the same, accepted and delivered in batches", found["notifications"], "/s", found["batched"]),
-        Claim("events that it drops with a month, against accepted", found["months"], "/s", found["single"], 5),
+        Claim(
+            "events that retention deletes, against accepted", found["deleted notifications"], "/s", found["single"], 5
+        ),
+        Claim("the same, accepted and delivered in batches", found["deleted notifications"], "/s", found["batched"]),
+        Claim("events that it drops with a month, against accepted", found["deleted months"], "/s", found["single"], 5),
         *(
             Claim(f"p99 of a post beside {what}", found[f"beside {name}"], "ms", found[f"calm {name}"], at_most=1.5)
             for name, what in (("notifications", "the deletion"), ("months", "the drop of a month"))
@@ -95,29 +106,47 @@ async def main() -> None:
 def _options() -> tuple[int, float, int]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure (default: 3)")
-    parser.add_argument("--seconds", type=float, default=4, help="how long posts arrive each time (default: 4)")
+    parser.add_argument("--seconds", type=float, default=30, help="how long posts arrive each time (default: 30)")
     parser.add_argument("--events", type=int, default=200_000, help="old events of each kind (default: 200,000)")
     given = parser.parse_args()
     return given.rounds, given.seconds, given.events
 
 
-async def _measure(running: Service, bulk: Database, name: str, events: int, seconds: float) -> tuple[float, float]:
-    """Delete old events while posts arrive; return the 99th percentile of the posts, and deleted events per second."""
+async def _measure(running: Service, bulk: Database, name: str, events: int, seconds: float) -> dict[str, float]:
+    """Delete old events, at first beside posts; return the deleted events per second, and the p99 of the posts."""
     posting = asyncio.create_task(_post(running, seconds))
     await asyncio.sleep(SETTLING)
-    began = time.perf_counter()
-    deleting = asyncio.create_task(_delete(bulk, name))
-    p99 = await posting
-    if deleting.done():
+    spans = list[tuple[float, float]]()
+    is_done = False
+    while not is_done:
+        began = time.perf_counter()
+        deleting = asyncio.create_task(_delete(bulk, name))
+        is_done = bool((await asyncio.wait([deleting], timeout=None if posting.done() else WINDOW))[0])
+        deleting.cancel()
+        await asyncio.gather(deleting, return_exceptions=True)
+        spans.append((began, time.perf_counter()))
+        if not is_done and not posting.done():
+            await asyncio.sleep(WINDOW)
+    if not posting.done():
         print("  the events were deleted before the posts ended: take more events", file=sys.stderr)
-    return p99, events / (await deleting - began)
+    posts = await posting
+    beside = [took for began, took in posts if any(start <= began <= end for start, end in spans)]
+    calm = [took for began, took in posts if not any(start <= began <= end for start, end in spans)]
+    for what, took in (("beside", beside), ("without", calm)):
+        listed = ", ".join(f"p{part} {percentile(took, part):.1f}" for part in (50, 90, 99))
+        print(f"  posts {what} {name}: {len(took):,}, {listed}, worst {max(took):.1f} ms", file=sys.stderr)
+    return {
+        "deleted": events / sum(end - start for start, end in spans),
+        "beside": percentile(beside, 99),
+        "calm": percentile(calm, 99),
+    }
 
 
-async def _delete(bulk: Database, name: str) -> float:
-    """Run rounds of retention until the old events are deleted; return when."""
+async def _delete(bulk: Database, name: str) -> None:
+    """Run rounds of retention until the old events are deleted."""
     for _ in range(ROUNDS):
         if name in await retention.run_once(bulk, 30):
-            return time.perf_counter()
+            return
         await asyncio.sleep(1)
     raise RuntimeError("the old events are not deleted")
 
@@ -157,8 +186,8 @@ async def _accepted(running: Service, seconds: float, size: int) -> float:
     return size * accepted * seconds / (time.perf_counter() - began)
 
 
-async def _post(running: Service, seconds: float) -> float:
-    """Post events to one user each at `RATE`, from another process; return the 99th percentile in milliseconds."""
+async def _post(running: Service, seconds: float) -> list[tuple[float, float]]:
+    """Post events to one user each at `RATE`, from another process; return when each began, and its milliseconds."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.arrivals"),
         stdin=asyncio.subprocess.PIPE,
@@ -171,7 +200,7 @@ async def _post(running: Service, seconds: float) -> float:
     ]
     given = {"host": running.host, "port": running.port, "requests": requests, "rate": RATE, "seconds": seconds}
     found = json.loads((await process.communicate(json.dumps(given).encode()))[0])
-    return percentile(found["took"]["202"], 99)
+    return list(zip(found["began"]["202"], found["took"]["202"], strict=True))
 
 
 if __name__ == "__main__":

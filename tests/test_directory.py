@@ -7,11 +7,16 @@ from uuid import UUID
 import pytest
 
 from tests.support.answers import codes_of
-from tests.support.database import blocked
+from tests.support.database import blocked, make_database
 from tests.support.events import custom
-from tests.support.service import Api
+from tests.support.imports import import_lines, team, user
+from tests.support.service import Api, serving
 from tests.support.waiting import until
+from tocsin import directory
+from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, queries
+from tocsin.ids import new_id
+from tocsin.postgres.supervisor import Embedded
 
 NAMES = {"first_name": "Ann", "last_name": "Lee"}
 DEFAULTS = {
@@ -31,6 +36,12 @@ FULL = {
     "time_zone": "Europe/Copenhagen",
     "active": False,
 }
+
+
+FEW_MEMBERS = """
+create function refuse_many() returns trigger language plpgsql as
+    'begin if (select count(*) from entered) > 2 then raise query_canceled; end if; return null; end'
+"""
 
 
 async def put(api: Api, path: str, body: Any, **more: Any) -> Any:
@@ -70,6 +81,24 @@ async def test_put_user_does_not_change_the_inbox(api: Api) -> None:
     assert await put(api, "users/1", FULL | {"active": True}) == DONE
     page = await api.inbox(1)
     assert ([entry["id"] for entry in page["data"]], page["pagination"]["unread"]) == ([id_], 1)
+
+
+async def test_members_of_a_large_team_are_entered_by_several_statements(
+    server: Embedded, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "MEMBERS_BATCH_SIZE", 2)
+    url = await make_database(server, f"few_{new_id().hex}")
+    async with serving(url, catalogue) as api:
+        await api.app_state.database.rows(FEW_MEMBERS)
+        await api.app_state.database.rows(
+            "create trigger few after insert on members referencing new table as entered"
+            " for each statement execute function refuse_many()"
+        )
+        await api.people(*range(1, 8))
+        assert await put(api, "teams/7", {"name": "Sales", "users": [3, 1, 2, 7, 5]}) == DONE
+        assert (await get(api, "teams/7"))["users"] == [1, 2, 3, 5, 7]
+        await import_lines(api, user(8), team(7, 8, 1, 2, 3, 4))
+        assert (await get(api, "teams/7"))["users"] == [1, 2, 3, 4, 8]
 
 
 async def test_put_team_replaces_its_members(api: Api) -> None:

@@ -20,6 +20,9 @@ from tocsin.validation import among
 EVENTS_BATCH_SIZE = 2_000
 """Events per transaction of an erasure."""
 
+MEMBERS_BATCH_SIZE = 5_000
+"""Members of a team per statement, so that it ends long before its timeout also while other work uses the machine."""
+
 _SQL = queries("directory")
 
 
@@ -192,7 +195,9 @@ async def _put_team(connection: Connection, team: Team, company_id: int | None) 
     if await connection.fetchval(_SQL["put_team"], team.id, team.company_id, team.name, company_id) is None:
         return False
     await connection.execute(_SQL["leave"], team.id, team.users)
-    await connection.execute(_SQL["enter"], team.id, team.users)
+    members = sorted(team.users)  # they are locked in this order
+    for start in range(0, len(members), MEMBERS_BATCH_SIZE):
+        await connection.execute(_SQL["enter"], team.id, members[start : start + MEMBERS_BATCH_SIZE])
     return True
 
 

@@ -434,8 +434,8 @@ async def test_import_ends_as_an_outage_if_its_server_process_hangs(api: Api, ur
         os.kill(pid, signal.SIGSTOP)
         try:
             async with bounded():
+                await incoming.feed(text_of([notification(1, message="x" * 10_000) for _ in range(300)]) + b"\n")
                 with pytest.raises(Unavailable):
-                    await incoming.feed(text_of([notification(1, message="x" * 10_000) for _ in range(300)]) + b"\n")
                     await incoming.end()
                 await incoming.discard()
         finally:

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.support.answers import field_errors, raw
-from tests.support.database import everything
+from tests.support.database import everything, locked, make_database, waiting_at
 from tests.support.events import custom
 from tests.support.imports import (
     CONTACT,
@@ -27,20 +27,26 @@ from tests.support.imports import (
     user,
 )
 from tests.support.resolutions import NAMES, resolve, settled, traces
-from tests.support.service import HOUR, SECRET, Api
+from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import LONGEST_WAIT, bounded, reaches, until
 from tocsin import jobs
 from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Borrowed
-from tocsin.errors import Unavailable
+from tocsin.db.pool import Borrowed, Connection
+from tocsin.errors import Overrun, Unavailable
 from tocsin.formats import MAX_TEAM_MEMBERS
 from tocsin.ids import MAX_ID, new_id
+from tocsin.postgres.supervisor import Embedded
 from tocsin.store import pool
 from tocsin.transfer import imports
 from tocsin.transfer.exports import export
 from tocsin.worker import Worker
+
+SLOWLY = """
+create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(3.2); return null; end';
+create trigger slowly before insert on import_lines for each statement execute function wait();
+"""
 
 
 async def exported(api: Api) -> list[Any]:
@@ -425,22 +431,38 @@ async def test_interrupted_import_leaves_nothing(api: Api) -> None:
     await reaches(lambda: everything(api), before)
 
 
-async def test_import_ends_as_an_outage_if_its_server_process_hangs(api: Api, url: str, catalogue: Catalogue) -> None:
-    before = await everything(api)
-    async with pool(url, 1, patience=1.0) as database:
+async def test_import_is_refused_if_the_process_that_stores_its_lines_hangs(
+    api: Api, url: str, dba: Connection, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "STAGE_TIMEOUT", 5.0)
+    async with pool(url, 1) as database:
         incoming = imports.Import(database, api.app_state.pubsub, catalogue, Actor("test"))
         await incoming.open()
         pid = await database.value("select pg_backend_pid()")
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            async with bounded():
-                await incoming.feed(text_of([notification(1, message="x" * 10_000) for _ in range(300)]) + b"\n")
-                with pytest.raises(Unavailable):
+        async with bounded(), locked(dba, "import_lines"):
+            await incoming.feed(text_of([notification(1, message="x" * 10_000) for _ in range(300)]) + b"\n")
+            await until(lambda: waiting_at(dba, "import_lines"))
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with pytest.raises((Unavailable, Overrun)):
                     await incoming.end()
-                await incoming.discard()
-        finally:
-            os.kill(pid, signal.SIGCONT)
-    await reaches(lambda: everything(api), before)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        await incoming.discard()
+        assert await database.value("select count(*) from import_lines") == 0
+        assert await database.value("select count(*) from imports") == 0
+
+
+@pytest.mark.slow
+async def test_lines_of_an_import_have_more_time_than_other_statements(server: Embedded, catalogue: Catalogue) -> None:
+    url = await make_database(server, f"slow_{new_id().hex}")
+    async with serving(url, catalogue) as api, pool(url, 1, patience=3.0) as database:
+        async with database.connection() as connection:
+            await connection.execute(SLOWLY)
+        incoming = imports.Import(database, api.app_state.pubsub, catalogue, Actor("test"))
+        await incoming.open()
+        await incoming.feed(text_of([user(1)]))
+        assert (await incoming.close())["users"] == 1
 
 
 async def test_import_resumes_after_its_worker_dies(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -349,6 +349,11 @@ async def fetch(store: Database | Connection, statement: str, *arguments: Any) -
     return found
 
 
+async def allow(connection: Connection, seconds: float) -> None:
+    """Let the server take so long for each statement of this transaction. For the driver, each needs its `timeout`."""
+    await connection.execute(f"set local statement_timeout = {_milliseconds(seconds, SERVERS_PART)}")
+
+
 def _give_way(connection: Connection) -> None:
     """Lower the priority of the server process of a connection, so that bulk work does not delay other work.
 

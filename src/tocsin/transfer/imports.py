@@ -14,7 +14,7 @@ from tocsin import audit, devices, directory, inbox, jobs
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
 from tocsin.db.errors import PERMANENT, first_line
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, allow, queries
 from tocsin.directory import Team
 from tocsin.errors import FieldError, InternalError, Invalid
 from tocsin.ids import new_id
@@ -34,6 +34,9 @@ MAX_FIELD_ERRORS = 100
 
 STAGE_BATCH_SIZE, STAGE_BATCH_BYTES = 2_000, 2**21
 """Lines per statement that stages them, fewer if they have more bytes."""
+
+STAGE_TIMEOUT = 120.0
+"""Seconds for a statement that stages or checks lines. It needs a part of one, but other work may use the machine."""
 
 CHECK_BATCH_SIZE = 20_000
 """Lines per statement that looks up what they name, or removes them, so that it ends long before its timeout."""
@@ -98,8 +101,9 @@ class Import:
         await self._stage()
         await self._settled()
         if not self._field_errors:
-            async with self._database.connection() as connection:
-                await connection.execute("analyze import_lines")
+            async with self._database.transaction() as connection:
+                await allow(connection, STAGE_TIMEOUT)
+                await connection.execute("analyze import_lines", timeout=STAGE_TIMEOUT)
 
     async def accept(self, connection: Connection) -> dict[str, int]:
         """Check the import as a whole, and accept it in this transaction; return the number of lines of each part.
@@ -133,10 +137,12 @@ class Import:
     async def _unknown(self, connection: Connection) -> list[FieldError]:
         """Return the errors of lines that name unknown users, or events of another company."""
         found: list[FieldError] = []
+        await allow(connection, STAGE_TIMEOUT)
         for start in range(1, self._number + 1, CHECK_BATCH_SIZE):
             numbers = (start, start + CHECK_BATCH_SIZE - 1)
             limit = MAX_FIELD_ERRORS - len(found)
-            rows = await connection.fetch(_SQL["unknown"], self.id, self._parser.company_id, limit, *numbers)
+            given = (self.id, self._parser.company_id, limit, *numbers)
+            rows = await connection.fetch(_SQL["unknown"], *given, timeout=STAGE_TIMEOUT)
             found += [_unknown(row["number"], row["path"]) for row in rows]
             if len(found) == MAX_FIELD_ERRORS:
                 break
@@ -182,9 +188,14 @@ class Import:
         """
         id_ = str(self.id)
         text = memoryview("".join([f"{id_}\t{copied(line)}\n" for line in lines]).encode())
-        async with self._database.connection() as connection:
-            # its types leave out buffers, which its documentation has
-            await connection.copy_to_table("import_lines", source=text, columns=_COLUMNS)  # type: ignore[arg-type]
+        async with self._database.transaction() as connection:
+            await allow(connection, STAGE_TIMEOUT)
+            await connection.copy_to_table(
+                "import_lines",
+                source=text,  # type: ignore[arg-type] # its types leave out buffers, which its documentation has
+                columns=_COLUMNS,
+                timeout=STAGE_TIMEOUT,
+            )
             await connection.execute(_SQL["touch"], self.id)
 
 

@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
 from functools import partial
@@ -825,6 +825,30 @@ async def test_push_that_settles_after_the_copy_is_settled_in_the_new_cell(
     after_copy(monkeypatch, settle)
     await moving.move(*pools, COMPANY, "a", "b")
     assert [row["state"] for row in await pools[1].rows("select state from deliveries")] == ["dead"]
+
+
+@in_schemas
+async def test_event_after_the_copy_is_brought_without_others_of_its_user(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So what is brought while the company is closed is as little as what has changed."""
+    await fill(cells[0])
+    before, new, brought = {*await cells[0].ids(3)}, set[str](), set[str]()
+    put = moving._Move._put  # noqa: SLF001
+
+    async def putting(self: Any, target: Connection, tables: Mapping[str, Sequence[str]]) -> None:
+        brought.update(json.loads(row)["id"] for row in tables.get("events", []))
+        await put(self, target, tables)
+
+    async def post() -> None:
+        brought.clear()
+        new.add(await cells[0].post(note(3), company_id=COMPANY))
+
+    monkeypatch.setattr(moving._Move, "_put", putting)  # noqa: SLF001
+    after_copy(monkeypatch, post)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert brought & (before | new) == new
+    assert {*await cells[1].ids(3)} == before | new
 
 
 async def post_held(api: Api) -> str:

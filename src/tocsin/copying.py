@@ -5,7 +5,7 @@ events that wait, and the results of pushes. `moving` says when.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,9 @@ _FIRST_USERS = ("users", "heads", "teams", "events")  # the rows that others ref
 _SQL = queries("moving")
 
 Say = Callable[[str], None]
+
+Digest = tuple[str, int, str, UUID | None]
+"""A table, how many rows of it are in a range or belong to an event, their digest, and the event, if it is of one."""
 
 
 class Changed(Exception):  # noqa: N818 - the move is repeated
@@ -152,8 +155,8 @@ class Copy:
             yield Section(of, sorted({*mine, *(row["id"] for row in theirs)}))
             after = last
 
-    async def _bring(self, part: Section, source: Connection | None = None) -> list[tuple[str, int, str]]:
-        """Make a range of the target like that of the source; return the count and the digest of each table.
+    async def _bring(self, part: Section, source: Connection | None = None) -> list[Digest]:
+        """Make a range of the target like that of the source; return the digests.
 
         Without a connection, the source is read as it is at one time. Ranges can differ afterwards, until the target
         has all users of their events.
@@ -166,12 +169,16 @@ class Copy:
                 return await self._bring(part, connection)
         mine, theirs = await asyncio.gather(self._digests(source, part), self._digests(self._target, part))
         if mine != theirs:
-            await self._replace(source, part, mine)
+            await self._replace(source, part, mine, {digest[-1] for digest in {*mine} ^ {*theirs}})
         return mine
 
-    async def _digests(self, store: Database | Connection, part: Section) -> list[tuple[str, int, str]]:
-        """Return the count and the digest of each table in a range; that of users has their events, too."""
+    async def _digests(
+        self, store: Database | Connection, part: Section, among: Container[UUID | None] | None = None
+    ) -> list[Digest]:
+        """Return the digests of a range; that of users has their events, too, or those `among` others."""
         found, events = [], await self._events(store, part)
+        if among is not None:
+            events = [id_ for id_ in events if id_ in among]
         if part.of != "events":
             found += await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, part.ids)
         if part.of != "teams":
@@ -197,11 +204,18 @@ class Copy:
         ids: list[UUID] = row[0]
         return ids
 
-    async def _replace(self, source: Connection, part: Section, digests: list[tuple[str, int, str]]) -> None:
-        """Replace a range of the target by that of the source, which has these digests, in one transaction."""
+    async def _replace(
+        self, source: Connection, part: Section, digests: Sequence[Digest], differing: Container[UUID | None]
+    ) -> None:
+        """Replace a range of the target by that of the source, which has these digests, in one transaction.
+
+        Of its events, only those are replaced that are `differing`: most of those of a user who got one are as before.
+        """
         async with self._target.transaction() as target:
             await self._receive(target)
-            mine, theirs = await self._events(source, part), await self._events(target, part)
+            mine, theirs = [
+                [id_ for id_ in await self._events(store, part) if id_ in differing] for store in (source, target)
+            ]
             tables = await self._rows(source, part, mine, theirs)
             ids = sorted({*mine, *theirs})
             for table in ("users", "teams", "events"):
@@ -211,7 +225,8 @@ class Copy:
                 await target.execute(_SQL[f"discard_{part.of}"], self._company, part.ids)
             await target.execute(_SQL["discard_events"], self._company, ids)
             await self._put(target, tables)
-            if await self._digests(target, part) != digests:
+            expected = [digest for digest in digests if digest[-1] is None or digest[-1] in differing]
+            if await self._digests(target, part, differing) != expected:
                 self._unequal.append(part)
 
     async def _receive(self, target: Connection) -> None:

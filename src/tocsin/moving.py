@@ -257,7 +257,7 @@ class _Move(Copy):
         await _patiently(self._is_noting, "events are locked")
         since, self._waiting = await self._source.value(_SQL["since"]), await self._waiting_now()
         async for part in self._parts():
-            for table, n, _ in await self._bring(part):
+            for table, n, *_ in await self._bring(part):
                 self._compared[table] = self._compared.get(table, 0) + n
             if part.of == "users" and part.ids:
                 self._say(f"copied up to user {part.ids[-1]}")

@@ -49,7 +49,7 @@ row as materialized (
                        )
                    )
                end
-           )::text as row
+           )::text as row, id as event_id
     from event
     union all
     select 'recipients', (
@@ -57,28 +57,28 @@ row as materialized (
                    when is_own then '{}'
                    else jsonb_build_object('user_ids', own_users, 'team_ids', own_teams, 'reached', cardinality(own_users))
                end
-           )::text
+           )::text, event_id
     from recipient
     union all
-    select 'contents', to_jsonb(c)::text
+    select 'contents', to_jsonb(c)::text, event.id
     from event
     cross join lateral (select * from contents where event_id = event.id offset 0) c
     union all
-    select 'subjects', to_jsonb(s)::text
+    select 'subjects', to_jsonb(s)::text, event.id
     from event
     cross join lateral unnest(event.subjects) as named (subject)
     cross join lateral (select * from subjects where subject = named.subject and event_id = event.id offset 0) s
     union all
-    select 'cancellations', to_jsonb(c)::text
+    select 'cancellations', to_jsonb(c)::text, event.id
     from event
     cross join lateral (select * from cancellations where event_id = event.id offset 0) c
     union all
-    select 'dead_letters', to_jsonb(d)::text
+    select 'dead_letters', to_jsonb(d)::text, event.id
     from event
     cross join lateral (select * from dead_letters where id = event.id and task = 'deliver' offset 0) d
     where event.is_own
     union all
-    select case when event.is_own then 'event_keys' else 'other_keys' end, to_jsonb(k)::text
+    select case when event.is_own then 'event_keys' else 'other_keys' end, to_jsonb(k)::text, event.id
     from event
     cross join lateral (
         select * from event_keys

@@ -182,12 +182,14 @@ with
 select table_name, row from row
 
 -- name: digest_of_events
+-- The digests of each event.
 with
 -- include: moving_events(company=$1::int, events=$2::uuid[], theirs=$3::bool)
-, digested as (
-    select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark from row group by table_name
-)
-select * from digested where table_name <> 'other_keys' order by table_name
+select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark, event_id
+from row
+where table_name <> 'other_keys'
+group by table_name, event_id
+order by table_name collate "C", event_id
 
 -- name: rows_of_events
 with

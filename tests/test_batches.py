@@ -106,6 +106,28 @@ async def test_batch_size_limits_the_items_of_a_batch() -> None:
     assert slow.seen == [[0, 1], [2, 3], [4]]
 
 
+async def test_items_after_a_batch_of_several_are_gathered() -> None:
+    gathered, seen = asyncio.Event(), list[list[int]]()
+
+    async def process(batch: list[int]) -> None:
+        seen.append(batch)
+
+    async def gather(began: float, ended: float) -> None:
+        assert began <= ended
+        await gathered.wait()
+
+    batches = Batches(process, gather=gather)
+    for items in ([1], [2, 3], [4]):
+        batches.add(items)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    batches.add([5])
+    assert seen == [[1], [2, 3]]
+    gathered.set()
+    await batches.join()
+    assert seen == [[1], [2, 3], [4, 5]]
+
+
 async def test_empty_addition_processes_nothing() -> None:
     slow = Slow()
     slow.batches.add([])

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,19 @@ from tests.support.servers import nats
 from tests.support.service import Api, serving, settings_for
 from tests.support.streams import watching
 from tests.support.waiting import bounded, reaches, until
-from tocsin import nats_bus
+from tocsin import nats_bus, presence
+from tocsin import pubsub as pubsub_module
 from tocsin.background import in_background
+from tocsin.bus import Polling
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Database
+from tocsin.db.pool import Database, connect
+from tocsin.db.url import schema_of
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Refusal
 from tocsin.nats_access import Access
 from tocsin.nats_bus import ByNats
 from tocsin.postgres.supervisor import Embedded
+from tocsin.presence import Doing
 from tocsin.pubsub import PubSub
 from tocsin.readiness import Readiness
 from tocsin.settings import read_settings
@@ -40,7 +45,18 @@ async def receives(bell: PubSub, name: str, publish: PubSub) -> None:
     await until(is_heard)
 
 
-def _receives_a_change(publish: PubSub, changed: list[int]) -> bool:
+async def wanted(what: Doing, sender: PubSub, want: Callable[[], object]) -> None:
+    """Say that something is wanted until the sender has heard it."""
+
+    def is_heard() -> bool:
+        want()
+        return sender.others(what) > 0
+
+    await until(is_heard)
+
+
+def _receives_a_change(publish: PubSub, there: PubSub, changed: list[int]) -> bool:
+    there.want_changes()  # as streams do again and again: what is said while there is no server is lost
     publish.publish_changes([7])
     return 7 in changed
 
@@ -58,7 +74,7 @@ async def test_nats_carries_wakeups_and_changes_and_reconnects(api: Api, port: i
         for _ in range(2):  # it goes, and comes back
             async with nats(port, tmp_path):
                 await receives(there, "direct", here)
-                await until(partial(_receives_a_change, here, changed))
+                await until(partial(_receives_a_change, here, there, changed))
                 changed.clear()
             here.publish("direct")
             here.publish_changes(range(10_000))
@@ -91,6 +107,61 @@ async def test_bus_without_its_server_reports_that_messages_are_delayed(
     finally:
         receiving.cancel()
         await bus.close()
+
+
+async def test_changes_and_final_states_are_sent_only_while_they_are_wanted(
+    url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "LIFETIME", 0.5)
+    monkeypatch.setattr(presence, "SAY_INTERVAL", 0)
+    here, there = PubSub(url, database), PubSub(url, database)
+    texts: list[str] = []
+    changed: list[Collection[int] | None] = []
+    there.on_change(changed.append)
+    async with AsyncExitStack() as stack:
+        listener = await connect(url)
+        stack.push_async_callback(listener.close)
+        await listener.add_listener(f"{schema_of(url)}_work", lambda *said: texts.append(str(said[-1])))
+        for pubsub in (here, there):
+            stack.push_async_callback(pubsub.close)
+            await stack.enter_async_context(in_background(pubsub.receive()))
+
+        def publish() -> None:
+            here.publish_changes([7])
+            for topic in ("settled", "direct"):
+                here.publish(topic)
+
+        async def is_withheld() -> bool:
+            texts.clear()
+            publish()
+            await until(lambda: texts)
+            return texts == ["direct"]
+
+        await until(is_withheld)
+        settled = there.listen_for("settled")
+
+        def is_received() -> bool:
+            there.want_changes()
+            there.listen_for("settled")
+            publish()
+            return {7} in changed and settled.is_set()
+
+        await until(is_received)
+        await until(is_withheld)
+
+
+async def test_stream_that_begins_looks_again_when_others_know_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pubsub_module, "HEARD_WITHIN", 0)
+    pubsub = PubSub("", database, Polling())
+    changed: list[Collection[int] | None] = []
+    pubsub.on_change(changed.append)
+    pubsub.watch(7)
+    pubsub.watch(8)
+    await until(lambda: changed)
+    assert changed == [None]
+    await pubsub.close()
 
 
 async def test_bus_reports_that_it_cannot_listen_for_notifications(database: Database, port: int) -> None:
@@ -163,6 +234,8 @@ async def test_messages_of_a_cell_wake_no_process_of_another_one(database: Datab
         main, another, north, beside = buses.values()
         await receives(main, "direct", another)
         await receives(beside, "direct", north)
+        for sender, receiver in ((another, main), (north, beside)):
+            await wanted("changes", sender, receiver.want_changes)
         woken = main.listen_for("bulk")
         changed.clear()
         north.publish("bulk")
@@ -183,6 +256,7 @@ async def test_many_changes_become_one_nats_message(api: Api, port: int, tmp_pat
         there.on_change(told.append)
         ears = asyncio.create_task(there.receive())
         await receives(there, "direct", here)
+        await wanted("changes", here, there.want_changes)
         here.publish_changes(range(1, 3000))
         here.publish_changes([5])
         await until(lambda: told)

@@ -10,15 +10,18 @@ import httpx
 import pytest
 
 from tests.support.answers import field_errors
-from tests.support.database import blocked, locked, waiting_at
+from tests.support.database import blocked, locked, url_for, waiting_at
 from tests.support.events import custom, in_future, message_event, post, state
-from tests.support.service import Api
-from tests.support.waiting import reaches, until
+from tests.support.service import Api, serving
+from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import work
-from tocsin import fanout, jobs
+from tocsin import event_status, fanout, jobs
+from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Borrowed, Connection, queries
-from tocsin.events import Draft, Intake
+from tocsin.event_status import Viewer
+from tocsin.events import MAX_GATHERING, Draft, Intake, gathering_time
 from tocsin.ids import new_id
+from tocsin.postgres.supervisor import Embedded
 
 
 async def post_batch(api: Api, *events: Any, **more: Any) -> httpx.Response:
@@ -241,6 +244,40 @@ async def test_statements_that_store_events_use_generic_plans(idle: Api) -> None
         statements = [queries("events")["accept"], queries("directory")["people"]]
         plans = "select generic_plans, custom_plans from pg_prepared_statements where statement = any($1)"
         assert [tuple(row) for row in await connection.fetch(plans, statements)] == [(9, 5)] * 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "others", "gathered"), [(0.004, 0, 0.001), (0.004, 1, 0.005), (0.004, 2, 0.009), (30, 0, MAX_GATHERING)]
+)
+def test_events_are_gathered_while_other_processes_store_theirs(seconds: float, others: int, gathered: float) -> None:
+    assert gathering_time(seconds, others) == pytest.approx(gathered)
+
+
+async def test_processes_that_store_several_events_together_know_each_other(
+    api: Api, server: Embedded, catalogue: Catalogue
+) -> None:
+    await api.people(1)
+    async with serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere:
+
+        async def are_known() -> bool:
+            await asyncio.gather(*(each.post(custom(1)) for each in (api, elsewhere) for _ in range(5)))
+            return all(each.app_state.pubsub.others("storing") for each in (api, elsewhere))
+
+        await until(are_known)
+
+
+async def test_final_state_wakes_a_caller_who_waits_at_another_process(
+    api: Api, server: Embedded, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_status, "_POLL_INTERVAL", 1e6)
+    await api.people(1)
+    id_ = (await post(api, message_event("x", 1, deliver_at=in_future()))).json()["id"]
+    async with serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere, bounded():
+        there = elsewhere.app_state
+        asking = asyncio.create_task(event_status.state(there.database, there.pubsub, UUID(id_), Viewer(), seconds=1e6))
+        await until(lambda: api.app_state.pubsub.others("settled"))
+        await api.as_service("DELETE", f"/events/{id_}")
+        assert (await asking)["state"] == "cancelled"
 
 
 # --- deliver_at, keys, cancellation ---------------------------------------------------------------------------------

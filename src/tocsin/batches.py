@@ -52,7 +52,8 @@ class Batches(Generic[T]):
 
     A statement for ten items costs little more than a statement for one. `process` handles its own errors; `count`
     returns how many of the waiting items the next batch takes, at least one. If there is a `turn`, a batch takes what
-    waits when it is its turn.
+    waits when it is its turn. After a batch of several items, the next one begins when `gather` has returned. That gets
+    the times of the loop's clock when that batch began and ended.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Batches(Generic[T]):
         process: Callable[[list[T]], Awaitable[None]],
         count: Callable[[Sequence[T]], int] = len,
         turn: Turn | None = None,
+        gather: Callable[[float, float], Awaitable[None]] | None = None,
     ) -> None:
-        self._process, self._count, self._turn = process, count, turn
+        self._process, self._count, self._turn, self._gather = process, count, turn, gather
+        self._shared: tuple[float, float] | None = None
         self._waiting: dict[T, None] = {}
         self._processing: asyncio.Task[None] | None = None
 
@@ -77,10 +80,15 @@ class Batches(Generic[T]):
             await self._processing
 
     async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
         while self._waiting:
+            if self._gather and self._shared:
+                await self._gather(*self._shared)
             async with self._turn.taken() if self._turn else contextlib.nullcontext():
                 waiting = list(self._waiting)
                 batch = waiting[: self._count(waiting)]
                 for item in batch:
                     del self._waiting[item]
+                began = clock()
                 await self._process(batch)
+                self._shared = (began, clock()) if len(batch) > 1 else None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from tocsin.batches import Batches
 from tocsin.bus import ALL_USERS, MAX_USERS, Bus, ByNotify, Polling
 from tocsin.db.pool import Database
+from tocsin.presence import MARK, Doing, Presence
 
 POLL = 1.5
 """Seconds after which a worker looks for work of which it got no message."""
@@ -18,12 +19,18 @@ POLL = 1.5
 SEND_INTERVAL = 0.01
 """Seconds between two messages to other processes, since a NOTIFY locks the whole server."""
 
+HEARD_WITHIN = 0.2
+"""Seconds after which the other processes have heard that changes are wanted. What was missed is looked up then."""
+
 Changed = Callable[[Collection[int] | None], None]
 """Takes the ids of users whose inboxes changed; None: any inbox may have changed."""
 
 
 class PubSub:
-    """Topics (one per queue, `push`, `clear`, and `settled` for the final states of events), and changes of inboxes."""
+    """Topics (one per queue, `push`, `clear`, and `settled` for the final states of events), and changes of inboxes.
+
+    Final states and changes are sent only while another process waits for them.
+    """
 
     def __init__(self, url: str, database: Database, bus: Bus | None = None) -> None:
         self._bus = bus or (Polling() if database.is_read_only else ByNotify(url, database))
@@ -31,6 +38,7 @@ class PubSub:
         self._local: set[str] = set()
         self._outgoing: Batches[str | int] = Batches(self._send)
         self._changed: Changed = lambda _: None
+        self._presence = Presence(lambda word: self._outgoing.add([word]))
 
     @property
     def problem(self) -> str:
@@ -48,7 +56,7 @@ class PubSub:
     def publish(self, topic: str) -> None:
         """Wake all waiters of a topic. Never blocks and never fails."""
         self._events.pop(topic, asyncio.Event()).set()
-        if topic not in self._local:
+        if topic not in self._local and (topic != "settled" or self._presence.is_wanted("settled")):
             self._outgoing.add([topic])
 
     def listen_for(self, topic: str) -> asyncio.Event:
@@ -56,12 +64,23 @@ class PubSub:
 
         Take the event first, then look for work, and only then wait: so no message is missed.
         """
+        if topic == "settled":
+            self.say("settled")
         return self._events[topic]
 
     def publish_changes(self, user_ids: Collection[int]) -> None:
         """Wake the streams of these users. Never blocks and never fails."""
         self._changed(user_ids)
-        self._outgoing.add([ALL_USERS] if len(user_ids) > MAX_USERS else user_ids)
+        if self._presence.is_wanted("changes"):
+            self._outgoing.add([ALL_USERS] if len(user_ids) > MAX_USERS else user_ids)
+
+    def say(self, what: Doing) -> bool:
+        """Tell other processes what this one does, as long as it does so; return whether they did not know."""
+        return self._presence.say(what)
+
+    def others(self, what: Doing) -> int:
+        """Return how many other processes do something at present."""
+        return self._presence.others(what)
 
     def on_change(self, changed: Changed) -> None:
         """Set the function to call when inboxes change, by this process or another."""
@@ -70,6 +89,12 @@ class PubSub:
     def watch(self, user_id: int) -> None:
         """Receive changes of this user by other processes. Changes of other users may be received too."""
         self._bus.watch(user_id)
+        self.want_changes()
+
+    def want_changes(self) -> None:
+        """Have other processes send changes for the next seconds."""
+        if self.say("changes"):
+            asyncio.get_running_loop().call_later(HEARD_WITHIN, lambda: self._changed(None))
 
     def unwatch(self, user_id: int) -> None:
         """Receive changes of this user no longer."""
@@ -77,6 +102,7 @@ class PubSub:
 
     async def receive(self) -> None:
         """Pass on the messages of other processes, forever."""
+        self._presence.listen()
         await self._bus.listen(self._pass_on)
 
     async def close(self) -> None:
@@ -88,6 +114,8 @@ class PubSub:
         for word in text.split():
             if word == ALL_USERS:
                 self._changed(None)
+            elif word.startswith(MARK):
+                self._presence.hear(word)
             elif word.startswith("@"):
                 with contextlib.suppress(ValueError):
                     users.add(int(word[1:]))

@@ -257,7 +257,6 @@ async def _together(
     """Run the server and the worker. If one of them ends, or the process that started this one, stop."""
     pubsub, siblings = app_state.pubsub, app_state.metrics.siblings
     if worker:
-        pubsub.handle_locally("settled")
         await _forget_workers(app_state)
     survive_signals()
     _freeze()

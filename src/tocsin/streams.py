@@ -225,6 +225,8 @@ class Streams:
             stream.close()
 
     async def _poll(self) -> None:
+        if self._streams and self._pubsub:
+            self._pubsub.want_changes()
         if self._streams and (over := await self._open.over()):
             for stream in list(chain.from_iterable(self._streams.values())):
                 if stream.id in over:

@@ -1,6 +1,7 @@
 """Options of producers: batches, own ids, keys, deliver_at, cancellation, except, explanation."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 from tests.support.answers import field_errors
 from tests.support.database import blocked, locked, url_for, waiting_at
 from tests.support.events import custom, in_future, message_event, post, state
-from tests.support.service import Api, serving
+from tests.support.service import Api, at_rest, serving
 from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import work
 from tocsin import event_status, fanout, jobs
+from tocsin.background import in_background
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Borrowed, Connection, queries
 from tocsin.event_status import Viewer
@@ -257,13 +259,18 @@ async def test_processes_that_store_several_events_together_know_each_other(
     api: Api, server: Embedded, catalogue: Catalogue
 ) -> None:
     await api.people(1)
-    async with serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere:
+    async with AsyncExitStack() as stack:
+        elsewhere = await stack.enter_async_context(serving(url_for(server, "busy"), catalogue, with_worker=False))
+        both = api, elsewhere
+        for each in both:
+            await stack.enter_async_context(in_background(each.app_state.pubsub.receive()))
 
         async def are_known() -> bool:
-            await asyncio.gather(*(each.post(custom(1)) for each in (api, elsewhere) for _ in range(5)))
-            return all(each.app_state.pubsub.others("storing") for each in (api, elsewhere))
+            await asyncio.gather(*(post(each, custom(1)) for each in both for _ in range(5)))
+            return all(each.app_state.pubsub.others("storing") for each in both)
 
         await until(are_known)
+    await at_rest(api)
 
 
 async def test_final_state_wakes_a_caller_who_waits_at_another_process(
@@ -272,10 +279,20 @@ async def test_final_state_wakes_a_caller_who_waits_at_another_process(
     monkeypatch.setattr(event_status, "_POLL_INTERVAL", 1e6)
     await api.people(1)
     id_ = (await post(api, message_event("x", 1, deliver_at=in_future()))).json()["id"]
-    async with serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere, bounded():
+    async with (
+        serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere,
+        in_background(api.app_state.pubsub.receive()),
+        in_background(elsewhere.app_state.pubsub.receive()),
+        bounded(),
+    ):
         there = elsewhere.app_state
+
+        def is_heard() -> bool:
+            there.pubsub.listen_for("settled")
+            return api.app_state.pubsub.others("settled") > 0
+
         asking = asyncio.create_task(event_status.state(there.database, there.pubsub, UUID(id_), Viewer(), seconds=1e6))
-        await until(lambda: api.app_state.pubsub.others("settled"))
+        await until(is_heard)
         await api.as_service("DELETE", f"/events/{id_}")
         assert (await asking)["state"] == "cancelled"
 

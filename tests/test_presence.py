@@ -41,14 +41,15 @@ def test_all_may_be_wanted_until_others_have_had_time_to_say_so() -> None:
     here, there = Presence(words.append, clock), Presence(words.append, clock)
     clock.now += 2 * LIFETIME
     assert here.is_wanted("changes")  # it hears nobody
-    here.listen()
-    assert here.is_wanted("changes")
-    clock.now += LIFETIME
-    assert not here.is_wanted("changes")
-    there.say("changes")
-    here.hear(words[-1])
-    assert here.is_wanted("changes")
-    assert not here.is_wanted("settled")
+    with here.listening():
+        assert here.is_wanted("changes")
+        clock.now += LIFETIME
+        assert not here.is_wanted("changes")
+        there.say("changes")
+        here.hear(words[-1])
+        assert here.is_wanted("changes")
+        assert not here.is_wanted("settled")
+    assert here.is_wanted("settled")
 
 
 def test_words_of_any_form_and_number_are_bounded() -> None:

@@ -3,8 +3,9 @@
 A lost word costs latency, as every lost message does. Processes of a release that does not know the words ignore them.
 """
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from secrets import token_hex
 from typing import Literal, get_args
 
@@ -34,9 +35,14 @@ class Presence:
         self._heard: dict[str, dict[str, float]] = {what: {} for what in get_args(Doing)}
         self._listens_since: float | None = None
 
-    def listen(self) -> None:
-        """Begin to hear other processes."""
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear other processes for the duration of the block."""
         self._listens_since = self._clock()
+        try:
+            yield
+        finally:
+            self._listens_since = None
 
     def say(self, what: Doing) -> bool:
         """Say that this process does something, unless it has just said so; return whether others did not know it."""

@@ -102,8 +102,8 @@ class PubSub:
 
     async def receive(self) -> None:
         """Pass on the messages of other processes, forever."""
-        self._presence.listen()
-        await self._bus.listen(self._pass_on)
+        with self._presence.listening():
+            await self._bus.listen(self._pass_on)
 
     async def close(self) -> None:
         """Send the last messages."""

@@ -201,7 +201,6 @@ async def serving(
             )
         if worker:
             worker.posts = posts_of(own, catalogue, pubsub, app_state.disk, app_state.intake.at_once)
-            pubsub.handle_locally("settled")
             working = asyncio.create_task(worker.run())
             stack.push_async_callback(lambda: working)
         listening = socket.socket(proto=socket.IPPROTO_TCP)

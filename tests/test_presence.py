@@ -26,11 +26,11 @@ def test_other_processes_are_counted_for_as_long_as_they_say_what_they_do() -> N
     others[0].say("storing")
     others[1].say("changes")
     for word in words:
-        here.hear(word)
+        here.receive(word)
     assert (here.others("storing"), here.others("changes"), here.others("settled")) == (1, 1, 0)
     clock.now += LIFETIME - 1
     others[1].say("changes")
-    here.hear(words[-1])
+    here.receive(words[-1])
     clock.now += 2
     assert (here.others("storing"), here.others("changes")) == (0, 1)
 
@@ -46,7 +46,7 @@ def test_all_may_be_wanted_until_others_have_had_time_to_say_so() -> None:
         clock.now += LIFETIME
         assert not here.is_wanted("changes")
         there.say("changes")
-        here.hear(words[-1])
+        here.receive(words[-1])
         assert here.is_wanted("changes")
         assert not here.is_wanted("settled")
     assert here.is_wanted("settled")
@@ -55,8 +55,8 @@ def test_all_may_be_wanted_until_others_have_had_time_to_say_so() -> None:
 def test_words_of_any_form_and_number_are_bounded() -> None:
     presence = Presence(lambda _: None, Clock())
     for word in ("+", "+storing", "+storing:", "+:", "+dancing:1"):
-        presence.hear(word)
+        presence.receive(word)
     assert presence.others("storing") == 0
     for number in range(2 * MAX_PROCESSES):
-        presence.hear(f"+storing:{number}")
+        presence.receive(f"+storing:{number}")
     assert presence.others("storing") == MAX_PROCESSES

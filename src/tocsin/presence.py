@@ -53,7 +53,7 @@ class Presence:
         self._send(f"{MARK}{what}:{self._id}")
         return last is None or now - last > LIFETIME
 
-    def hear(self, word: str) -> None:
+    def receive(self, word: str) -> None:
         """Take a word of any process, this one included."""
         what, _, id_ = word.removeprefix(MARK).partition(":")
         heard = self._heard.get(what)

@@ -115,7 +115,7 @@ class PubSub:
             if word == ALL_USERS:
                 self._changed(None)
             elif word.startswith(MARK):
-                self._presence.hear(word)
+                self._presence.receive(word)
             elif word.startswith("@"):
                 with contextlib.suppress(ValueError):
                     users.add(int(word[1:]))

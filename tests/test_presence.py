@@ -40,7 +40,7 @@ def test_all_may_be_wanted_until_others_have_had_time_to_say_so() -> None:
     clock = Clock()
     here, there = Presence(words.append, clock), Presence(words.append, clock)
     clock.now += 2 * LIFETIME
-    assert here.is_wanted("changes")  # it hears nobody
+    assert here.is_wanted("changes")  # it receives nothing
     with here.listening():
         assert here.is_wanted("changes")
         clock.now += LIFETIME

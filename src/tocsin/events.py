@@ -43,12 +43,8 @@ EVENTS_PER_TURN = 16
 TURN_TIMEOUT = 5.0
 """Seconds for which a batch waits for those before it. Then it is queued, because one of them may wait for a lock."""
 
-GATHERING = 0.25
-"""Part of the time of a statement for several events for which the next ones are gathered. For each other process that
-stores events, too, it is the whole time: so their statements take turns, and each is as full as that of one process."""
-
 MAX_GATHERING = 0.02
-"""Maximum seconds for that: a statement may have waited for a lock."""
+"""Maximum seconds for which events are gathered after a statement, which may have waited for a lock."""
 
 MAX_IDS_PER_BATCH = 20_000
 """Maximum ids that the events of such a transaction name together. An event that names more is stored by itself."""
@@ -273,10 +269,11 @@ class Intake:
         return accepted, entered
 
     async def _gather(self, began: float, ended: float) -> None:
-        """Wait for more events, after a statement for several."""
+        """Wait for more events, after a statement for several, if other processes store some, too."""
         self._pubsub.say("storing")
-        until = ended + gathering_time(ended - began, self._pubsub.others("storing"))
-        await asyncio.sleep(until - asyncio.get_running_loop().time())
+        if others := self._pubsub.others("storing"):
+            until = ended + gathering_time(ended - began, others)
+            await asyncio.sleep(until - asyncio.get_running_loop().time())
 
     async def _store_batch(self, batch: Sequence[Waiting]) -> None:
         """Store these together. An event that fails, or waits for a lock, fails alone; an outage fails all."""
@@ -329,8 +326,11 @@ class Intake:
 
 
 def gathering_time(seconds: float, others: int) -> float:
-    """Return for how long events are gathered after a statement of so many seconds, while others store some, too."""
-    return min(MAX_GATHERING, seconds * (GATHERING + others))
+    """Return for how long events are gathered after a statement of so many seconds, while others store some, too.
+
+    So their statements take turns, and each is about as full as that of one process.
+    """
+    return min(MAX_GATHERING, seconds * others)
 
 
 def _count_of_next(waiting: Sequence[Waiting]) -> int:

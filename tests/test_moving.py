@@ -631,6 +631,28 @@ async def test_company_comes_back_only_after_all_of_it_has_left(
         await assert_sound(url)
 
 
+@in_schemas
+async def test_company_moves_through_three_cells_in_any_order(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    third = in_schema(urls[0], "tocsin_c")
+    await migrate(third)
+    await empty(third)
+    await fill(cells[0])
+    before = await of_company(pools[0], COMPANY)
+    async with opened((third, third)) as (last, _):
+        databases = {"a": pools[0], "b": pools[1], "c": last}
+        for origin, destination in itertools.pairwise("abcabacba"):
+            await moving.move(databases[origin], databases[destination], COMPANY, origin, destination)
+            said = {name: await moving.whereabouts(each) for name, each in databases.items()}
+            assert moving.cell_of(COMPANY, said.values()) == destination
+            for other in databases.keys() - {destination}:
+                assert moving.origin_of(COMPANY, other, said, "a") == destination
+        assert await of_company(databases["a"], COMPANY) == before
+    for url in (*urls, third):
+        await assert_sound(url)
+
+
 async def die(database: Database, *ids: str) -> None:
     """Make dead letters of the jobs of these events."""
     await database.rows(

@@ -241,7 +241,7 @@ class _Move(Copy):
             )
         if theirs and theirs["is_leaving"]:
             raise _not_ended(self._company, theirs["other"])
-        if theirs and mine and theirs["state"] == "moved" and theirs["other"] != self._origin:
+        if theirs and mine and theirs["state"] == "moved" and theirs["turn"] > mine["received_turn"]:
             raise Refusal(f"Company {self._company} is in cell {theirs['other']}.")
         self._turn = last + 1
         known = (mine["turn"], mine["state"]) if mine else (None, None)

@@ -172,6 +172,12 @@ async def test_what_would_be_in_several_cells_is_refused(service: WithSouth) -> 
     assert (await service.as_user(77, "GET", "/notifications")).status_code == 401
 
 
+async def test_id_that_is_no_number_finds_no_cell(service: WithSouth) -> None:
+    for text, path in (("²", "/directory/users/²"), ("9" * 5_000, "/directory/users")):
+        answer = await service.as_service("GET", path, params={"company_id": text})
+        assert answer.status_code in {404, 422}, answer.text
+
+
 async def test_users_stay_remembered_when_a_cell_opens(idle: Api) -> None:
     await idle.people(1)
     routing = routing_of(idle.app_state, idle.app_state)
@@ -411,6 +417,16 @@ async def test_process_of_one_cell_refuses_a_company_of_another_cell(
         await reaches(partial(main.status, 77), 401)
         await moving.move(there, here, moves, "north", "main")
         await reaches(partial(seen, moves), [200, 503, 202, 503])
+
+
+async def test_process_of_one_cell_refuses_ids_that_are_no_numbers(pair: dict[int, Service]) -> None:
+    for query, given in ((f"?company_id={'9' * 5_000}", 1), ("?company_id=²", 1), ("", []), ("", {})):
+        body = {"first_name": "A", "last_name": "B", "company_id": given}
+        answer = await pair[MAIN].as_service("PUT", f"/directory/users/{MAIN}{query}", json=body)
+        assert answer.status_code in {204, 422}, answer.text
+    for events in ([None], [{"notify": None}], [{"notify": {"users": {}}}], [{"notify": {"users": [[]]}}]):
+        answer = await pair[MAIN].as_service("POST", "/events/batch", json={"events": events})
+        assert answer.status_code == 422, answer.text
 
 
 async def test_processes_of_one_cell_each_release_phones(pair: dict[int, Service]) -> None:

@@ -15,6 +15,7 @@ _REQUEST_IDS = 256
 """Ids of requests that are made at a time."""
 
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_ID = re.compile(r"[0-9]{1,20}")
 _lock = threading.Lock()
 _last = 0
 
@@ -40,6 +41,11 @@ _request_ids = _random_ids()
 def new_request_id() -> str:
     """Return an id for a request. Ids do not count the requests. Only the thread of the loop calls it."""
     return next(_request_ids)
+
+
+def parsed_id(text: str) -> int | None:
+    """Return the id of a user, a team or a company in a path or a query; None for anything else."""
+    return id_ if _ID.fullmatch(text) and 1 <= (id_ := int(text)) <= MAX_ID else None
 
 
 def parsed_uuid(given: Any) -> UUID | None:

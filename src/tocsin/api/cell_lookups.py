@@ -11,6 +11,7 @@ from tocsin.backoff import Backoff
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
+from tocsin.ids import parsed_id
 from tocsin.moving import Whereabouts, whereabouts
 from tocsin.moving import cell_of as moved_to
 
@@ -96,8 +97,8 @@ def _keys(users: Sequence[Any], teams: Sequence[Any]) -> list[Key]:
 
 def keys_of(names: Mapping[str, Any]) -> list[Key]:
     """Return the user or team in a path."""
-    given = [(kind, str(names.get(name, ""))) for kind, name in (("teams", "team_id"), ("users", "user_id"))]
-    return [(kind, int(text)) for kind, text in given if text.isdigit() and is_id(int(text))][:1]
+    given = [(kind, parsed_id(str(names.get(name, "")))) for kind, name in (("teams", "team_id"), ("users", "user_id"))]
+    return [(kind, id_) for kind, id_ in given if id_ is not None][:1]
 
 
 def is_moving() -> Unavailable:

@@ -27,7 +27,7 @@ from tocsin.cells import Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Invalid, NotFound, Overrun, TooLate, Unavailable
 from tocsin.event_status import Viewer
-from tocsin.ids import parsed_uuid
+from tocsin.ids import parsed_id, parsed_uuid
 from tocsin.readiness import Readiness
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
@@ -129,9 +129,8 @@ class Routing:
             return await self._of_all(keys)
         if (event_id := parsed_uuid(str(names.get("event_id", "")))) is not None:
             return await self._of_event(event_id)
-        company = request.query_params.get("company_id", "")
-        if company.isdigit() and is_id(int(company)):
-            return self._of_company(int(company))
+        if (company_id := parsed_id(request.query_params.get("company_id", ""))) is not None:
+            return self._of_company(company_id)
         is_invalid = not NAMING.isdisjoint(names) or (request.method == "POST" and path in ACCEPTING)
         if path.startswith(("/directory", "/events")) and not is_invalid:
             raise Invalid([field_error("cell", "required", "is required, because the request names no company")])

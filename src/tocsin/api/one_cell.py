@@ -20,10 +20,11 @@ from tocsin.api.cell_lookups import (
     watch,
 )
 from tocsin.api.state import AppState
-from tocsin.auth.claims import ServiceCaller, UserCaller
+from tocsin.auth.claims import ServiceCaller, UserCaller, is_id
 from tocsin.cells import Cell, Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Overrun, Unavailable
+from tocsin.ids import parsed_id
 
 
 class OneCell:
@@ -85,13 +86,12 @@ class OneCell:
             await self._refuse(recipients)
             return
         self._refuse_company((given or {}).get("company_id"))
-        company = request.query_params.get("company_id", "")
-        self._refuse_company(int(company) if company.isdigit() else None)
+        self._refuse_company(parsed_id(request.query_params.get("company_id", "")))
         if request.method != "PUT":
             await self._refuse(keys_of(request.path_params))
 
     def _refuse_company(self, company_id: Any) -> None:
-        if company_id in self._elsewhere:
+        if is_id(company_id) and company_id in self._elsewhere:
             raise is_moving()
 
     async def _refuse(self, keys: Sequence[Key]) -> None:

@@ -23,7 +23,7 @@ from tocsin.devices import ENDING
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.explain import MAX_EXPLAINED
 from tocsin.formats import Given, Ids, Uuid
-from tocsin.ids import MAX_ID, parsed_uuid
+from tocsin.ids import MAX_ID, parsed_id, parsed_uuid
 from tocsin.notifications import future_of, moment_of
 from tocsin.push.channels.web_push import MAX_ENDPOINT_LENGTH, check_subscription
 from tocsin.resolutions import KEY, How
@@ -82,9 +82,9 @@ def integer(text: str) -> int:
 
 
 def _known_id(text: str) -> int:
-    if not _INTEGER.fullmatch(text) or len(text) > _MAX_DIGITS or not 1 <= int(text) <= MAX_ID:
+    if (found := parsed_id(text)) is None:
         raise NotFound
-    return int(text)
+    return found
 
 
 def _known_uuid(text: str) -> UUID:

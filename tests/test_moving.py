@@ -778,6 +778,21 @@ async def test_posted_events_that_wait_reach_the_users_of_both_cells(
         await reaches(partial(latest, cell, user, len(ids)), sorted(ids))
 
 
+@in_schemas
+async def test_posted_event_with_an_id_that_is_refused_holds_up_no_move(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    session = await connect(urls[0])
+    await session.execute("insert into posters values (session_user::text, 'crm', $1)", OTHER)
+    async with session.transaction():
+        event = custom(101) | {"notify": {"users": [101.0], "unknown": "skip"}}
+        await session.execute("select post($1)", json.dumps(event))
+        await session.execute("update jobs set due_at = now() + interval '1 hour' where task = 'post'")
+    await session.close()
+    await moving.move(*pools, COMPANY, "a", "b")
+
+
 async def latest(api: Api, user: int, count: int) -> list[str]:
     return sorted((await api.ids(user))[:count])
 

@@ -309,6 +309,7 @@ async def test_user_who_is_erased_before_the_commit_is_left_out(api: Api, crm: a
     [
         {"notify": {"users": [1, 2]}},
         {"notify": {"users": [1], "except": [2]}},
+        {"notify": {"users": [1, 2.0], "unknown": "skip"}},
         {"data": {"user": 2, "colour": "red"}},
         {"data": {"user": {"id": 2, "first_name": "Zebulon"}}},
     ],

@@ -580,7 +580,7 @@ with post as materialized (
         select coalesce(bool_or(m.id is not null), false) as has_left, coalesce(bool_or(m.id is null), false) as has_others
         from (values ('user', '{notify,users}'::text[]), ('team', '{notify,teams}')) path (kind, keys)
         cross join lateral jsonb_array_elements_text(p.body::jsonb #> path.keys) as one (id)
-        left join moved_ids m on m.kind = path.kind and m.id = one.id::int and m.company_id = $1::int
+        left join moved_ids m on m.kind = path.kind and m.id = one.id::numeric::int and m.company_id = $1::int
     ) named
     where j.task = 'post' and (p.company_id = $1 or p.company_id is null and named.has_left)
 ),

@@ -29,7 +29,7 @@ with event as materialized (
 ),
 named as (
     insert into posted_people (user_id, id)
-    select distinct u.id::bigint, event.id
+    select distinct u.id::numeric::int, event.id
     from event
     cross join lateral (
         select jsonb_array_elements_text(coalesce(event.body #> '{notify,users}', '[]')) as id
@@ -38,7 +38,7 @@ named as (
         union all
         select coalesce(event.body #>> '{data,user,id}', event.body #>> '{data,user}')
     ) u
-    where case when u.id ~ '^[1-9][0-9]{0,9}$' then u.id::bigint < 2147483648 end
+    where case when u.id ~ '^[1-9][0-9]{0,9}(\.0+)?$' then u.id::numeric < 2147483648 end
     on conflict do nothing
 )
 update posted set errors = $2 where id = $1

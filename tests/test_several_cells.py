@@ -28,6 +28,7 @@ from tests.support.service import HOUR, SECRET, Api
 from tests.support.streams import watching
 from tests.support.waiting import reaches, until
 from tocsin import directory, jobs, moving
+from tocsin.api.cell_lookups import WATCH_INTERVAL
 from tocsin.api.cells import ReadinessOfCells
 from tocsin.api.drafts import draft_of
 from tocsin.auth.minting import mint_service, mint_user
@@ -183,7 +184,8 @@ async def test_users_stay_remembered_when_a_cell_opens(idle: Api) -> None:
     routing = routing_of(idle.app_state, idle.app_state)
     key = ("users", 1)
     assert len(await routing._cells_of([key])) == 1  # noqa: SLF001 - what is remembered is not seen from outside
-    await routing.look()
+    for name in routing.names:
+        await routing.look(name)
     assert key in routing._remembered  # noqa: SLF001
 
 
@@ -310,6 +312,32 @@ async def move_to_south(service: WithSouth, company_id: int) -> None:
     await reaches(partial(service.status, company_id), 200)
 
 
+@asynccontextmanager
+async def hanging(url: str) -> AsyncIterator[None]:
+    """Let a cell not answer which companies have moved."""
+    async with pool(url, 1) as database, database.transaction() as connection:
+        await connection.execute("lock table moves in access exclusive mode")
+        await asyncio.sleep(2 * WATCH_INTERVAL)
+        yield
+
+
+async def close_company(url: str, company: int) -> None:
+    await value(
+        url,
+        "insert into moves (company_id, turn, state, other, closed_until)"
+        f" values ({company}, 1, 'copying', 'main', now() + interval '1 minute') returning 1",
+    )
+
+
+async def test_cell_that_hangs_does_not_delay_the_closing_in_another_one(service: WithSouth) -> None:
+    assert (await service.put(NORTH)).status_code == 204
+    assert await service.status(NORTH) == 200
+    async with hanging(service.urls[SOUTH]):
+        await close_company(service.urls[NORTH], NORTH)
+        async with asyncio.timeout(moving.CLOSE_DELAY):
+            await reaches(partial(service.status, NORTH), 503)
+
+
 async def test_divided_event_is_cancelled_in_all_cells(service: WithSouth) -> None:
     other = 4
     for user in (MAIN, other):
@@ -420,13 +448,28 @@ async def test_process_of_one_cell_refuses_a_company_of_another_cell(
 
 
 async def test_process_of_one_cell_refuses_ids_that_are_no_numbers(pair: dict[int, Service]) -> None:
-    for query, given in ((f"?company_id={'9' * 5_000}", 1), ("?company_id=²", 1), ("", []), ("", {})):
+    companies: list[tuple[str, Any]] = [(f"?company_id={'9' * 5_000}", 1), ("?company_id=²", 1), ("", []), ("", {})]
+    for query, given in companies:
         body = {"first_name": "A", "last_name": "B", "company_id": given}
         answer = await pair[MAIN].as_service("PUT", f"/directory/users/{MAIN}{query}", json=body)
         assert answer.status_code in {204, 422}, answer.text
-    for events in ([None], [{"notify": None}], [{"notify": {"users": {}}}], [{"notify": {"users": [[]]}}]):
-        answer = await pair[MAIN].as_service("POST", "/events/batch", json={"events": events})
+    events: list[Any] = [None, {"notify": None}, {"notify": {"users": {}}}, {"notify": {"users": [[]]}}]
+    for event in events:
+        answer = await pair[MAIN].as_service("POST", "/events/batch", json={"events": [event]})
         assert answer.status_code == 422, answer.text
+
+
+async def test_other_cell_that_hangs_does_not_delay_the_closing_in_ones_own(pair: dict[int, Service]) -> None:
+    main, moves, comes = pair[MAIN], 5, 6
+    for service, user in ((main, moves), (pair[NORTH], comes)):
+        assert (await service.put(user)).status_code == 204
+    async with pool(main.urls[NORTH], CONNECTIONS) as source, pool(main.urls[MAIN], CONNECTIONS) as target:
+        await moving.move(source, target, comes, "north", "main")
+    await reaches(partial(main.status, comes), 200)
+    async with hanging(main.urls[NORTH]):
+        await close_company(main.urls[MAIN], moves)
+        async with asyncio.timeout(moving.CLOSE_DELAY):
+            await reaches(partial(main.status, moves), 503)
 
 
 async def test_processes_of_one_cell_each_release_phones(pair: dict[int, Service]) -> None:
@@ -611,6 +654,31 @@ async def test_start_does_not_wait_for_a_cell_that_is_away(server: Embedded, tmp
         await connection.execute("create database south_of_later template template_of_tests")
         await connection.close()
         await reaches(put, (204, False))
+
+
+async def test_company_that_left_a_cell_is_not_looked_for_there_after_a_start(server: Embedded, tmp_path: Path) -> None:
+    here = await make_database(server, "cells_started_again")
+    (tmp_path / "cells.toml").write_text(
+        f"[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [{NORTH}]\n"
+    )
+    urls = {MAIN: here, NORTH: in_schema(here, "tocsin_north")}
+    for is_first in (True, False):
+        async with (
+            serving_cells(tmp_path, here) as program,
+            httpx.AsyncClient(base_url=program.greeting["url"], timeout=60) as http,
+        ):
+            service = Service(http, urls)
+            if is_first:
+                await reaches(service.problems, [])
+                assert (await service.put(NORTH)).status_code == 204
+                async with pool(urls[NORTH], CONNECTIONS) as source, pool(here, CONNECTIONS) as target:
+                    await moving.move(source, target, NORTH, "north", "main")
+                continue
+            statuses = set[int]()
+            while 202 not in statuses:
+                answer = await service.as_service("POST", "/events", json=custom(NORTH), company_id=NORTH)
+                statuses.add(answer.status_code)
+            assert statuses <= {202, 503}
 
 
 async def test_phone_leaves_its_user_when_it_registers_in_another_cell(service: WithSouth) -> None:

@@ -198,7 +198,7 @@ async def keep_open(  # noqa: PLR0913, PLR0917 - what it opens beside
             store(own, alone=False, quiet=True) as url,
             opened(own, url, beside.catalogue, beside.verifier, with_worker=False, beside=beside) as part,
         ):
-            routing.states[cell.name] = part.app_state
+            await routing.add(cell.name, part.app_state)
             log.info("cell is open", cell=cell.name)
             try:
                 with shared.reloading((part.lanes, None)):

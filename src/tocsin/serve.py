@@ -135,7 +135,7 @@ async def _further(
     is_read_only = app_state.database.is_read_only
     async with contextlib.AsyncExitStack() as stack:
         routing = Routing(cells, app_state)
-        await routing.look()
+        await routing.look(cells.default.name)
         await stack.enter_async_context(in_background(routing.watch()))
         if not is_read_only:
             await stack.enter_async_context(in_background(registrations.watch(routing.databases)))
@@ -163,6 +163,7 @@ async def _alone(cells: Cells, own: Cell, settings: Settings, app_state: AppStat
                 others[cell.name] = await stack.enter_async_context(pool(url, 1, API_STATEMENT_TIMEOUT))
         routing = OneCell(cells, own, app_state, others)
         await routing.look()
+        await asyncio.gather(*map(routing.look_at, others))
         await stack.enter_async_context(in_background(routing.watch()))
         if not app_state.database.is_read_only:
             releasing = registrations.watch(routing.databases, own.name)

@@ -41,7 +41,11 @@ class Moves:
     async def ask(self, databases: Mapping[str, Database]) -> bool:
         """Ask these cells; return whether one says something else than before. One that is away says the same."""
         found = await ask_all(databases, whereabouts)
-        said = {**self.said, **{name: each for name, each in found.items() if not isinstance(each, BaseException)}}
+        return self.note({name: each for name, each in found.items() if not isinstance(each, BaseException)})
+
+    def note(self, found: Mapping[str, Mapping[int, Whereabouts]]) -> bool:
+        """Take what cells say; return whether one says something else than before."""
+        said = {**self.said, **found}
         said = {name: each for name, each in said.items() if each}  # a cell that is new says nothing of its companies
         before, self.said = self.said, said
         return said != before

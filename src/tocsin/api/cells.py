@@ -1,6 +1,8 @@
 """Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from cachetools import TTLCache
@@ -28,6 +30,7 @@ from tocsin.db.pool import Database
 from tocsin.errors import Invalid, NotFound, Overrun, TooLate, Unavailable
 from tocsin.event_status import Viewer
 from tocsin.ids import parsed_id, parsed_uuid
+from tocsin.moving import whereabouts
 from tocsin.readiness import Readiness
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
@@ -85,13 +88,20 @@ class Routing:
         for app_state in self.states.values():
             app_state.streams.close()
 
-    async def watch(self) -> None:
-        """Look every second which companies have moved or are closed, forever."""
-        await watch(self.look)
+    async def add(self, name: str, app_state: AppState) -> None:
+        """Serve a further cell, once it has said which companies have left it. Raises `Unavailable` if it is away."""
+        said = await whereabouts(app_state.database)
+        if self._moves.note({name: said}):
+            self._remembered.clear()
+        self.states[name] = app_state
 
-    async def look(self) -> None:
-        """Look which companies have moved or are closed. What a cell said last stays while it is away."""
-        if await self._moves.ask(self.databases()):
+    async def watch(self) -> None:
+        """Look every second which companies have moved or are closed, forever. A cell that hangs delays no other."""
+        await asyncio.gather(*(watch(partial(self.look, cell.name)) for cell in self.cells))
+
+    async def look(self, name: str) -> None:
+        """Look which companies of a cell have moved or are closed. What it said last stays while it is away."""
+        if name in self.states and await self._moves.ask({name: self.states[name].database}):
             self._remembered.clear()
 
     def _end_streams(self) -> None:

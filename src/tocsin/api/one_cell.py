@@ -1,6 +1,8 @@
 """A process that serves one of several cells: refuses what is for a company that another cell has, or will have."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from cachetools import TTLCache
@@ -52,21 +54,23 @@ class OneCell:
         self._app_state.streams.close()
 
     async def watch(self) -> None:
-        """Look every second at the moves of companies, forever."""
-        await watch(self.look)
+        """Look every second at the moves of companies, forever. A cell that hangs delays no other."""
+        await asyncio.gather(watch(self.look), *(watch(partial(self.look_at, name)) for name in self._others))
 
     async def look(self) -> None:
-        """Look which companies are closed or in another cell. What a cell said last stays while it is away.
+        """Look which companies are closed or have moved. What the cell said last stays while it is away."""
+        if await self._moves.ask({self._own.name: self._app_state.database}):
+            self._note()
 
-        The other cells are asked only if companies have moved from or to this one.
-        """
+    async def look_at(self, name: str) -> None:
+        """Look at another cell, if companies have come from it: they may move on, or may still be there."""
+        come_from = {each.other for each in self._moves.of(self._own.name).values() if each.is_coming}
+        if name in come_from and await self._moves.ask({name: self._others[name]}):
+            self._note()
+
+    def _note(self) -> None:
         name, moves = self._own.name, self._moves
-        is_changed = await moves.ask({name: self._app_state.database})
-        coming = {company: each.other for company, each in moves.of(name).items() if each.is_coming}
-        asked = {*coming.values()} & self._others.keys()
-        is_changed |= await moves.ask({other: self._others[other] for other in asked})
-        if not is_changed:
-            return
+        coming = [company for company, each in moves.of(name).items() if each.is_coming]
         self._here.clear()
         self._closed = frozenset(moves.closed_in(name))
         self._elsewhere = self._closed | {company for company in coming if moves.cell_of(company) != name}

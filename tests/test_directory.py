@@ -213,6 +213,14 @@ async def test_directory_reports_all_errors_of_a_body(api: Api) -> None:
     required = [("validation.required", "first_name"), ("validation.required", "last_name")]
     assert await put(api, "users/1", {}) == (422, required)
     assert await put(api, "teams/1", {}) == (422, [("validation.required", "name")])
+    await api.people(1)
+    everything = (("required", "name"), ("unknown", "users.1"), ("integer", "users.2"), ("numeric_between", "id"))
+    errors = [(f"validation.{code}", field) for code, field in everything]
+    assert await put(api, "teams/0", {"users": [1, 2, "3"]}) == (422, errors)
+    assert await put(api, "teams/1", {"name": "x", "company_id": 0, "users": [2]}) == (
+        422,
+        [("validation.numeric_between", "company_id")],
+    )
     body = {"first_name": 1, "email": [], "company_id": 0, "locale": "?", "time_zone": "?", "active": "?", "id": "?"}
     codes = ("string", "required", "string", "numeric_between", "regex", "in", "boolean")
     fields = ("first_name", "last_name", "email", "company_id", "locale", "time_zone", "active")

@@ -102,6 +102,9 @@ async def test_batch_with_invalid_event_is_rejected_with_all_errors(api: Api) ->
         7,
         {"type": "note", "notify": {"users": [1, 99]}},
         message_event("x", 98),
+        message_event("x", 1, data={"user": 97}),
+        {"type": "note", "notify": {"users": [1]}, "data": {"user": 97}},
+        {"type": "overdue_task", "notify": {"users": [1]}, "data": {"user": 97}},
     )
     found = field_errors(answer)
     assert ("events.1.params.body", "required") in found or ("events.1.params.body", "string_between") in found
@@ -109,6 +112,9 @@ async def test_batch_with_invalid_event_is_rejected_with_all_errors(api: Api) ->
     assert ("events.3.data", "required") in found
     assert ("events.3.notify.users.1", "unknown") in found
     assert ("events.4.notify.users.0", "unknown") in found
+    assert ("events.5.data.user", "unknown") in found
+    assert [code for field, code in found if field == "events.6.data.user"] == ["unknown"]
+    assert [code for field, code in found if field == "events.7.data.user"] == ["prohibited"]
     assert (await api.inbox(1))["pagination"]["total"] == 0
     assert await api.app_state.database.value("select count(*) from events") == 0
 

@@ -218,6 +218,7 @@ async def test_invalid_resolution_reports_all_errors_and_does_nothing(api: Api) 
         ),
         ({"about": f"contact:{CONTACT}", "as": "erased", "users": [1]}, [("users", "prohibited")]),
         ({"about": "key:", "as": "read"}, [("about", "regex")]),
+        ({"about": "order:1", "as": "read", "users": [99] * 10_001}, [("users", "array_between")]),
     ):
         assert field_errors(await api.as_service("POST", "/events/resolve", json=body)) == due
     assert await api.app_state.database.value("select count(*) from resolutions") == 0

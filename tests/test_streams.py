@@ -147,6 +147,7 @@ async def test_stream_with_unknown_last_event_id_sends_resync(api: Api, mark: st
     async with watching(api, mark=mark or None) as watch:
         if mark:
             assert await watch.until_received("resync") == [{}]
+            assert watch.received == [("count", {"unread": 1}), ("resync", {})]
             async with watching(api, mark=watch.mark) as again:  # which resumes here
                 id_ = await api.post(custom(1))
                 [shown] = await again.until_received("notification")

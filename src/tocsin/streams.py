@@ -136,8 +136,8 @@ class Stream:
         self._lines.clear()
         self._size = 0
         self.made, self.position = found.made, found.at
-        self._add("resync", "{}", found.cursor)
         self._add_count(found.unread)
+        self._add("resync", "{}", found.cursor)
 
     def _add_count(self, unread: int, mark: str | None = None) -> None:
         self._sent_unread = unread

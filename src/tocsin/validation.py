@@ -145,10 +145,12 @@ class Between:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Check the length of a list before its entries, and other limits after the type."""
-        schema = handler(source)
-        if schema["type"] == "list":
+        schema = inner = handler(source)
+        while inner["type"].startswith("function-"):
+            inner = inner["schema"]
+        if inner["type"] == "list":
             return core_schema.no_info_before_validator_function(self._entries, schema)
-        check = self._number if schema["type"] == "int" else self._characters
+        check = self._number if inner["type"] == "int" else self._characters
         return core_schema.no_info_after_validator_function(check, schema)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -408,6 +408,7 @@ async def test_company_bound_service_imports_into_its_company_only(api: Api) -> 
         ("lines.1.user.id", "unknown"),
         ("lines.2.team.id", "unknown"),
     ]
+    assert answer.json()["errors"][1]["message"] == "The lines.2.team.id field is not a known team."
     assert await everything(api) == before
     await import_lines(api, user(2), team(8, 2), notification(2), company_id=2)
     assert (await api.as_service("GET", "/directory/users/2")).json()["company_id"] == 2

@@ -1,6 +1,7 @@
 """Routes of the directory: users and teams of the host application."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import Path
 
@@ -15,15 +16,16 @@ from tocsin.api.requests import (
     CompanyId,
     Limit,
     NewId,
+    NewTeamId,
     TeamId,
     Token,
     UserId,
 )
-from tocsin.api.routes import router
-from tocsin.api.state import State
+from tocsin.api.routes import Given, router
+from tocsin.api.state import AppState, State
 from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import FieldError, Invalid, NotFound
-from tocsin.formats import TeamBody, User, UserBody
+from tocsin.formats import TeamBody, TeamLine, User, UserBody
 from tocsin.ids import MAX_ID
 from tocsin.validation import field_error
 
@@ -155,15 +157,19 @@ async def get_team(service: DirectoryWriter, app_state: State, team_id: TeamId) 
 async def put_team(
     service: DirectoryWriter,
     app_state: State,
-    team_id: Annotated[NewId, Path(title="id", description="id of a team")],
-    body: TeamBody,
+    team_id: NewTeamId,
+    body: Given[TeamBody],
 ) -> None:
     """Create or replace a team.
 
     Also replaces the members. All of them must belong to the company of the team.
     """
-    team = directory.Team(team_id, _company_of(service, body.company_id), body.name, body.users)
-    await directory.put_team(app_state.database, team, service.company_id)
+    field_errors: list[FieldError] = []
+    team = TeamLine.checked({**body.given, "id": team_id}, field_errors)
+    if team is None:
+        raise Invalid([*field_errors, *await _unknown_members(app_state, service, body.given)])
+    of_company = directory.Team(team.id, _company_of(service, team.company_id), team.name, team.users)
+    await directory.put_team(app_state.database, of_company, service.company_id)
 
 
 @routes.delete("/directory/teams/{team_id}", status_code=204, responses=problems(NotFound))
@@ -209,6 +215,15 @@ async def delete_member(
     Also succeeds if the user is not a member.
     """
     await directory.leave(app_state.database, team_id, user_id, service.company_id)
+
+
+async def _unknown_members(app_state: AppState, service: ServiceCaller, given: Mapping[str, Any]) -> list[FieldError]:
+    """Return the errors of unknown members in a body that has other errors."""
+    users, company_id = given.get("users"), service.company_id or given.get("company_id")
+    company_id = 1 if company_id is None else company_id
+    if not isinstance(users, list) or type(company_id) is not int or not 1 <= company_id <= MAX_ID:
+        return []
+    return (await directory.unknown_recipients(app_state.database, users, [], company_id)).field_errors(users, [])
 
 
 def _listed_company(service: ServiceCaller, given: int | None) -> int | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tocsin.api.requests import NewEvent, named_in
@@ -19,13 +19,15 @@ from tocsin.validation import field_error, under
 class Posted:
     """One event of a request: a draft if it is valid, otherwise its errors.
 
-    `users` and `teams` are the recipients as posted; they are empty if the event skips unknown ids.
+    `users` and `teams` are the recipients as posted; they are empty if the event skips unknown ids. `unfilled` are the
+    users of its data, by field, that the directory fills in.
     """
 
     draft: Draft | None
     field_errors: list[FieldError]
     users: Sequence[Any] = ()
     teams: Sequence[Any] = ()
+    unfilled: Mapping[str, int] = field(default_factory=dict)
 
 
 def posted(body: Any, service: ServiceCaller, catalogue: Catalogue, prefix: str = "") -> Posted:
@@ -37,7 +39,7 @@ def posted(body: Any, service: ServiceCaller, catalogue: Catalogue, prefix: str 
     event = NewEvent.checked(body, field_errors)
     if event is None or checked is None:
         found = [under(prefix, each) for each in field_errors] if prefix else field_errors
-        return Posted(None, found, *_named_in(body))
+        return Posted(None, found, *_named_in(body), catalogue.unfilled(body.get("type"), body.get("data")))
     to = event.notify
     skips = to.unknown == "skip"
     draft = Draft(
@@ -54,7 +56,8 @@ def posted(body: Any, service: ServiceCaller, catalogue: Catalogue, prefix: str 
         id=event.id,
         digest=_digest(body) if event.id else None,
     )
-    return Posted(draft, [], *(() if skips else (to.users, to.teams)))
+    users, teams = ((), ()) if skips else (to.users, to.teams)
+    return Posted(draft, [], users, teams, checked.unfilled)
 
 
 def draft_of(body: str, service: str, company_id: int | None, catalogue: Catalogue) -> Draft:

@@ -25,9 +25,11 @@ def answer_to(problem: Problem) -> Response:
     )
 
 
-async def on_problem(_request: Request, error: Exception) -> Response:
-    """Return the response for a problem."""
+async def on_problem(request: Request, error: Exception) -> Response:
+    """Return the response for a problem: 405 if a path such as `/events/batch` was taken for one with an id."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this type alone
+    if isinstance(error, NotFound) and (own := _own_methods(request)) and request.method not in own:
+        return answer_to(MethodNotAllowed(own))
     return answer_to(error)
 
 
@@ -54,18 +56,20 @@ def _allowed(request: Request) -> Iterable[str]:
 
     If there are routes with exactly this path, routes that match it as a parameter are ignored.
     """
+    return _own_methods(request) or [
+        method for method in METHODS if any(_takes(route, request, method) for route in request.app.routes)
+    ]
+
+
+def _own_methods(request: Request) -> set[str]:
+    """Return the methods of the routes with exactly this path, without parameters."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    own = {
+    return {
         method
         for context in iter_route_contexts(request.app.routes)
         if str(context.path) == path
         for method in context.methods or ()
     }
-    return [
-        method
-        for method in METHODS
-        if (method in own if own else any(_takes(route, request, method) for route in request.app.routes))
-    ]
 
 
 def _takes(route: BaseRoute, request: Request, method: str) -> bool:

@@ -25,7 +25,7 @@ from tocsin.api.cells import Routing
 from tocsin.api.documented import declared, links, problems
 from tocsin.api.drafts import Posted, posted
 from tocsin.api.limiting import counted
-from tocsin.api.requests import EventId, NewBatch, NewEvent, ResolutionRequest, UserId, integer
+from tocsin.api.requests import MAX_RECIPIENTS, EventId, NewBatch, NewEvent, ResolutionRequest, UserId, integer
 from tocsin.api.routes import Given, router
 from tocsin.api.slots import leave_early
 from tocsin.api.state import AppState, State
@@ -135,7 +135,7 @@ async def resolve_subject(service: Resolver, actor: Acting, app_state: State, bo
     field_errors: list[FieldError] = []
     asked = ResolutionRequest.checked(body.given, field_errors)
     users = body.given.get("users")
-    if isinstance(users, list):
+    if isinstance(users, list) and len(users) <= MAX_RECIPIENTS:
         unknown = await unknown_recipients(app_state.database, users, [], service.company_id)
         field_errors += unknown.field_errors(users, [])
     if field_errors or asked is None:
@@ -238,12 +238,18 @@ async def _all_or_none(
     drafts = [event.draft for event in checked if event.draft]
     if len(drafts) == len(checked):
         return drafts
-    users, teams = ([id_ for event in checked for id_ in getattr(event, name)] for name in ("users", "teams"))
+    users = [id_ for event in checked for id_ in (*event.users, *event.unfilled.values())]
+    teams = [id_ for event in checked for id_ in event.teams]
     unknown = await unknown_recipients(app_state.database, users, teams, service.company_id)
     field_errors, reported = list[FieldError](), 0
     for event, prefix in zip(checked, prefixes, strict=True):
-        of_unknown = unknown.field_errors(event.users, event.teams, f"{prefix}notify.")
-        found = up_to_limit([*event.field_errors, *of_unknown], reported)
+        of_data = [
+            field_error(f"{prefix}data.{name}", "unknown", "is not a known user")
+            for name, id_ in event.unfilled.items()
+            if id_ in unknown.users
+        ]
+        of_notify = unknown.field_errors(event.users, event.teams, f"{prefix}notify.")
+        found = up_to_limit([*event.field_errors, *of_data, *of_notify], reported)
         field_errors += found
         reported += reported_count(found)
     raise Invalid(field_errors)

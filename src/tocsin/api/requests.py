@@ -81,6 +81,10 @@ def integer(text: str) -> int:
     return int(text) if len(text) <= _MAX_DIGITS else _BEYOND_ALL
 
 
+def _given_id(text: str) -> int | str:
+    return integer(text) if _INTEGER.fullmatch(text) else text
+
+
 def _known_id(text: str) -> int:
     if (found := parsed_id(text)) is None:
         raise NotFound
@@ -144,6 +148,9 @@ _A_UUID = WithJsonSchema({"type": "string", "format": "uuid"})
 
 NewId = Annotated[int, Between(1, MAX_ID), BeforeValidator(integer)]
 """The id in a path of a user or team that may not exist."""
+
+NewTeamId = Annotated[int | str, PlainValidator(_given_id), _AN_ID, Path(title="id", description="id of a team")]
+"""The same, to be validated with the body: text if it is not an integer."""
 
 UserId = Annotated[int, PlainValidator(_known_id), _AN_ID, Path(description="id of a user")]
 TeamId = Annotated[int, PlainValidator(_known_id), _AN_ID, Path(description="id of a team")]

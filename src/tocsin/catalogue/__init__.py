@@ -84,9 +84,15 @@ class Catalogue:
         kind = self._kind_of(type_, data, params)
         event = _checked(kind, data, params)
         data, params = event["data"], event["params"]
-        unfilled = {name: data[name] for name in kind.directory if isinstance(data.get(name), int)}
         subjects = tuple(dict.fromkeys(_subjects_of(kind, event)))
-        return Checked(kind.name, data, params, _actor_of(kind, data), subjects, unfilled)
+        return Checked(kind.name, data, params, _actor_of(kind, data), subjects, _unfilled(kind, data))
+
+    def unfilled(self, type_: Any, data: Any) -> dict[str, int]:
+        """Return the users, by field, that the directory fills in. The event may be invalid."""
+        try:
+            return _unfilled(self._kind_of(type_, data, None), data if isinstance(data, dict) else {})
+        except Invalid:
+            return {}
 
     def render(
         self, kind: str, language: str, data: Mapping[str, Any], params: Mapping[str, Any], *, erased: bool = False
@@ -238,6 +244,10 @@ def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
     if field_errors:
         raise Invalid(field_errors)
     return {"data": {}, "params": {}, **event}
+
+
+def _unfilled(kind: Kind, data: Mapping[str, Any]) -> dict[str, int]:
+    return {name: data[name] for name in kind.directory if type(data.get(name)) is int}
 
 
 def _without_most_unknown(kind: Kind, given: dict[str, Any]) -> tuple[dict[str, Any], int]:

@@ -200,8 +200,8 @@ class Import:
 
 
 def _unknown(number: int, path: str) -> FieldError:
-    says = "belongs to another event" if path == ".notification.id" else "is not a known user"
-    return field_error(f"lines.{number}{path}", "unknown", says)
+    says = {".notification.id": "belongs to another event", ".team.id": "is not a known team"}
+    return field_error(f"lines.{number}{path}", "unknown", says.get(path, "is not a known user"))
 
 
 async def applied(database: Database, pubsub: PubSub, id_: UUID) -> int | None:

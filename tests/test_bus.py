@@ -171,6 +171,25 @@ async def test_bus_reports_that_it_cannot_listen_for_notifications(database: Dat
     receiving.cancel()
 
 
+async def test_process_that_cannot_listen_sends_all_changes_and_final_states(
+    url: str, database: Database, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "LIFETIME", 0)
+    pubsub = PubSub(f"postgresql://tocsin@127.0.0.1:{port}/tocsin", database)
+    words = set[str]()
+    async with AsyncExitStack() as stack:
+        listener = await connect(url)
+        stack.push_async_callback(listener.close)
+        channel = f"{schema_of(url)}_work"
+        await listener.add_listener(channel, lambda *said: words.update(str(said[-1]).split()))
+        await stack.enter_async_context(in_background(pubsub.receive()))
+        await until(lambda: pubsub.problem)
+        pubsub.publish_changes([7])
+        pubsub.publish("settled")
+        await until(lambda: words == {"@7", "settled"})
+        await pubsub.close()
+
+
 async def test_nats_disconnect_is_followed_by_reconnect(api: Api, port: int, tmp_path: Path) -> None:
     limits = tmp_path / "nats.conf"
     limits.write_text("max_subscriptions: 1")

@@ -56,7 +56,7 @@ class PubSub:
     def publish(self, topic: str) -> None:
         """Wake all waiters of a topic. Never blocks and never fails."""
         self._events.pop(topic, asyncio.Event()).set()
-        if topic not in self._local and (topic != "settled" or self._presence.is_wanted("settled")):
+        if topic not in self._local and (topic != "settled" or self._is_wanted("settled")):
             self._outgoing.add([topic])
 
     def listen_for(self, topic: str) -> asyncio.Event:
@@ -71,7 +71,7 @@ class PubSub:
     def publish_changes(self, user_ids: Collection[int]) -> None:
         """Wake the streams of these users. Never blocks and never fails."""
         self._changed(user_ids)
-        if self._presence.is_wanted("changes"):
+        if self._is_wanted("changes"):
             self._outgoing.add([ALL_USERS] if len(user_ids) > MAX_USERS else user_ids)
 
     def say(self, what: Doing) -> bool:
@@ -108,6 +108,10 @@ class PubSub:
     async def close(self) -> None:
         """Send the last messages."""
         await self._outgoing.join()
+
+    def _is_wanted(self, what: Doing) -> bool:
+        """Return whether another process does something, or may: what they say is not heard while there is a problem."""
+        return bool(self._bus.problem) or self._presence.is_wanted(what)
 
     def _pass_on(self, text: str) -> None:
         users: set[int] = set()

@@ -179,6 +179,16 @@ async def test_id_that_is_no_number_finds_no_cell(service: WithSouth) -> None:
         assert answer.status_code in {404, 422}, answer.text
 
 
+async def test_erased_user_can_come_to_a_company_in_another_cell(service: WithSouth) -> None:
+    assert (await service.put(50, MAIN)).status_code == 204
+    assert await service.status(50) == 200
+    assert (await service.as_service("DELETE", "/directory/users/50")).status_code == 204
+    assert await service.status(50) == 401
+    assert (await service.put(50, NORTH)).status_code == 204
+    assert await service.status(50) == 200
+    assert (await service.as_service("POST", "/events", json=custom(50))).status_code == 202
+
+
 async def test_users_stay_remembered_when_a_cell_opens(idle: Api) -> None:
     await idle.people(1)
     routing = routing_of(idle.app_state, idle.app_state)

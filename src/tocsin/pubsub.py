@@ -110,7 +110,7 @@ class PubSub:
         await self._outgoing.join()
 
     def _is_wanted(self, what: Doing) -> bool:
-        """Return whether another process does something, or may: what they say is not heard while there is a problem."""
+        """Return whether another process does something, or may: with a problem, this one does not hear them."""
         return bool(self._bus.problem) or self._presence.is_wanted(what)
 
     def _pass_on(self, text: str) -> None:

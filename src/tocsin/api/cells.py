@@ -147,10 +147,15 @@ class Routing:
         return self._named(self.cells.default.name)
 
     async def _of_entry(self, keys: Sequence[Key], company_id: Any) -> AppState:
-        """Return the state for a user or team that is put into a company. Raises `Invalid` if it is in another cell."""
+        """Return the state for a user or team that is put into a company. Raises `Invalid` if it is in another cell.
+
+        It is looked up also if its cell is remembered, since it may have been deleted there.
+        """
         if not is_id(company_id):
             return self._named(self.cells.default.name)
         found = self._of_company(company_id)
+        for key in keys:
+            self._remembered.pop(key, None)
         if await self._cells_of(keys) - {self._moves.cell_of(company_id)}:
             raise Invalid([field_error("company_id", "prohibited", "is that of a company in another cell")])
         return found

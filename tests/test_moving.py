@@ -653,6 +653,33 @@ async def test_company_moves_through_three_cells_in_any_order(
         await assert_sound(url)
 
 
+@in_schemas
+async def test_command_that_hangs_at_the_switch_holds_up_no_event_for_long(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    monkeypatch.setattr(moving, "EVENTS_HELD_FOR", 0.5)
+    hanging, going_on = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: Any, source: Connection) -> None:
+        if await source.fetchval(
+            "select exists (select from pg_locks where pid = pg_backend_pid() and relation = 'imports'::regclass"
+            " and mode = 'ShareLock')"
+        ):
+            hanging.set()
+            await going_on.wait()
+
+    monkeypatch.setattr(moving._Move, "_check_idle", hang)  # noqa: SLF001
+    said: list[str] = []
+    move = asyncio.create_task(moving.move(*pools, COMPANY, "a", "b", said.append))
+    await hanging.wait()
+    await cells[0].post(custom(*OTHERS), company_id=OTHER)
+    going_on.set()
+    await move
+    assert [each for each in said if each.startswith("attempt 1")]
+    assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
+
+
 async def die(database: Database, *ids: str) -> None:
     """Make dead letters of the jobs of these events."""
     await database.rows(

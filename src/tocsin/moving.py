@@ -64,6 +64,9 @@ LOCK_TIMEOUT = 5.0
 EVENTS_LOCK_TIMEOUT = 0.2
 """Seconds that the switch waits for the lock of all events, behind which new events of the cell wait."""
 
+COMPANY_HELD_FOR, EVENTS_HELD_FOR = 120.0, 5.0
+"""Seconds after which the source ends the switch of a process that hangs and has locked the company, or all events."""
+
 TURN_TIMEOUT = 5.0
 """Seconds to wait for the end of another move. The sessions of a process that was killed end soon."""
 
@@ -340,7 +343,8 @@ class _Move(Copy):
         async with self._source.transaction() as source, self._target.transaction() as target:
             for each in (source, target):
                 await each.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
-                await each.execute("set local idle_in_transaction_session_timeout = 0")  # each waits for the other
+            await _limit_idleness(source, COMPANY_HELD_FOR)
+            await _limit_idleness(target, 0)  # it waits for the source
             await _limit_locks(source, LOCK_TIMEOUT)
             await self._lock(source)
             await self._follow(source)
@@ -349,6 +353,7 @@ class _Move(Copy):
             await self._stash(source, pending)
             await source.execute(_SQL["release"], self._company)
             await _limit_locks(source, EVENTS_LOCK_TIMEOUT)
+            await _limit_idleness(source, EVENTS_HELD_FOR)
             await source.execute(_SQL["hold_events"])
             kept = {row["id"] for row in pending}
             late = [row for row in await self._pending(source) if row["id"] not in kept]
@@ -441,3 +446,7 @@ async def _patiently(is_done: Callable[[], Awaitable[bool]], problem: str, secon
 
 async def _limit_locks(connection: Connection, seconds: float) -> None:
     await connection.execute(f"set local lock_timeout = {round(1000 * seconds)}")
+
+
+async def _limit_idleness(connection: Connection, seconds: float) -> None:
+    await connection.execute(f"set local idle_in_transaction_session_timeout = {round(1000 * seconds)}")

@@ -61,7 +61,7 @@ async def entries(api: Api, user_id: int) -> list[dict[str, Any]]:
 async def test_import_preserves_history(api: Api) -> None:
     old, new = (
         notification(1, 2, read=True),
-        notification(1, 5, message_formatted=None, message="1 < 2"),
+        notification(1, 5, message_formatted=None, message="1 < 2 <br> a\nb <br> c"),
     )
     counts = await import_lines(api, user(1, locale="da"), old, new, team(7, 1), device(1))
     assert counts == {"users": 1, "teams": 1, "devices": 1, "notifications": 2}
@@ -79,7 +79,7 @@ async def test_import_preserves_history(api: Api) -> None:
         "created_at": "2015-03-02 10:25:50",
     }
     assert list(page["data"][1]["data"]["user"]) == ["id", "last", "first"]
-    assert page["data"][0]["message_formatted"] == "<p>1 &lt; 2</p>"
+    assert page["data"][0]["message_formatted"] == "<p>1 &lt; 2</p><br><p><em>a<br>b &lt;br&gt; c</em></p>"
     assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"][0]["token_ending"] == "ababab"
     assert await api.app_state.database.value("select count(*) from import_lines") == 0
     assert await api.app_state.database.value("select count(*) from imports") == 0

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from html import escape
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import to_json
 
 from tocsin.catalogue import Catalogue
+from tocsin.catalogue.rendering import spoken_text
 from tocsin.errors import FieldError, Malformed
 from tocsin.formats import NotificationLine, TeamLine, UserLine
 from tocsin.notifications import IMPORTED, body_with
@@ -93,9 +93,7 @@ class LineParser:
     def _notification(self, number: int, value: Mapping[str, Any]) -> Line:
         given = NotificationLine.model_validate(value)
         data = _json(given.data)
-        formatted = given.message_formatted
-        if formatted is None:
-            formatted = f"<p>{escape(given.message, quote=False)}</p>"
+        formatted = _formatted(given.message) if given.message_formatted is None else given.message_formatted
         body = body_with(given.id, given.type, data, given.message, formatted)
         kind = self.catalogue.name_of(given.type, given.data)
         language = IMPORTED + hashlib.blake2b(body.encode(), digest_size=6).hexdigest()
@@ -114,6 +112,13 @@ def copied(line: Line) -> str:
     if event_id is None:
         return text + _NO_EVENT
     return f"{text}{event_id}\t{kind}\t{_escaped(data or '')}\t{language}\t{_array(subjects or ())}"
+
+
+def _formatted(message: str) -> str:
+    """Return a message as HTML: what follows ` <br> ` is the quoted text."""
+    sentence, mark, quoted = message.partition(" <br> ")
+    first = f"<p>{spoken_text(sentence).html}</p>"
+    return f"{first}<br><p><em>{spoken_text(quoted).html}</em></p>" if mark else first
 
 
 def _json(value: object) -> str:

@@ -131,7 +131,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     lines = [f"{state}: {why}"]
     lines += [f"{did} at {time_of(found[f'{did}_at'])}" for did in ("read", "deleted") if found[f"{did}_at"]]
     if found["recipient"] and not found["devices"]:
-        lines.append("not pushed: no device was registered at the time of delivery")
+        lines.append("not pushed: at delivery, no device had a push service with a key")
     for device in found["devices"]:
         push = _push_state(device["state"], device["what"])
         lines.append(f"{device['type']} ...{device['token_ending']}: {push}")

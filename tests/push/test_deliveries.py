@@ -327,7 +327,7 @@ async def test_push_waiting_for_a_stopped_lane_is_explained(api: Api, phones: Ph
 async def test_report_explains_missing_devices_and_users(api: Api) -> None:
     id_ = UUID(await api.post(custom(1)))
     lines = [line async for line in of_event(api.app_state.database, id_, 1)]
-    assert lines[1:] == ["not pushed: no device was registered at the time of delivery"]
+    assert lines[1:] == ["not pushed: at delivery, no device had a push service with a key"]
     lines = [line async for line in of_event(api.app_state.database, id_, 4242)]
     assert lines == ["not delivered: there is no such user in the directory"]
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +21,7 @@ from tests.support.events import custom
 from tests.support.processes import Program, children_of, data_folder, postgres_of
 from tests.support.service import HOUR, SECRET, standing_token
 from tests.support.waiting import until
+from tocsin import processes
 from tocsin.auth.minting import mint_service
 from tocsin.cli.arguments import parse_processes
 from tocsin.errors import Refusal
@@ -127,6 +131,27 @@ async def test_all_processes_end_with_the_first_one() -> None:
         await until(lambda: not postgres_of(service.data))
         with socket.socket() as free:
             free.bind(service.address)
+
+
+async def test_a_process_that_cannot_be_started_for_a_moment_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, start = list[int](), asyncio.create_subprocess_exec
+
+    async def start_sometimes(*command: str, **more: Any) -> asyncio.subprocess.Process:
+        starts.append(1)
+        if len(starts) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return await start(*command, **more)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_sometimes)
+    monkeypatch.setattr(processes, "FIRST_DELAY", 0)
+    monkeypatch.setattr(processes.Processes, "_handle_signals", lambda _: None)
+    is_ready = "import socket, sys; socket.socket(fileno=int(sys.argv[-1])).send(b'{\"ready\": true}\\n')"
+    service = processes.Processes(1, (sys.executable, "-c", is_ready), {})
+    running = asyncio.create_task(service.run(""))
+    await until(lambda: len(starts) > 2 or running.done())
+    assert not running.done()
+    service._stop()  # noqa: SLF001 - as a signal does
+    await running
 
 
 @pytest.mark.processes

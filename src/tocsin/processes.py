@@ -162,13 +162,13 @@ class Processes:
         loop, failures, was_ready = asyncio.get_running_loop(), 0, False
         while not self._stopping.is_set():
             began = loop.time()
-            process, link = await child.start()
-            if self._stopping.is_set():
-                child.signal(signal.SIGTERM)
-            listening = asyncio.create_task(self._listen(child, link))
-            status = await process.wait()
+            try:
+                status: int | str = await self._run_once(child)
+            except OSError as error:  # it cannot be started now
+                if not was_ready:
+                    raise
+                status = str(error)
             was_ready = was_ready or child.ready.is_set()
-            await listening
             self._before.update(child.counters)
             child.ended()
             if self._stopping.is_set():
@@ -180,6 +180,16 @@ class Processes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(growing(failures, FIRST_DELAY, MAX_DELAY)):
                     await self._stopping.wait()
+
+    async def _run_once(self, child: Child) -> int:
+        """Start a process and listen to it until it ends; return its status. Raises `OSError` if it cannot start."""
+        process, link = await child.start()
+        if self._stopping.is_set():
+            child.signal(signal.SIGTERM)
+        listening = asyncio.create_task(self._listen(child, link))
+        status = await process.wait()
+        await listening
+        return status
 
     async def _listen(self, child: Child, link: Link) -> None:
         while message := await link.receive():

@@ -199,6 +199,30 @@ async def test_users_stay_remembered_when_a_cell_opens(idle: Api) -> None:
     assert key in routing._remembered  # noqa: SLF001
 
 
+async def test_users_of_a_company_that_is_copied_are_found_by_few_statements(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in both cells."""
+    await idle.people(*range(1, 1001))
+    await idle.team(7, 1)
+    await idle.app_state.database.rows(
+        "insert into moves (company_id, turn, state, other) values (1, 1, 'copying', 'first')"
+    )
+    routing = routing_of(idle.app_state, idle.app_state)
+    for name in routing.names:
+        await routing.look(name)
+    asked, rows = list[str](), Database.rows
+
+    async def counting(self: Database, statement: str, *arguments: Any) -> list[Any]:
+        asked.append(statement)
+        return await rows(self, statement, *arguments)
+
+    monkeypatch.setattr(Database, "rows", counting)
+    keys = [*(("users", id_) for id_ in range(1, 1002)), ("teams", 7)]
+    assert await routing._cells_of(keys) == {"second"}  # noqa: SLF001 - statements are not seen from outside
+    assert len(asked) < 10
+
+
 async def test_document_offers_the_cells_to_services(service: WithSouth) -> None:
     document = (await service.http.get("/openapi.json")).json()
     offering = {

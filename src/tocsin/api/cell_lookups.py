@@ -58,6 +58,11 @@ class Moves:
         """Return the companies of a cell that are closed, as they are for seconds while they move."""
         return [company_id for company_id, each in self.of(name).items() if each.is_closed]
 
+    @property
+    def copied(self) -> set[int]:
+        """The companies that are being copied from one cell to another."""
+        return {id_ for said in self.said.values() for id_, each in said.items() if each.state == "copying"}
+
     def cell_of(self, company_id: int) -> str:
         """Return the cell of a company: the one that it moved to, or else that of the file."""
         name = moved_to(company_id, self.said.values())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -266,17 +267,31 @@ class Routing:
             elif isinstance(known, BaseException):
                 raise known
         in_cells = {name: known for name, known in found.items() if not isinstance(known, BaseException)}
-        without = set[Key]()
+        without, several = set[Key](), dict[Key, Sequence[str]]()
         for key in keys:
             there = [name for name, known in in_cells.items() if key in known]
-            if there:
-                self._remembered[key] = there[0] if len(there) == 1 else await self._owner_of(key, there)
+            if len(there) > 1:
+                several[key] = there
+            elif there:
+                self._remembered[key] = there[0]
             elif missed:
                 without.add(key)
+        self._remembered.update(await self._owners_of(several))
         return dict.fromkeys(asked, Looked(missed, without))
 
+    async def _owners_of(self, several: Mapping[Key, Sequence[str]]) -> dict[Key, str]:
+        """Return which of several cells has these users and teams, while their company moves: that of the company."""
+        owners = dict[Key, str]()
+        for company_id in self._moves.copied if several else ():
+            name = self._moves.cell_of(company_id)
+            if name in self.states:
+                owners |= dict.fromkeys(await known_in(self.states[name].database, several, company_id), name)
+        for key in several.keys() - owners.keys():
+            with suppress(NotFound):  # it has just been deleted
+                owners[key] = await self._owner_of(key, several[key])
+        return owners
+
     async def _owner_of(self, key: Key, names: Sequence[str]) -> str:
-        """Return which of several cells has a user or team, while or after its company moves: that of the company."""
         database = self.states[names[0]].database
         kind, id_ = key
         if kind == "users":

@@ -157,6 +157,7 @@ async def test_reposted_event_answers_as_before_and_does_nothing(api: Api) -> No
     answers = await asyncio.gather(*[post(api, event) for _ in range(5)])
     assert {answer.status_code for answer in answers} == {202}
     assert {answer.json()["id"] for answer in answers} == {event["id"]}
+    assert (await post(api, {**event, "id": event["id"].upper()})).json()["id"] == event["id"]
     assert (await state(api, event["id"], 10))["recipients"] == 1
     assert await api.ids(1) == [event["id"]]
     assert (await post_batch(api, event, message_event("new", 1), event)).json()["ids"][::2] == [event["id"]] * 2

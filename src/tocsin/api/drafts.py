@@ -54,7 +54,7 @@ def posted(body: Any, service: ServiceCaller, catalogue: Catalogue, prefix: str 
         deliver_at=event.deliver_at,
         key=event.key,
         id=event.id,
-        digest=_digest(body) if event.id else None,
+        digest=_digest({**body, "id": str(event.id)}) if event.id else None,
     )
     users, teams = ((), ()) if skips else (to.users, to.teams)
     return Posted(draft, [], users, teams, checked.unfilled)

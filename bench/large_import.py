@@ -25,7 +25,11 @@ LOOK = 0.1
 
 @dataclass
 class Peaks:
-    """The most MiB of the importing process, and of PostgreSQL without its shared buffers, and the seconds."""
+    """The most MiB of the importing process and of PostgreSQL, and the seconds.
+
+    Of PostgreSQL, shared buffers are left out, and autovacuum: it starts every minute, whatever is done, and a setting
+    of the server limits its memory.
+    """
 
     process: float = 0.0
     postgres: float = 0.0
@@ -136,9 +140,16 @@ async def _observed(running: Service, pid: int) -> AsyncIterator[Peaks]:
 async def _observe(running: Service, pid: int, peaks: Peaks) -> None:
     while True:
         peaks.process = max(peaks.process, _memory_of(Path(f"/proc/{pid}"), "VmHWM"))
-        of_postgres = (one for one in tree(running.process.pid) if name_of(one) != "tocsin")
+        of_postgres = filter(_is_counted, tree(running.process.pid))
         peaks.postgres = max(peaks.postgres, sum(_memory_of(one, "RssAnon") for one in of_postgres))
         await asyncio.sleep(LOOK)
+
+
+def _is_counted(process: Path) -> bool:
+    with contextlib.suppress(OSError):  # it has ended
+        name = name_of(process)
+        return name != "tocsin" and not name.startswith("autovacuum worker")
+    return False
 
 
 def _memory_of(process: Path, name: str) -> float:

@@ -33,7 +33,7 @@ from tocsin.copying import (
     is_taken,
     pieces,
 )
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, limit_locks, queries
 from tocsin.errors import Locked, Refusal, Unavailable
 from tocsin.ids import MAX_ID
 
@@ -274,7 +274,7 @@ class _Move(Copy):
     async def _is_noting(self) -> bool:
         with contextlib.suppress(Locked):
             async with self._source.transaction() as source:
-                await _limit_locks(source, EVENTS_LOCK_TIMEOUT)
+                await limit_locks(source, EVENTS_LOCK_TIMEOUT)
                 await source.execute(_SQL["hold_events"])
                 await source.execute(_SQL["note_rewritten"])
             return True
@@ -345,14 +345,14 @@ class _Move(Copy):
                 await each.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
             await _limit_idleness(source, COMPANY_HELD_FOR)
             await _limit_idleness(target, 0)  # it waits for the source
-            await _limit_locks(source, LOCK_TIMEOUT)
+            await limit_locks(source, LOCK_TIMEOUT)
             await self._lock(source)
             await self._follow(source)
             await source.execute(_SQL["stash_rest"], self._company)
             pending = await self._pending(source)
             await self._stash(source, pending)
             await source.execute(_SQL["release"], self._company)
-            await _limit_locks(source, EVENTS_LOCK_TIMEOUT)
+            await limit_locks(source, EVENTS_LOCK_TIMEOUT)
             await _limit_idleness(source, EVENTS_HELD_FOR)
             await source.execute(_SQL["hold_events"])
             kept = {row["id"] for row in pending}
@@ -442,10 +442,6 @@ async def _patiently(is_done: Callable[[], Awaitable[bool]], problem: str, secon
         if time.monotonic() > end:
             raise Changed(problem)
         await asyncio.sleep(0.1)
-
-
-async def _limit_locks(connection: Connection, seconds: float) -> None:
-    await connection.execute(f"set local lock_timeout = {round(1000 * seconds)}")
 
 
 async def _limit_idleness(connection: Connection, seconds: float) -> None:

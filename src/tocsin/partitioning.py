@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from tocsin.db.errors import DRIVER_ERRORS, is_conflict
-from tocsin.db.pool import Connection, Record, connect, queries
+from tocsin.db.pool import Connection, Record, connect, limit_locks, queries
 from tocsin.errors import Refusal
 
 PAGES = 500
@@ -93,7 +93,7 @@ async def _patiently(connection: Connection, statement: str, *arguments: str | i
     while True:
         try:
             async with connection.transaction():
-                await connection.execute(f"set local lock_timeout = {round(1000 * LOCK_TIMEOUT)}")
+                await limit_locks(connection, LOCK_TIMEOUT)
                 [row] = await connection.fetch(statement, *arguments)
                 return row
         except DRIVER_ERRORS as error:

@@ -219,7 +219,7 @@ class Database:
         """Provide a connection in a transaction, which is committed at the end of the block."""
         async with self.connection() as connection, connection.transaction():
             if timeout := LOCK_TIMEOUT.get():
-                await connection.execute(f"set local lock_timeout = {_milliseconds(timeout)}")
+                await limit_locks(connection, timeout)
             yield connection
 
     async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
@@ -347,6 +347,11 @@ async def fetch(store: Database | Connection, statement: str, *arguments: Any) -
         return await store.rows(statement, *arguments)
     found: list[asyncpg.Record] = await store.fetch(statement, *arguments)
     return found
+
+
+async def limit_locks(connection: Connection, seconds: float) -> None:
+    """Let each statement of this transaction wait so long for a lock."""
+    await connection.execute(f"set local lock_timeout = {_milliseconds(seconds)}")
 
 
 async def allow(connection: Connection, seconds: float) -> None:

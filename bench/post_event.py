@@ -1,4 +1,4 @@
-"""Events accepted, durably, against the rate at which the database commits a single row."""
+"""Events accepted, durably, against single rows committed, and an application that only reads and answers."""
 
 import asyncio
 import itertools
@@ -10,6 +10,7 @@ from uuid import uuid4
 import uvloop
 
 from bench import fill
+from bench.bare import bare
 from bench.measure import Claim, load, medians, options, pgbench, show
 from bench.service import Service, database, service
 from tocsin.catalogue import Catalogue
@@ -27,7 +28,7 @@ _LENGTH = re.compile(rb"Content-Length: \d+")
 async def main() -> None:
     """Measure and print."""
     rounds, seconds = options(__doc__, rounds=5, seconds=4)
-    async with service() as running:
+    async with service() as running, bare() as empty:
         people = await filled(running)
         requests = _requests(running, people)
 
@@ -39,12 +40,20 @@ async def main() -> None:
             delivered = accepted * seconds / (time.perf_counter() - began)
             named = await load(running, _named(requests), seconds, status=b"202", accept=_is_queued)
             await drained(running)
-            return {"committed": committed, "accepted": accepted, "delivered": delivered, "named": named}
+            answered = await load(empty, requests, seconds, status=b"202", accept=_is_queued)
+            return {
+                "committed": committed,
+                "accepted": accepted,
+                "delivered": delivered,
+                "named": named,
+                "answered": answered,
+            }
 
         rates = await medians(rounds, one_round)
     show(
         Claim("accepted, one recipient each", rates["accepted"], "/s", rates["committed"], at_least=0.25),
         Claim("delivered, until all are", rates["delivered"], "/s", rates["committed"]),
+        Claim("accepted, against an application that only answers", rates["accepted"], "/s", rates["answered"]),
         Claim("accepted with an `id`, against without", rates["named"], "/s", rates["accepted"], at_least=0.9),
     )
 

@@ -1,10 +1,11 @@
-"""Unchanged pages, answered 304, against the same pages answered in full."""
+"""Unchanged pages, answered 304, against the same pages in full, and an application that only answers 304."""
 
 import re
 
 import uvloop
 
 from bench import fill
+from bench.bare import bare
 from bench.measure import Claim, has_rows, load, medians, options, show
 from bench.service import Client, clients, database, service
 
@@ -16,7 +17,7 @@ _TAG = re.compile(rb"etag: (\"[^\"]+\")", re.IGNORECASE)
 async def main() -> None:
     """Measure and print."""
     rounds, seconds = options(__doc__, rounds=5, seconds=4)
-    async with service() as running:
+    async with service() as running, bare() as empty:
         async with database(running) as connection:
             owners = await fill.users(connection, OWNERS)
             await fill.history(connection, owners, SIZE)
@@ -28,11 +29,19 @@ async def main() -> None:
         async def one_round() -> dict[str, float]:
             return {
                 "whole": await load(running, whole, seconds, status=b"200", accept=has_rows),
-                "unchanged": await load(running, known, seconds, status=b"304", accept=lambda body: not body),
+                "unchanged": await load(running, known, seconds, status=b"304", accept=_is_empty),
+                "bare": await load(empty, known, seconds, status=b"304", accept=_is_empty),
             }
 
         rates = await medians(rounds, one_round)
-    show(Claim("a page that did not change", rates["unchanged"], "/s", rates["whole"], at_least=2.5))
+    show(
+        Claim("a page that did not change", rates["unchanged"], "/s", rates["whole"], at_least=2.5),
+        Claim("the same, against an application that only answers", rates["unchanged"], "/s", rates["bare"]),
+    )
+
+
+def _is_empty(body: bytes) -> bool:
+    return not body
 
 
 async def _tag(client: Client, request: bytes) -> str:

@@ -1,11 +1,13 @@
 import asyncio
-import contextvars
 import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from select import PIPE_BUF
 from typing import Any, TextIO
 
 import asyncpg
@@ -128,16 +130,68 @@ async def test_every_log_line_of_a_request_has_its_request_id(log: Any, stream: 
 def test_line_of_a_request_is_written_like_every_other(path: str, caller: str | None, trace: str | None) -> None:
     stream = io.StringIO()
     configure("json", stream)
-    contextvars.copy_context().run(_log_both, path, caller, trace)
+    asyncio.run(_log_both(path, caller, trace))
     one, other = (line.partition(', "level"')[2] for line in stream.getvalue().splitlines())
     assert one == other
     assert lines(stream)[0]["timestamp"][:10] == lines(stream)[1]["timestamp"][:10]
 
 
-def _log_both(path: str, caller: str | None, trace: str | None) -> None:
+async def _log_both(path: str, caller: str | None, trace: str | None) -> None:
     bind_request("r1", trace)
     log_request("GET", path, 200, 1.25, caller)
     structlog.get_logger().info("request", method="GET", path=path, status=200, ms=1.25, caller=caller)
+
+
+class Writes(io.StringIO):
+    """A stream that notes each text that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.texts.append(text)
+        return super().write(text)
+
+
+async def test_lines_of_requests_of_one_turn_of_the_loop_are_one_write() -> None:
+    stream = Writes()
+    configure("json", stream)
+    for path in ("/first", "/second"):
+        log_request("GET", path, 200, 1.25, "user:1")
+    assert stream.texts == []
+    await asyncio.sleep(0)
+    [text] = stream.texts
+    assert [json.loads(line)["path"] for line in text.splitlines()] == ["/first", "/second"]
+
+
+async def test_line_after_that_of_a_request_is_written_after_it() -> None:
+    stream = io.StringIO()
+    configure("json", stream)
+    log_request("GET", "/notifications", 200, 1.25, "user:1")
+    structlog.get_logger().info("later")
+    assert [line["event"] for line in lines(stream)] == ["request", "later"]
+
+
+async def test_lines_written_together_fit_into_a_pipe_at_once() -> None:
+    stream = Writes()
+    configure("json", stream)
+    for _ in range(100):
+        log_request("GET", "/notifications", 200, 1.25, "user:1")
+    await asyncio.sleep(0)
+    assert len(lines(stream)) == 100
+    assert 1 < len(stream.texts) < 20
+    assert max(map(len, stream.texts)) <= PIPE_BUF
+
+
+def test_line_of_the_last_request_is_written_when_the_program_ends() -> None:
+    program = (
+        "import asyncio; from tocsin import logs\n"
+        "async def end():\n    logs.log_request('GET', '/last', 200, 1.25, None); asyncio.get_running_loop().stop()\n"
+        "logs.configure('json'); loop = asyncio.new_event_loop(); loop.create_task(end()); loop.run_forever()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(ended.stderr.splitlines()[0])["path"] == "/last"
 
 
 def test_line_of_a_request_is_readable_in_the_console(stream: io.StringIO) -> None:

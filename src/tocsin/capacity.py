@@ -127,7 +127,7 @@ class Capacity:
     def leave(self, slot: Slot) -> None:
         """Release a slot, at the latest when it is this one's turn."""
         admission = self._of(slot[0])
-        if admission.waiting:
+        if admission.is_awaited:
             self._pace.add(partial(admission.leave, slot))
         else:
             admission.leave(slot)

@@ -3,6 +3,8 @@
 Records of structlog, and those that libraries write to the standard `logging`, are formatted in the same way.
 """
 
+import asyncio
+import atexit
 import json
 import logging
 import re
@@ -13,6 +15,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
+from select import PIPE_BUF
 from typing import Any, Literal, TextIO
 from urllib.parse import unquote
 
@@ -101,11 +104,11 @@ def log_request(method: str, path: str, status: int, ms: float, caller: str | No
     if _json_output is None:
         structlog.get_logger().info("request", method=method, path=path, status=status, ms=ms, caller=caller)
         return
-    ids = "".join(f", {_quoted(name)}: {_quoted(value)}" for name, value in _ids_of_request.get().items())
-    called = "null" if caller is None else _quoted(_masked_text(caller))
-    _json_output.write(
-        f'{{"timestamp": "{_timestamp()}", "level": "info", "event": "request"{ids}, "method": {_quoted(method)}, '
-        f'"path": {_quoted(_masked_text(path))}, "status": {status}, "ms": {ms}, "caller": {called}}}'
+    ids = "".join([f', "{name}": {_quoted(value)}' for name, value in _ids_of_request.get().items()])
+    called = "null" if caller is None else _shown(caller)
+    _json_output.write_soon(
+        f'{{"timestamp": "{_timestamp()}", "level": "info", "event": "request"{ids}, "method": "{method}", '
+        f'"path": {_shown(path)}, "status": {status}, "ms": {ms}, "caller": {called}}}'
     )
 
 
@@ -142,14 +145,41 @@ class _Output:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._lock = threading.Lock()
+        self._waiting = ""
+        atexit.register(self.flush)
 
     def write(self, line: str) -> None:
         with self._lock:
-            try:
-                self.stream.write(line + "\n")
-                self.stream.flush()
-            except (OSError, ValueError):
-                pass
+            self._empty()
+            self._put(f"{line}\n")
+
+    def write_soon(self, line: str) -> None:
+        """Write an ASCII line in the next turn of the event loop, with others of this turn.
+
+        Together they are short enough that lines of other processes on the same pipe are not between their parts.
+        """
+        with self._lock:
+            if len(self._waiting) + len(line) >= PIPE_BUF:
+                self._empty()
+            if not self._waiting:
+                asyncio.get_running_loop().call_soon(self.flush)
+            self._waiting += f"{line}\n"
+
+    def flush(self) -> None:
+        with self._lock:
+            self._empty()
+
+    def _empty(self) -> None:
+        if self._waiting:
+            text, self._waiting = self._waiting, ""
+            self._put(text)
+
+    def _put(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass
 
     debug = info = warning = error = critical = write
 
@@ -238,6 +268,12 @@ def _masked_text(text: str) -> str:
         for secret, instead in _SECRETS_IN_TEXT:
             text = secret.sub(instead, text)
     return text
+
+
+@lru_cache(maxsize=1000)
+def _shown(text: str) -> str:
+    """Return a text as JSON, without secrets: routes and callers repeat."""
+    return _quoted(_masked_text(text))
 
 
 def _shortened(text: str) -> str:

@@ -118,10 +118,10 @@ async def _caller_of(request: Request) -> UserCaller | ServiceCaller:
 
 
 def _authorization_of(request: Request) -> str | None:
-    given = request.headers.getlist("authorization")
+    given = [value for name, value in request.scope["headers"] if name == b"authorization"]
     if len(given) > 1:
         raise Unauthenticated("The request must have exactly one Authorization header.", presented=True)
-    return given[0].strip() if given else None
+    return str(given[0], "latin-1").strip() if given else None
 
 
 def actor_of(request: Request) -> Actor:

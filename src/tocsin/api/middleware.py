@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.arriving import COMPLETE
 from tocsin.api.errors import BUG, answer_to
+from tocsin.api.joining import is_whole, write_whole
 from tocsin.api.limiting import STANDINGS, headers_of
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
 from tocsin.ids import new_request_id
@@ -53,7 +54,7 @@ class Envelope:
         self._metrics = metrics
         self._clock = clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - one case per end
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, add headers to its response, and log it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -62,45 +63,28 @@ class Envelope:
         request_id, trace_id = _ids_of(scope)
         bind_request(request_id, trace_id)
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
-
-        async def seal(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if BEGINNING in scope["state"]:
-                    scope["state"][BEGINNING]()
-                headers = message["headers"]
-                headers += [(b"x-request-id", request_id.encode()), *OF_EVERY_ANSWER]
-                if STANDINGS in scope["state"]:
-                    headers += headers_of(scope["state"])
-                if status == Timeout.status:
-                    headers.append((b"connection", b"close"))
-                if all(name != b"cache-control" for name, _ in headers):
-                    headers.append((b"cache-control", b"no-store"))
-            await send(message)
-
+        response = _Response(scope, send, request_id)
         try:
             if "\0" in scope["path"]:  # PostgreSQL cannot search for NUL
-                await answer_to(NotFound())(scope, receive, seal)
+                await answer_to(NotFound())(scope, receive, response.send)
             else:
-                await self._app(scope, _in_time(scope, receive), seal)
+                await self._app(scope, _in_time(scope, receive), response.send)
         except ClientDisconnect:
             log.info("client disconnected during its request")
         except asyncio.CancelledError:
-            if status:
+            if response.status:
                 raise
-            await answer_to(Unavailable("The service is stopping. Please try again."))(scope, receive, seal)
+            await answer_to(Unavailable("The service is stopping. Please try again."))(scope, receive, response.send)
         except Exception as error:  # noqa: BLE001 - it is logged
             problem = _as_problem(error, request_id)
-            if not status:
-                await answer_to(problem)(scope, receive, seal)
+            if not response.status:
+                await answer_to(problem)(scope, receive, response.send)
             elif BUG not in scope["state"]:
                 scope[ABORT]()  # the response is incomplete and must not look complete
         finally:
             COMPLETE.release(scope["state"])
             scope.pop(CYCLE, None)  # a cycle, which only the garbage collector would free
-            self._note(scope, status, began)
+            self._note(scope, response.status, began)
 
     def _note(self, scope: Scope, status: int, began: float) -> None:
         state: dict[str, Any] = scope["state"]
@@ -112,6 +96,47 @@ class Envelope:
             return
         path = route or shown_path(scope["path"])
         log_request(scope["method"], path, status, round(took * 1000, 2), caller.label if caller else None)
+
+
+class _Response:
+    """Sends a response with the headers of every response; one whose body is known, by one call. `status`: 0 before."""
+
+    __slots__ = ("_begun", "_cycle", "_request_id", "_scope", "_send", "status")
+
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self.status = 0
+        self._scope, self._send, self._request_id = scope, send, request_id
+        cycle = scope[CYCLE][0] if CYCLE in scope else None
+        self._cycle = cycle if cycle is not None and send == cycle.send else None  # else, others change the response
+        self._begun: Message | None = None
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the response."""
+        if message["type"] == "http.response.start":
+            self._seal(message)
+            if self._cycle is not None and is_whole(message):
+                self._begun = message
+                return
+        elif self._begun is not None:
+            start, self._begun = self._begun, None
+            if not message.get("more_body") and write_whole(self._cycle, start, message.get("body", b"")):
+                return
+            await self._send(start)
+        await self._send(message)
+
+    def _seal(self, start: Message) -> None:
+        self.status = start["status"]
+        state = self._scope["state"]
+        if BEGINNING in state:
+            state[BEGINNING]()
+        headers = start["headers"]
+        headers += [(b"x-request-id", self._request_id.encode()), *OF_EVERY_ANSWER]
+        if STANDINGS in state:
+            headers += headers_of(state)
+        if self.status == Timeout.status:
+            headers.append((b"connection", b"close"))
+        if all(name != b"cache-control" for name, _ in headers):
+            headers.append((b"cache-control", b"no-store"))
 
 
 def _route_of(scope: Scope) -> str:

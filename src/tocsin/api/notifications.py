@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote, urlencode
@@ -232,8 +233,13 @@ def _unchanged(request: Request, user: UserCaller, base: str, given: str, head: 
 
 def _tag(request: Request, user_id: int, base: str, cursor: str) -> str:
     """Return the ETag of a page. It depends on the user, the state of the inbox, the query and the base url."""
-    asked = f"{__version__} {base} ".encode() + request.scope["query_string"]
-    return f'"{user_id}-{cursor}-{hashlib.sha256(asked).hexdigest()[:8]}"'
+    return f'"{user_id}-{cursor}-{_digest(base, request.scope["query_string"])}"'
+
+
+@lru_cache(maxsize=100)
+def _digest(base: str, query: bytes) -> str:
+    """Return a short digest of what a page depends on besides the inbox: most clients ask for the same pages."""
+    return hashlib.sha256(f"{__version__} {base} ".encode() + query).hexdigest()[:8]
 
 
 def _url(request: Request, base: str, number: int, cursor: int | None = None) -> str:

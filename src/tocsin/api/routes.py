@@ -65,8 +65,6 @@ class Unchecked(Generic[Model]):
 Given = Annotated[Unchecked[Model], BodyParameter()]
 """A body that the endpoint validates itself."""
 
-NOTHING: Mapping[str, Any] = {}
-
 GIVEN = "given"
 """The key in the state of a request of its body that was parsed to find the cell."""
 
@@ -80,13 +78,23 @@ class Parameters:
     def __init__(self, fields: Sequence[ModelField]) -> None:
         self.defaults = {field.name: field.field_info.default for field in fields if not field.field_info.is_required()}
         self._fields = [
-            (field.name, field.alias, (field.field_info.title or field.alias,), field.validate) for field in fields
+            (
+                field.name,
+                field.alias,
+                (field.field_info.title or field.alias,),
+                None if _is_any_text(field) else field.validate,
+            )
+            for field in fields
         ]
+        self.are_optional = len(self.defaults) == len(fields)
 
     def check(self, given: Mapping[str, Any], arguments: Arguments, field_errors: list[FieldError]) -> None:
         """Validate the parameters, add them or their defaults to the arguments, and errors to `field_errors`."""
         for name, alias, path, validate in self._fields:
             if alias in given:
+                if validate is None:
+                    arguments[name] = given[alias]
+                    continue
                 arguments[name], findings = validate(given[alias], loc=path)
                 if findings:
                     field_errors += field_errors_of_findings(findings)
@@ -189,12 +197,17 @@ class Call:
         if self._path:
             self._path.check(request.path_params, arguments, field_errors)
         if self._query:
-            if request.scope["query_string"]:
+            if request.scope["query_string"] or not self._query.are_optional:
                 self._query.check(request.query_params, arguments, field_errors)
             else:
-                self._query.check(NOTHING, arguments, field_errors)
+                arguments |= self._query.defaults
         if self._headers:
             self._headers.check(request.headers, arguments, field_errors)
+
+
+def _is_any_text(field: ModelField) -> bool:
+    """Return whether a parameter accepts every text as it is."""
+    return field.field_info.annotation in {str, str | None} and not field.field_info.metadata
 
 
 def _unchecked(given: Mapping[str, Any], *_: object) -> Unchecked[Any]:

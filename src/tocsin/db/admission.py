@@ -50,6 +50,11 @@ class Admission:
         """The number of callers that wait for a slot."""
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether callers wait for a slot."""
+        return bool(self._waiting)
+
     def queue_of(self, kind: str) -> tuple[int, float]:
         """Return how many callers of a kind wait, and since when the first of them does; never if none waits."""
         waiting = self._waiting.get(kind)

@@ -189,7 +189,7 @@ class TestRefusal:
             assert (await further.ask(POST)).status_code == 503
             answer = await further.ask(HEALTH.replace(b"healthz", b"readyz"))
             assert answer.status_code == 200
-            assert PROBLEM in answer.json()["problems"]
+            assert any(each.endswith(PROBLEM) for each in answer.json()["problems"])
 
     async def test_burst_is_accepted_while_its_first_request_has_not_waited_long(
         self, small: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
@@ -503,7 +503,8 @@ def test_full_garbage_collections_are_rare_after_the_start() -> None:
     try:
         serve._freeze()  # noqa: SLF001 - runs once, when everything is loaded
         before = [each["collections"] for each in gc.get_stats()]
-        kept = [[0] for _ in range(50 * thresholds[0] * thresholds[1])]
+        objects, collections, _ = gc.get_threshold()
+        kept = [[0] for _ in range(15 * objects * collections)]
         _, young, full = (each["collections"] - then for each, then in zip(gc.get_stats(), before, strict=True))
         assert kept
         assert young > 10

@@ -74,7 +74,7 @@ def write_whole(cycle: Any, start: Message, body: bytes) -> bool:
     flow, status = cycle.flow, start["status"]
     if cycle.response_started or cycle.disconnected or not cycle.keep_alive or flow.write_paused:
         return False
-    if cycle.scope["method"] == "HEAD":
+    if cycle.scope["method"] == "HEAD" or cycle.waiting_for_100_continue:
         return False
     length = 0
     parts = [STATUS_LINE[status]]
@@ -89,7 +89,6 @@ def write_whole(cycle: Any, start: Message, body: bytes) -> bool:
     if length != len(body) or head.count(b"\n") != lines or head.count(b"\r") != lines or _CONTROLS.search(head):
         return False
     cycle.response_started = cycle.response_complete = True
-    cycle.waiting_for_100_continue = False
     cycle.transport.write_whole(b"%b\r\n%b" % (head, body))
     cycle.message_event.set()
     cycle.on_response()

@@ -139,7 +139,10 @@ async def test_empty_addition_processes_nothing() -> None:
     assert slow.seen == [[7]]
 
 
-@pytest.mark.parametrize(("field_error", "status"), [("raise sqlstate '22023'", 500), ("perform pg_sleep(30)", 503)])
+@pytest.mark.parametrize(
+    ("field_error", "status"),
+    [("raise sqlstate '22023'", 500), ("raise sqlstate '40P01'", 503), ("perform pg_sleep(30)", 503)],
+)
 async def test_failing_event_does_not_fail_events_of_the_same_insert(
     idle: Api, dba: Connection, field_error: str, status: int
 ) -> None:

@@ -306,7 +306,7 @@ class Overloaded(Unavailable):
 
 
 class Locked(Unavailable):
-    """A lock of another session was not released in time. Requests that do not need the lock still work."""
+    """A lock of another session was not released in time, or both waited for each other. Other requests still work."""
 
     message = "Another session of the database holds a lock that this needs. Please try again."
 

@@ -18,7 +18,7 @@ from tocsin.errors import Locked, Overrun, Unavailable
 OVERRUN = "57014"
 """query_canceled: sessions set `statement_timeout`, so that is the cause."""
 
-LOCK_NOT_AVAILABLE = "55P03"
+LOCK_NOT_AVAILABLE, DEADLOCK = "55P03", "40P01"
 
 LOST = "the database cannot be reached"
 """The reason of outages without a known cause."""
@@ -41,7 +41,7 @@ OUTAGES: Mapping[str, str] = MappingProxyType(
         "28": "the database rejected the user or the password",
         "3D": "the database does not exist",
         "40": "a transaction was in conflict with another one",
-        "40P01": "two transactions waited for each other",
+        DEADLOCK: "two transactions waited for each other",
         "53": "the database is short of a resource",
         "53100": "the disk of the database is full",
         "53200": "the database is out of memory",
@@ -166,7 +166,7 @@ def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | N
     words = OUTAGES.get(state) or OUTAGES.get(state[:2])
     if state == "XX000" and "pgsql_tmp" in str(error):  # an internal error for PostgreSQL, which names the file
         words = NO_TEMPORARY_FILES
-    kind = Locked if state == LOCK_NOT_AVAILABLE else Unavailable
+    kind = Locked if state in {LOCK_NOT_AVAILABLE, DEADLOCK} else Unavailable
     return kind(reason=words) if words else None
 
 

@@ -177,6 +177,15 @@ class Between:
         return value
 
 
+class NotNull:
+    """Refuses null for an optional field: for a field that narrows a request, null must not mean everything."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Use the schema of the value alone."""
+        schema: CoreSchema = handler(source)["schema"]  # of a nullable one
+        return schema
+
+
 def field_errors_of(error: ValidationError, prefix: str = "") -> list[FieldError]:
     """Return the field errors of a pydantic error. `prefix` is the dotted path of the validated part (`events.17`)."""
     return field_errors_of_findings(error.errors(include_url=False, include_input=False), prefix)

@@ -21,6 +21,8 @@ MIB = 2**20
 JSON = "application/json"
 USER = standing_token(1)
 CRM = mint_service(SECRET, "crm", ["events:write", "directory:write"], HOUR)
+OPERATOR = mint_service(SECRET, "crm", ["events:write", "operations"], HOUR)
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
 DOORS = [
     ("POST", "/notifications", USER),
     ("POST", "/events", CRM),
@@ -363,6 +365,24 @@ async def test_empty_array_counts_as_absent(guarded: Api) -> None:
     assert codes_of(await guarded.call("POST", "/notifications", USER, json={"message": "x"})) == (422, NOBODY)
     unknown = [("validation.unknown", "notify.teams.0")]
     assert await both(guarded, {"notify": {"users": [], "teams": [7]}}) == ((422, unknown), (422, unknown))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "due"),
+    [
+        ("PUT", "/notifications/read", {"ids": None}, ("validation.array", "ids")),
+        ("PUT", "/notifications/read", {"up_to": None}, ("validation.uuid", "up_to")),
+        ("POST", "/events/resolve", {"about": "order:42", "as": "gone", "users": None}, ("validation.array", "users")),
+        ("POST", "/operations/replay", {"events": None, "lane": "apns/default"}, ("validation.array", "events")),
+        ("POST", "/operations/replay", {"events": [UNKNOWN], "lane": None}, ("validation.string", "lane")),
+    ],
+)
+async def test_null_in_a_field_that_narrows_a_request_is_refused(
+    idle: Api, method: str, path: str, body: dict[str, Any], due: tuple[str, str]
+) -> None:
+    await idle.people(1)
+    token = USER if path == "/notifications/read" else OPERATOR
+    assert codes_of(await idle.call(method, path, token, json=body)) == (422, [due])
 
 
 async def test_ids_of_other_companies_are_reported_as_unknown(guarded: Api) -> None:

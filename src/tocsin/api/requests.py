@@ -27,7 +27,7 @@ from tocsin.ids import MAX_ID, parsed_id, parsed_uuid
 from tocsin.notifications import future_of, moment_of
 from tocsin.push.channels.web_push import MAX_ENDPOINT_LENGTH, check_subscription
 from tocsin.resolutions import KEY, How
-from tocsin.validation import Between, RequestModel, refusal, refusals
+from tocsin.validation import Between, NotNull, RequestModel, refusal, refusals
 
 MAX_RECIPIENTS = 10_000
 """Maximum ids in `notify`."""
@@ -358,7 +358,7 @@ class ResolutionRequest(RequestBody, title="Resolution"):
             " (requires the scope `directory:write`, and applies to all users)",
         ),
     ]
-    users: Annotated[Ids, Between(0, MAX_RECIPIENTS)] | None = None
+    users: Annotated[Annotated[Ids, Between(0, MAX_RECIPIENTS)] | None, NotNull()] = None
     """only notifications of these users"""
 
     @model_validator(mode="after")
@@ -371,9 +371,9 @@ class ResolutionRequest(RequestBody, title="Resolution"):
 class Marks(RequestBody):
     """The notifications to mark as read. Without fields, all."""
 
-    up_to: Uuid | None = None
+    up_to: Annotated[Uuid | None, NotNull()] = None
     """this notification and all older ones"""
-    ids: Annotated[list[Uuid], Between(1, MAX_IDS)] | None = None
+    ids: Annotated[Annotated[list[Uuid], Between(1, MAX_IDS)] | None, NotNull()] = None
     """only these notifications; cannot be combined with `up_to`"""
 
     @model_validator(mode="after")
@@ -441,9 +441,9 @@ class SubscriptionBody(RequestBody, title="Subscription"):
 class Replay(RequestBody):
     """The dead letters to requeue: those of these events, or the pushes of a lane."""
 
-    events: Annotated[list[Uuid], Between(1, MAX_IDS)] | None = None
+    events: Annotated[Annotated[list[Uuid], Between(1, MAX_IDS)] | None, NotNull()] = None
     """ids of events"""
-    lane: str | None = None
+    lane: Annotated[str | None, NotNull()] = None
     """the name of a lane, such as `apns/default`"""
 
     @model_validator(mode="after")

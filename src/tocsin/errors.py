@@ -205,9 +205,11 @@ class Invalid(Problem):
     status = 422
     code = "validation"
 
-    def __init__(self, field_errors: Iterable[FieldError]) -> None:
+    def __init__(self, field_errors: Iterable[FieldError], more: int = 0) -> None:
         super().__init__("The request is not valid.")
         self.field_errors = list(field_errors)
+        self.more = more
+        """The number of further errors, which were only counted."""
 
     def errors(self) -> list[dict[str, str]]:
         """Return one entry per error, in the order of the request, up to the limits of a response."""
@@ -227,7 +229,7 @@ class Invalid(Problem):
     def answer(self) -> dict[str, object]:
         """Return the body of the response. `more` is the number of errors that are left out, if there are any."""
         errors = self.errors()
-        more = len(self.field_errors) - len(errors)
+        more = len(self.field_errors) + self.more - len(errors)
         return {"errors": errors, "more": more} if more else {"errors": errors}
 
 

@@ -343,6 +343,34 @@ async def test_import_reports_a_limited_number_of_errors(api: Api) -> None:
     assert len(field_errors(answer)) == imports.MAX_FIELD_ERRORS
 
 
+MANY_ERRORS: list[tuple[list[bytes], int]] = [
+    ([b'{"user": {}}'] * 50, 150),
+    ([b"x"] * 99 + [b'{"user": {}}', b"", b"x", json.dumps(user(1)).encode(), b'{"notification": {}}'], 109),
+    (
+        [b"x"] * 100
+        + [
+            b'{"team": {"id": 7, "name": "", "users": [0, 0, "x"]}}',
+            b"[" * 20,
+            b'{"a": {"id": 1}}',
+            b'{"user": [1, 2]}',
+        ],
+        106,
+    ),
+    ([b'{"team": {"id": 7, "name": "x", "users": [%s0]}}' % (b"0, " * 249)], 250),
+    ([json.dumps(device(number, f"{number:064x}")).encode() for number in range(1, 151)], 150),
+    ([json.dumps(team(7, *range(2, 132))).encode(), *[json.dumps(device(9)).encode()] * 20], 150),
+]
+
+
+@pytest.mark.parametrize(("lines", "due"), MANY_ERRORS)
+async def test_errors_of_an_import_beyond_100_are_counted(
+    api: Api, monkeypatch: pytest.MonkeyPatch, lines: list[bytes], due: int
+) -> None:
+    monkeypatch.setattr(imports, "CHECK_BATCH_SIZE", 60)
+    answer = (await send(api, b"\n".join(lines))).json()
+    assert (len(answer["errors"]), answer["more"]) == (100, due - 100)
+
+
 async def test_unknown_users_of_all_parts_of_a_large_import_are_reported(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

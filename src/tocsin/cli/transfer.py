@@ -77,6 +77,7 @@ async def _checked(incoming: Import, source: BinaryIO, report: Report) -> dict[s
                 [
                     f"Nothing was imported from {file_of(source)}:",
                     *(field_error.message for field_error in invalid.field_errors),
+                    *([f"{invalid.more:,} more errors"] if invalid.more else []),
                 ]
             )
         ) from None

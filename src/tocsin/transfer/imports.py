@@ -30,7 +30,7 @@ MAX_INLINE_LINE_BYTES = 2**20
 """Maximum bytes of a line that is parsed in the event loop; longer ones would delay other work."""
 
 MAX_FIELD_ERRORS = 100
-"""Maximum errors that an import reports."""
+"""Maximum errors that an import reports; further ones are counted."""
 
 STAGE_BATCH_SIZE, STAGE_BATCH_BYTES = 2_000, 2**21
 """Lines per statement that stages them, fewer if they have more bytes."""
@@ -66,6 +66,7 @@ class Import:
         self._staged: list[Line] = []
         self._staged_bytes = 0
         self._field_errors: list[FieldError] = []
+        self._more_errors = 0
         self._number = 0
         self._counts = dict.fromkeys(PARTS, 0)
         self._storing: asyncio.Task[None] | None = None
@@ -111,9 +112,8 @@ class Import:
         The caller publishes `bulk` after the commit. Raises `Invalid` with the errors, by line number.
         """
         if self._field_errors:
-            raise Invalid(self._field_errors)
-        if field_errors := await self._unknown(connection):
-            raise Invalid(field_errors)
+            raise Invalid(self._field_errors, self._more_errors)
+        await self._refuse_unknown(connection)
         await connection.execute(_SQL["accept"], self.id)
         counts = {f"{part}s": self._counts[part] for part in PARTS}
         await audit.record(connection, self._actor, "imported", f"import:{self.id}", **counts)
@@ -134,26 +134,30 @@ class Import:
         while await self._database.value(_SQL["abandon"], self.id, CHECK_BATCH_SIZE) == CHECK_BATCH_SIZE:
             pass
 
-    async def _unknown(self, connection: Connection) -> list[FieldError]:
-        """Return the errors of lines that name unknown users, or events of another company."""
+    async def _refuse_unknown(self, connection: Connection) -> None:
+        """Raise `Invalid` if lines name unknown users, or events of another company."""
         found: list[FieldError] = []
+        more = 0
         await allow(connection, STAGE_TIMEOUT)
         for start in range(1, self._number + 1, CHECK_BATCH_SIZE):
             numbers = (start, start + CHECK_BATCH_SIZE - 1)
             limit = MAX_FIELD_ERRORS - len(found)
-            given = (self.id, self._parser.company_id, limit, *numbers)
+            given = (self.id, self._parser.company_id, max(limit, 1), *numbers)
             rows = await connection.fetch(_SQL["unknown"], *given, timeout=STAGE_TIMEOUT)
-            found += [_unknown(row["number"], row["path"]) for row in rows]
-            if len(found) == MAX_FIELD_ERRORS:
-                break
-        return found
+            found += (reported := [_unknown(row["number"], row["path"]) for row in rows[:limit]])
+            more += rows[0]["total"] - len(reported) if rows else 0
+        if found:
+            raise Invalid(found, more)
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1
         if len(text) > MAX_LINE_BYTES:
             self._note_length(self._number)
             return
-        if not text.strip() or len(self._field_errors) >= MAX_FIELD_ERRORS:
+        if not text.strip():
+            return
+        if len(self._field_errors) >= MAX_FIELD_ERRORS:
+            self._more_errors += self._parser.count_errors(bytes(text))
             return
         found = self._parser.read(self._number, bytes(text))
         if isinstance(found, Line):
@@ -167,7 +171,9 @@ class Import:
         self._note([field_error(f"lines.{number}", "string_between", f"must have at most {MAX_LINE_BYTES} bytes")])
 
     def _note(self, field_errors: list[FieldError]) -> None:
-        self._field_errors = (self._field_errors + field_errors)[:MAX_FIELD_ERRORS]
+        all_errors = self._field_errors + field_errors
+        self._field_errors = all_errors[:MAX_FIELD_ERRORS]
+        self._more_errors += len(all_errors) - len(self._field_errors)
 
     async def _stage(self) -> None:
         """Stage lines while more are read, one batch at a time."""

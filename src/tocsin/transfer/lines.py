@@ -26,6 +26,10 @@ PARTS: tuple[Part, ...] = ("user", "team", "device", "notification")
 """What a line can hold, in the order of application."""
 
 
+MIN_LINE_BYTES = len('{"user":{}}')
+"""A shorter line holds no part, which is one error."""
+
+
 class Line(NamedTuple):
     """A valid line: its user (None for a team), and its contents as JSON.
 
@@ -56,20 +60,38 @@ class LineParser:
         """Return a line, or all its errors."""
         path = f"lines.{number}"
         try:
-            found = parse_object(text)
+            [part, value] = _part_of(parse_object(text))
         except Malformed as error:
             return [FieldError(path, "object", f"The {path} field is not a JSON object: {error}")]
-        [part, *others] = found or [""]
-        if part not in PARTS or others:
+        if part is None:
             return [field_error(path, "in", f"must have exactly one key: {', '.join(PARTS)}")]
-        value = found[part]
         if not isinstance(value, dict):
             return [field_error(f"{path}.{part}", "object", "must be an object")]
         try:
-            made = getattr(self, f"_{part}")(number, value)
+            made = self._made(number, part, value)
         except ValidationError as error:
             return field_errors_of(error, f"{path}.{part}")
         return [under(f"{path}.{part}.", each) for each in made] if isinstance(made, list) else made
+
+    def count_errors(self, text: bytes) -> int:
+        """Return the number of errors of a line, without the cost of their messages."""
+        if len(text) < MIN_LINE_BYTES:
+            return 1
+        try:
+            [part, value] = _part_of(parse_object(text))
+            if part is None or not isinstance(value, dict):
+                return 1
+            made = self._made(0, part, value)
+        except Malformed:
+            return 1
+        except ValidationError as error:
+            # Only the members of a team can have several errors that pydantic counts as one.
+            return len(field_errors_of(error)) if value.get("users") else error.error_count()
+        return len(made) if isinstance(made, list) else 0
+
+    def _made(self, number: int, part: Part, value: Mapping[str, Any]) -> Line | list[FieldError]:
+        made: Line | list[FieldError] = getattr(self, f"_{part}")(number, value)
+        return made
 
     def _user(self, number: int, value: Mapping[str, Any]) -> Line | list[FieldError]:
         user = UserLine.model_validate(value)
@@ -100,6 +122,14 @@ class LineParser:
         subjects = self.catalogue.subjects_of(kind, given.data)
         times = (given.created_at, given.read_at)
         return Line(number, "notification", given.user_id, body, *times, given.id, kind, data, language, subjects)
+
+
+def _part_of(found: Mapping[str, Any]) -> tuple[Part | None, Any]:
+    """Return the part that a line holds, None if it is not exactly one that is known, and its value."""
+    for part in PARTS:
+        if part in found and len(found) == 1:
+            return part, found[part]
+    return None, None
 
 
 def copied(line: Line) -> str:

@@ -33,7 +33,7 @@ delete from imports where id = $1
 -- name: unknown
 -- Of the lines with numbers from $4 to $5, those that name a user who is neither in the directory nor in the import, or is
 -- of another company, or an event of another company than that of the caller.
--- The body of a team is read once, and each member is looked up by key.
+-- The body of a team is read once, and each member is looked up by key. At most $3 are returned, each with the number of all.
 with line as materialized (
     select number, part, user_id, event_id
     from import_lines
@@ -99,7 +99,7 @@ fault as (
       and (select e.company_id is distinct from $2 from events e where e.id = line.event_id)
       and (select i.user_id from inbox i where i.user_id = line.user_id and i.event_id = line.event_id) is null
 )
-select number, path from fault order by number, path limit $3
+select number, path, count(*) over () as total from fault order by number, path limit $3
 
 -- name: accept
 with accepted as (

@@ -90,8 +90,9 @@ async def stream_notifications(
 ) -> Response:
     """Stream the inbox.
 
-    Sends the changes of the caller's inbox as server-sent events. Each event has an `id`. If a client reconnects within
-    7 days with that id as `Last-Event-ID`, no event is lost. A user has at most 8 streams: one more closes the oldest.
+    Sends the changes of the caller's inbox as server-sent events. If a client reconnects within 7 days with the last
+    `id` as `Last-Event-ID`, no event is lost. Of the events of one transaction, only the last has an `id`; of `count`,
+    only the first of a new stream. A user has at most 8 streams: one more closes the oldest.
     """
     if (
         user.expires <= time.time()

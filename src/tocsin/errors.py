@@ -220,7 +220,7 @@ class Invalid(Problem):
                 "code": f"validation.{field_error.code}",
                 "field": field_error.field,
             }
-            size += sum(len(json.dumps(value)) for value in entry.values()) + len('{"message":,"code":,"field":},')
+            size += len(json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()) + len(",")
             if size > MAX_ERRORS_BYTES:
                 break
             entries.append(entry)

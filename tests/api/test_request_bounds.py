@@ -168,6 +168,16 @@ async def test_first_100_errors_are_listed_and_the_others_counted(idle: Api) -> 
     assert (len(answer["errors"]), answer["more"], answer["errors"][99]["field"]) == (100, 100, "users.99")
 
 
+@pytest.mark.parametrize(("name", "due"), [("ø" * 100, 100), ("🔔" * 60, 100), ("🔔" * 199, 36), ("\x01" * 199, 24)])
+async def test_as_many_errors_are_reported_as_fit_into_60000_bytes(idle: Api, name: str, due: int) -> None:
+    await idle.people(1)
+    kinds: dict[str, Any] = {f"{name[:-2]}{number:02}": {} for number in range(100)}
+    answer = await call(idle, "PATCH", "/notifications/preferences", USER, {"kinds": kinds})
+    reported = len(answer.json()["errors"])
+    assert (reported, reported + answer.json().get("more", 0)) == (due, 100)
+    assert due == 100 or 58_000 < len(answer.content) <= 60_100
+
+
 async def test_batch_lists_errors_of_first_invalid_events_and_counts_all(idle: Api) -> None:
     await idle.people(1)
     one = json.loads(event('{"users": [1, 98, 99]}', '{"user": 1, "a": 1, "b": 2}'))

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from itertools import chain
 from typing import Self, TypeVar
 
@@ -29,6 +30,7 @@ from tocsin.errors import Overrun, Unavailable
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Outcome
+from tocsin.request_counts import RequestCounts
 from tocsin.siblings import OfAll, Samples, Siblings, samples_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -103,12 +105,11 @@ class Metrics:
         self._counting = asyncio.Lock()
         self._count_again_at = 0.0
         self._waiting_now = Backlog()
-        self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         counter = partial(Counter, registry=self._registry)
         gauge = partial(Gauge, registry=self._registry)
         histogram = partial(Histogram, registry=self._registry, buckets=_SECONDS)
-        self._requests = counter("tocsin_http_requests", "Requests answered", ["method", "route", "status"])
-        self._took = histogram("tocsin_http_request_seconds", "Time to answer a request", ["method", "route"])
+        self._requests = RequestCounts(BUCKET_BOUNDS)
+        self._registry.register(self._requests)
         self._rate_limited = counter("tocsin_rate_limited", "Requests that exceeded a rate limit", ["limit"])
         self._in_progress = gauge("tocsin_requests_in_progress", "Requests that are being processed")
         self._requests_waiting = gauge("tocsin_requests_waiting", "Requests that wait to be processed")
@@ -196,12 +197,7 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request at a route, such as `/events/{event_id}`."""
-        found = self._of_requests.get((method, route, status))
-        if found is None:
-            labelled = self._requests.labels(method, route, str(status)), self._took.labels(method, route)
-            found = self._of_requests[method, route, status] = labelled
-        found[0].inc()
-        found[1].observe(seconds)
+        self._requests.add(method, route, status, seconds)
 
     def rate_limited(self, limit: str) -> None:
         """Count a request that exceeded a rate limit."""
@@ -279,7 +275,7 @@ class Metrics:
 
     def totals(self) -> Totals:
         """Return the counters of this process that the history keeps."""
-        requests = _samples(self._requests)
+        requests = list(self._requests.by_status())
         errors: Counter_[str] = Counter_()
         for labels, count in _samples(self._answers):
             if labels["outcome"] != "delivered":
@@ -288,7 +284,7 @@ class Metrics:
             events=sum(count for _, count in _samples(self._entered, "_count")),
             pushes=sum(count for labels, count in _samples(self._pushes) if labels["state"] == "delivered"),
             requests=sum(count for _, count in requests),
-            api_errors=sum(count for labels, count in requests if labels["status"] >= "500"),
+            api_errors=sum(count for status, count in requests if status >= HTTPStatus.INTERNAL_SERVER_ERROR),
             rate_limited=sum(count for _, count in _samples(self._rate_limited)),
             push_errors=errors,
             inbox_buckets=_buckets(self._entered),

@@ -135,7 +135,10 @@ class _Response:
             headers += headers_of(state)
         if self.status == Timeout.status:
             headers.append((b"connection", b"close"))
-        if all(name != b"cache-control" for name, _ in headers):
+        for name, _ in headers:
+            if name == b"cache-control":
+                break
+        else:
             headers.append((b"cache-control", b"no-store"))
 
 

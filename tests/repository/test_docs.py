@@ -84,7 +84,7 @@ def test_metrics_and_their_reference_match() -> None:
     collectors = [each for each in vars(Metrics()).values() if isinstance(each, (Counter, Gauge, Histogram))]
     families: list[Any] = list(RequestCounts(()).collect())
     ours = [(each._name, each._type, each._labelnames) for each in collectors]  # noqa: SLF001 - nothing public has them
-    ours += [(each.name, each.type, each._labelnames) for each in families]  # noqa: SLF001 - likewise
+    ours += [(each.name, each.type, each._labelnames) for each in families]  # noqa: SLF001 - as above
     ours.append(("tocsin_build_info", "gauge", ("version",)))
     declared = {(f"{name}_total" if kind == "counter" else name, kind, *labels) for name, kind, labels in ours}
     assert documented == declared

@@ -195,7 +195,6 @@ async def test_invalid_preferences_report_all_errors_and_change_nothing(api: Api
             ("validation.prohibited", "kinds.note.inbox"),
             ("validation.boolean", "kinds.note.urgent"),
             ("validation.object", "kinds.custom"),
-            ("validation.prohibited", "colour"),
             ("validation.in", "quiet_hours.0.days.1"),
             ("validation.in", "quiet_hours.0.days.2"),
             ("validation.in", "quiet_hours.0.to"),
@@ -325,6 +324,32 @@ async def test_operator_defaults_and_locks_apply_and_are_shown(url: str, catalog
     async with serving(url, catalogue, with_worker=False) as free:
         assert (await shown(free))["quiet_hours"] == hours
         assert (await shown(free))["kinds"]["note"]["push"] is True
+
+
+async def test_preferences_that_were_read_can_be_sent_back_unchanged(
+    url: str, catalogue: Catalogue, rules: Path
+) -> None:
+    ahead = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    async with serving(url, catalogue, with_worker=False) as api:
+        await api.people(1, time_zone="Asia/Tokyo")
+        await prefer(api, paused_until=ahead, quiet_hours=[window("01:00", "02:00")], kinds={"note": {"push": False}})
+        found = await shown(api)
+        assert found["paused_until"] is not None
+        answer = await prefer(api, **found, more={"of": "a later version"})
+        assert (answer.status_code, answer.json()) == (200, found)
+    rules.write_text(rules.read_text("utf-8").replace("[locked]", "[locked]\npaused_until = true\ntime_zone = true"))
+    async with serving(url, catalogue, with_worker=False, preferences_file=rules) as api:
+        found = await shown(api)
+        assert (found["paused_until"], found["time_zone"]) == (None, "Asia/Tokyo")
+        answer = await prefer(api, **found)
+        assert (answer.status_code, answer.json()) == (200, found)
+        wrong = {**found, "paused_until": ahead, "time_zone": "UTC", "kinds": {"note": {"push": 0}}}
+        assert codes_of(await prefer(api, **wrong)) == (
+            422,
+            [("validation.prohibited", name) for name in ("kinds.note.push", "paused_until", "time_zone")],
+        )
+    async with serving(url, catalogue, with_worker=False) as api:
+        assert (await shown(api))["quiet_hours"] == [window("01:00", "02:00")]
 
 
 def test_locked_pause_is_null_and_locked_time_zone_is_the_directorys(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ They come from the catalogue, the operator and the user. The inbox always contai
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -28,6 +29,9 @@ from tocsin.quiet_hours import QuietHours, windows_of
 from tocsin.validation import among, field_error
 
 Channel = Literal["push", "web_push"]
+
+_AS_SHOWN = re.compile("[0-9-]{10} [0-9:]{8}")
+"""Matches a pause in the format of answers, which is UTC."""
 
 _SQL = queries("preferences")
 
@@ -93,7 +97,8 @@ async def patch(
     or inactive.
     """
     field_errors: list[FieldError] = []
-    changes = changes_of(body, operator, field_errors)
+    time_zone = (await _of_caller(database, user_id))[1] if "time_zone" in operator.locked & body.keys() else "UTC"
+    changes = changes_of(body, operator, field_errors, time_zone)
     if field_errors:
         raise Invalid(field_errors)
     async with database.transaction() as connection:
@@ -228,15 +233,21 @@ def merged(target: Any, changes: Any) -> Any:
     return {name: value for name, value in found.items() if value not in (None, {})}
 
 
-def changes_of(body: Mapping[str, Any], operator: Operator, field_errors: list[FieldError]) -> dict[str, Any]:
-    """Validate the changes of a caller and return them in the stored format. Append errors to `field_errors`."""
+def changes_of(
+    body: Mapping[str, Any], operator: Operator, field_errors: list[FieldError], time_zone: str = "UTC"
+) -> dict[str, Any]:
+    """Validate the changes of a caller and return them in the stored format. Append errors to `field_errors`.
+
+    Unknown fields are ignored, and so are locked ones with the value in effect: what `GET` answers can be sent back.
+    `time_zone` is that of the directory.
+    """
+    in_effect = operator.preferences({}, time_zone).shown(datetime.now(UTC))
     changes = {}
     for name, value in body.items():
-        if name not in _READERS:
-            field_errors.append(among(field_errors, name, *_UNKNOWN_FIELD))
-        elif name in operator.locked:
-            field_errors.append(_locked(name))
-        else:
+        if name in operator.locked:
+            if value != in_effect[name]:
+                field_errors.append(_locked(name))
+        elif name in _READERS:
             changes[name] = None if value is None else _READERS[name](value, operator, field_errors)
     return changes
 
@@ -245,25 +256,35 @@ def _kinds_of(given: Any, operator: Operator, field_errors: list[FieldError]) ->
     if not isinstance(given, dict):
         field_errors.append(field_error("kinds", "object", "must be an object"))
         return {}
+    changes: dict[str, dict[str, bool | None] | None] = {}
     for name, switches in given.items():
         if name not in operator.kinds:
             field_errors.append(among(field_errors, f"kinds.{name}", "prohibited", "is not a known kind"))
         elif isinstance(switches, dict):
-            _check_switches(name, switches, operator, field_errors)
-        elif switches is not None:
+            changes[name] = _switches_of(name, switches, operator, field_errors)
+        elif switches is None:
+            changes[name] = None
+        else:
             field_errors.append(field_error(f"kinds.{name}", "object", "must be an object"))
-    return given
+    return changes
 
 
-def _check_switches(kind: str, switches: Mapping[str, Any], operator: Operator, field_errors: list[FieldError]) -> None:
+def _switches_of(
+    kind: str, switches: Mapping[str, Any], operator: Operator, field_errors: list[FieldError]
+) -> dict[str, bool | None]:
+    changes = {}
     for name, value in switches.items():
         field = f"kinds.{kind}.{name}"
         if name not in SWITCHES:
-            field_errors.append(among(field_errors, field, *_UNKNOWN_FIELD))
+            field_errors.append(among(field_errors, field, "prohibited", "is not allowed here"))
         elif name in operator.locked_of[kind]:
-            field_errors.append(_locked(field))
-        elif value is not None and not isinstance(value, bool):
+            if value is not getattr(operator.kinds[kind], name):
+                field_errors.append(_locked(field))
+        elif value is None or isinstance(value, bool):
+            changes[name] = value
+        else:
             field_errors.append(field_error(field, "boolean", "must be true or false"))
+    return changes
 
 
 def _windows_of(given: Any, _: Operator, field_errors: list[FieldError]) -> Any:
@@ -271,6 +292,8 @@ def _windows_of(given: Any, _: Operator, field_errors: list[FieldError]) -> Any:
 
 
 def _pause_of(given: Any, _: Operator, field_errors: list[FieldError]) -> str | None:
+    if isinstance(given, str) and _AS_SHOWN.fullmatch(given):
+        given += "Z"
     try:
         return time_of(future_of(given))
     except PydanticCustomError as error:
@@ -294,9 +317,6 @@ _READERS: Mapping[str, Callable[[Any, Operator, list[FieldError]], Any]] = {
     "paused_until": _pause_of,
     "time_zone": _time_zone_of,
 }
-
-
-_UNKNOWN_FIELD = ("prohibited", "is not allowed here")
 
 
 def _locked(field: str) -> FieldError:

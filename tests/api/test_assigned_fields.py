@@ -57,9 +57,9 @@ async def devices(api: Api, user: int) -> list[str]:
 async def test_user_cannot_change_preferences_of_another_user(api: Api) -> None:
     await api.people(1, 3)
     before = (await api.as_user(3, "GET", "/notifications/preferences")).json()
-    for body in ({"user_id": 3, "time_zone": "Asia/Tokyo"}, {"locked": [], "time_zone": "Asia/Tokyo"}):
-        answer = await api.as_user(1, "PATCH", "/notifications/preferences", json=body)
-        assert field_errors(answer) == [(next(iter(body)), "prohibited")]
+    body = {"user_id": 3, "locked": [], "time_zone": "Asia/Tokyo"}
+    answer = await api.as_user(1, "PATCH", "/notifications/preferences", json=body)
+    assert (answer.status_code, answer.json()["time_zone"]) == (200, "Asia/Tokyo")
     assert (await api.as_user(3, "GET", "/notifications/preferences")).json() == before
 
 

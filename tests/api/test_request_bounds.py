@@ -58,15 +58,14 @@ BODIES: dict[str, tuple[str, str, str, str]] = {
     "10,000 unknown users": ("POST", "/notifications", USER, json.dumps({"notify": {"users": list(range(9, 10_009))}})),
     "except": ("POST", "/events", SERVICE, event(f'{{"users": [1], "except": {many("0")}}}')),
     "10,000 wrong except": ("POST", "/events", SERVICE, event(json.dumps({"users": [1], "except": ["x"] * 9_999}))),
-    "preferences, names": ("PATCH", "/notifications/preferences", USER, keys("1")),
     "preferences, kinds": ("PATCH", "/notifications/preferences", USER, f'{{"kinds": {keys("1")}}}'),
     "preferences, switches": ("PATCH", "/notifications/preferences", USER, f'{{"kinds": {{"note": {keys("1")}}}}}'),
-    "a long name": ("PATCH", "/notifications/preferences", USER, json.dumps({"x" * 1_000_000: 1})),
+    "a long name": ("PATCH", "/notifications/preferences", USER, json.dumps({"kinds": {"x" * 1_000_000: 1}})),
     "100 long names": (
         "PATCH",
         "/notifications/preferences",
         USER,
-        json.dumps({"𝄞" * 600 + str(n): 1 for n in range(100)}),
+        json.dumps({"kinds": {"𝄞" * 600 + str(n): 1 for n in range(100)}}),
     ),
     "quiet hours": ("PATCH", "/notifications/preferences", USER, f'{{"quiet_hours": {many("0")}}}'),
     "quiet hours, names": (

@@ -54,6 +54,7 @@ async def patch_preferences(
     """Change preferences.
 
     Accepts a merge patch (RFC 7396): missing fields do not change, `null` restores the default. Returns the result.
+    The answer of `GET` is a valid patch.
     """
     changed = await preferences.patch(app_state.database, app_state.pubsub, app_state.operator, user.id, body.given)
     return _answer(changed)

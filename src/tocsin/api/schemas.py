@@ -175,7 +175,9 @@ def _preferences_patch(catalogue: Catalogue) -> Schema:
             }
         ),
         "type": "object",
-        "description": "Changes of preferences (RFC 7396). Missing fields do not change, null restores the default.",
+        "additionalProperties": True,
+        "description": "Changes of preferences (RFC 7396). Missing fields do not change, null restores the default, and"
+        " unknown fields are ignored.",
     }
 
 

@@ -58,9 +58,9 @@ async def test_inbox_pages_are_newest_first_and_linked(api: Api) -> None:
         numbers.append(page["pagination"]["page"])
         assert (page["pagination"]["total"], page["pagination"]["unread"]) == (7, 7)
         url = page["pagination"]["urls"]["next"]
-        assert url is None or ("utm=x+y" in url and url.startswith(str(api.http.base_url)))
+        assert url is None or ("utm=x%20y" in url and url.startswith(str(api.http.base_url)))
     assert (seen, numbers) == (ids, [1, 2, 3])
-    assert page["pagination"]["urls"]["previous"].endswith("/notifications?per_page=3&utm=x+y&page=2")
+    assert page["pagination"]["urls"]["previous"].endswith("/notifications?per_page=3&utm=x%20y&page=2")
     assert [entry["id"] for entry in (await api.inbox(1, "?per_page=3&page=2"))["data"]] == ids[3:6]
     assert (await api.inbox(1, "?page=99"))["data"] == []
 

@@ -511,13 +511,14 @@ async def test_query_strings_of_any_bytes_are_kept_in_urls_or_ignored(api: Api) 
         "a;b",
         "x=/../..",
         "page=2%26page",
+        "z&a=%F0&b=a%20b+c",
     ):
         given = f"GET /notifications?{query}&page=2 HTTP/1.1\nAuthorization: Bearer {USER}\n"
         answer = await raw(api, given)
         assert answer.status_code == 200, query
         previous = answer.json()["pagination"]["urls"]["previous"]
-        assert previous.startswith("http://x/notifications?")
-        assert previous.endswith("page=1")
+        kept = "" if query in {"&&&", "page=2%26page"} else f"{query}&"
+        assert previous == f"http://x/notifications?{kept}page=1"
     for host in ("[", 'a"b', "a:99999999", "<script>", "é", ""):
         with_host = f"GET /notifications?page=2 HTTP/1.0\nHost: {host}\nAuthorization: Bearer {USER}\n"
         reader, writer = await asyncio.open_connection("127.0.0.1", api.http.base_url.port)

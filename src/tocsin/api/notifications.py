@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, unquote
 
 from fastapi import Header, Query
 from pydantic import BeforeValidator
@@ -34,6 +34,9 @@ DEFAULT_PER_PAGE = 15
 
 KEPT = "private, no-cache"
 """Clients may cache a page, but must revalidate it."""
+
+_OF_QUERIES = "!$%'()*+,-./:;=?@_~"
+"""The characters besides letters and digits that stay in a query (RFC 3986)."""
 
 routes = router("notifications")
 
@@ -251,10 +254,9 @@ def _url(request: Request, base: str, number: int, cursor: int | None = None) ->
 
 
 def _other_parameters(query: bytes) -> str:
-    """Return the parameters of a query without those of the page, each followed by an ampersand."""
-    given = parse_qsl(str(query, "latin-1"), keep_blank_values=True)
-    kept = urlencode([(name, value) for name, value in given if name not in {"page", "cursor"}])
-    return f"{kept}&" if kept else ""
+    """Return the parameters of a query as they are, without those of the page, each followed by an ampersand."""
+    kept = [part for part in query.split(b"&") if part and unquote(part.partition(b"=")[0]) not in {"page", "cursor"}]
+    return "".join(f"{quote(part, safe=_OF_QUERIES)}&" for part in kept)
 
 
 def _json(found: object) -> Response:

@@ -263,6 +263,19 @@ async def test_company_bound_service_addresses_only_its_company(api: Api) -> Non
     foreign = (422, [("validation.unknown", "company_id")])
     for path in ("users/1", "users/2", "users/3", "teams/7", "teams/8", "teams/9"):
         assert await put(api, path, {**NAMES, "name": "x", "company_id": 1}, company_id=2) == foreign, path
+    several = {"first_name": 1, "last_name": "x", "name": 1, "company_id": 1, "users": [2, 1]}
+    assert await put(api, "users/0", several, company_id=2) == (
+        422,
+        [("validation.string", "first_name"), ("validation.numeric_between", "id"), foreign[1][0]],
+    )
+    assert await put(api, "teams/8", several, company_id=2) == (
+        422,
+        [("validation.string", "name"), foreign[1][0], ("validation.unknown", "users.1")],
+    )
+    assert await put(api, "users/2", {**NAMES, "company_id": "1"}, company_id=2) == (
+        422,
+        [("validation.integer", "company_id")],
+    )
     stranger = (422, [("validation.unknown", "users.1")])
     assert await put(api, "teams/8", {"name": "x", "users": [2, 1]}, company_id=2) == stranger
     assert [await get(api, path) for path in ("users/1", "teams/7")] == before

@@ -1,7 +1,7 @@
 """The formats of users, teams and imported notifications."""
 
 import zoneinfo
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import islice
@@ -20,10 +20,10 @@ from pydantic import (
 )
 
 from tocsin.catalogue.rendering import has_only_allowed_tags, one_line
-from tocsin.errors import MAX_FIELD_ERRORS
+from tocsin.errors import MAX_FIELD_ERRORS, FieldError
 from tocsin.ids import MAX_ID, uuid_text
 from tocsin.notifications import moment_of
-from tocsin.validation import Between, RequestModel, refusal, refusals
+from tocsin.validation import Between, RequestModel, field_error, refusal, refusals
 
 MAX_TEAM_MEMBERS = 1_000_000
 MAX_TEXT_LENGTH = 20_000
@@ -126,6 +126,14 @@ Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3
 Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
 Past = Annotated[Moment, AfterValidator(_past)]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
+
+
+def errors_of_company(given: Mapping[str, Any], company_id: int | None) -> list[FieldError]:
+    """Return the error of a user or a team in another company than the one of the token, if it is bound to one."""
+    named = given.get("company_id")
+    if type(named) is not int or not 1 <= named <= MAX_ID or company_id in {None, named}:
+        return []
+    return [field_error("company_id", "unknown", "must be the company of the token")]
 
 
 class UserBody(RequestModel):

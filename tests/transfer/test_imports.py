@@ -431,6 +431,10 @@ async def test_company_bound_service_imports_into_its_company_only(api: Api) -> 
     lines = [user(1), user(2, company_id=1), team(7), team(8, 1), device(1), notification(1)]
     answer = await send(api, lines, company_id=2)
     assert field_errors(answer) == [("lines.2.user.company_id", "unknown")]
+    wrong = [user(1, first_name=1, company_id=1), device(1, company_id=1)]
+    due = [("lines.1.user.first_name", "string"), ("lines.1.user.company_id", "unknown")]
+    assert field_errors(await send(api, wrong, company_id=2)) == due
+    assert (await send(api, wrong * 60, company_id=2)).json()["more"] == 20
     answer = await send(api, [line for line in lines if line != lines[1]], company_id=2)
     assert field_errors(answer) == [
         ("lines.1.user.id", "unknown"),

@@ -17,6 +17,7 @@ from tocsin.api.requests import (
     Limit,
     NewId,
     NewTeamId,
+    NewUserId,
     TeamId,
     Token,
     UserId,
@@ -25,7 +26,7 @@ from tocsin.api.routes import Given, router
 from tocsin.api.state import AppState, State
 from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import FieldError, Invalid, NotFound
-from tocsin.formats import TeamBody, TeamLine, User, UserBody
+from tocsin.formats import TeamBody, TeamLine, User, UserBody, UserLine, errors_of_company
 from tocsin.ids import MAX_ID
 from tocsin.validation import field_error
 
@@ -77,16 +78,21 @@ async def get_user(service: DirectoryWriter, app_state: State, user_id: UserId) 
 async def put_user(
     service: DirectoryWriter,
     app_state: State,
-    user_id: Annotated[NewId, Path(title="id", description="id of a user")],
-    body: UserBody,
+    user_id: NewUserId,
+    body: Given[UserBody],
 ) -> None:
     """Create or replace a user.
 
     Missing fields have their default values. An inactive user receives no notifications, and their tokens are rejected.
     """
-    given = body.model_dump() | {"id": user_id, "company_id": _company_of(service, body.company_id)}
+    field_errors: list[FieldError] = []
+    user = UserLine.checked({**body.given, "id": user_id}, field_errors)
+    field_errors += errors_of_company(body.given, service.company_id)
+    if user is None or field_errors:
+        raise Invalid(field_errors)
+    given = user.model_dump() | {"company_id": _company_of(service, user.company_id)}
     await directory.put_user(app_state.database, User.model_construct(**given), service.company_id)
-    app_state.pubsub.publish_changes([user_id])
+    app_state.pubsub.publish_changes([user.id])
 
 
 @routes.delete("/directory/users/{user_id}", status_code=204, responses=problems(NotFound))
@@ -166,7 +172,8 @@ async def put_team(
     """
     field_errors: list[FieldError] = []
     team = TeamLine.checked({**body.given, "id": team_id}, field_errors)
-    if team is None:
+    field_errors += errors_of_company(body.given, service.company_id)
+    if team is None or field_errors:
         raise Invalid([*field_errors, *await _unknown_members(app_state, service, body.given)])
     of_company = directory.Team(team.id, _company_of(service, team.company_id), team.name, team.users)
     await directory.put_team(app_state.database, of_company, service.company_id)
@@ -234,6 +241,6 @@ def _company_of(service: ServiceCaller, given: int | None) -> int:
     """Return the company of a request. A service of a company cannot use another one."""
     if service.company_id is None:
         return given or 1
-    if given not in {None, service.company_id}:
-        raise Invalid([FieldError("company_id", "unknown", "The company_id field must be the company of the token.")])
+    if field_errors := errors_of_company({"company_id": given}, service.company_id):
+        raise Invalid(field_errors)
     return service.company_id

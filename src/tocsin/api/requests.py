@@ -149,6 +149,7 @@ _A_UUID = WithJsonSchema({"type": "string", "format": "uuid"})
 NewId = Annotated[int, Between(1, MAX_ID), BeforeValidator(integer)]
 """The id in a path of a user or team that may not exist."""
 
+NewUserId = Annotated[int | str, PlainValidator(_given_id), _AN_ID, Path(title="id", description="id of a user")]
 NewTeamId = Annotated[int | str, PlainValidator(_given_id), _AN_ID, Path(title="id", description="id of a team")]
 """The same, to be validated with the body: text if it is not an integer."""
 

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import spoken_text
 from tocsin.errors import FieldError, Malformed
-from tocsin.formats import NotificationLine, TeamLine, UserLine
+from tocsin.formats import NotificationLine, TeamLine, UserLine, errors_of_company
 from tocsin.notifications import IMPORTED, body_with
 from tocsin.push.device_formats import DeviceLine
 from tocsin.strict_json import parse_object
@@ -70,7 +70,8 @@ class LineParser:
         try:
             made = self._made(number, part, value)
         except ValidationError as error:
-            return field_errors_of(error, f"{path}.{part}")
+            beside = [under(f"{path}.{part}.", each) for each in self._beside(part, value)]
+            return [*field_errors_of(error, f"{path}.{part}"), *beside]
         return [under(f"{path}.{part}.", each) for each in made] if isinstance(made, list) else made
 
     def count_errors(self, text: bytes) -> int:
@@ -86,12 +87,17 @@ class LineParser:
             return 1
         except ValidationError as error:
             # Only the members of a team can have several errors that pydantic counts as one.
-            return len(field_errors_of(error)) if value.get("users") else error.error_count()
+            count = len(field_errors_of(error)) if value.get("users") else error.error_count()
+            return count + len(self._beside(part, value))
         return len(made) if isinstance(made, list) else 0
 
     def _made(self, number: int, part: Part, value: Mapping[str, Any]) -> Line | list[FieldError]:
         made: Line | list[FieldError] = getattr(self, f"_{part}")(number, value)
         return made
+
+    def _beside(self, part: Part | None, value: Mapping[str, Any]) -> list[FieldError]:
+        """Return the error of the company of a line that has other errors."""
+        return errors_of_company(value, self.company_id) if part in {"user", "team"} else []
 
     def _user(self, number: int, value: Mapping[str, Any]) -> Line | list[FieldError]:
         user = UserLine.model_validate(value)
@@ -102,8 +108,8 @@ class LineParser:
 
     def _member(self, line: Line, made: UserLine | TeamLine) -> Line | list[FieldError]:
         """Return the line of a user or a team, which belong to a company."""
-        if self.company_id not in {None, made.company_id} and made.company_id is not None:
-            return [field_error("company_id", "unknown", "must be the company of the token")]
+        if field_errors := errors_of_company({"company_id": made.company_id}, self.company_id):
+            return field_errors
         company_id = made.company_id or self.company_id or 1
         return line._replace(body=_json({**made.model_dump(), "company_id": company_id}))
 

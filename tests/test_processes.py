@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.events import custom
-from tests.support.processes import Program, children_of, data_folder, postgres_of
+from tests.support.processes import TOCSIN, Program, children_of, data_folder, postgres_of
 from tests.support.service import HOUR, SECRET, standing_token
 from tests.support.waiting import until
 from tocsin import processes
@@ -54,8 +54,8 @@ async def posted(service: Program) -> float:
 
 
 @contextlib.asynccontextmanager
-async def two_processes() -> AsyncIterator[Program]:
-    async with data_folder() as data, Program(data, "serve", "--processes", "2") as service:
+async def two_processes(command: Sequence[str | Path] = (TOCSIN,)) -> AsyncIterator[Program]:
+    async with data_folder() as data, Program(data, "serve", "--processes", "2", command=command) as service:
         answer = await ask(
             service, "PUT", "/directory/users/1", json={"first_name": "John", "last_name": "Doe", "company_id": 1}
         )
@@ -118,6 +118,23 @@ async def test_a_process_that_hangs_does_not_hide_the_metrics_of_all() -> None:
             assert working
         finally:
             os.kill(hanging, signal.SIGCONT)
+        await service.stop()
+        assert service.status == 0
+
+
+@pytest.mark.processes
+async def test_a_process_that_hangs_is_restarted_and_others_go_on() -> None:
+    checking_often = (
+        "from tocsin import processes; processes.CHECK_INTERVAL = 0.5; from tocsin.cli.commands import main; main()"
+    )
+    async with two_processes((sys.executable, "-c", checking_often)) as service:
+        hanging, working = children_of(service)
+        os.kill(hanging, signal.SIGSTOP)
+        await until(lambda: not Path(f"/proc/{hanging}").exists())
+        await until(lambda: service.log().count('"Started server process') == 3)
+        assert service.log().count("process does not answer; killing it") == 1
+        assert working in children_of(service)
+        await post(service, 20)
         await service.stop()
         assert service.status == 0
 

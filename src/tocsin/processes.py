@@ -1,4 +1,6 @@
-"""`tocsin serve --processes N`: the first process starts the database, starts the others, and restarts those that end.
+"""`tocsin serve --processes N`: the first process starts the database, and starts the others.
+
+It restarts those that end, and kills those that no longer answer.
 
 The others share a port: the kernel gives each connection to one of them.
 """
@@ -16,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from tocsin.background import in_background
 from tocsin.cells import of_cell
 from tocsin.errors import Refusal
 from tocsin.retry_delay import growing
@@ -29,6 +32,14 @@ FIRST_DELAY, MAX_DELAY = 0.5, 30.0
 
 STEADY = 60.0
 """Seconds after which a process that ended is restarted after the first delay again."""
+
+CHECK_INTERVAL = 5.0
+"""Seconds between two checks that a process still answers."""
+
+SILENT_CHECKS = 12
+"""Unanswered checks, a minute, after which a process is killed: the kernel continues to give it connections. A busy
+process answers in milliseconds, and one that waits for a processor in seconds. Checks are counted instead of seconds,
+since a machine that was suspended stopped this process, too."""
 
 COLLECT_TIMEOUT = 2.0
 """Seconds for which a process may take to send its metrics; otherwise those that it sent last are shown."""
@@ -56,7 +67,7 @@ async def serve(settings: Settings, count: int, arguments: Iterable[str], cell: 
 
 
 class Child:
-    """A process that serves, which is restarted when it ends."""
+    """A process that serves, which is restarted when it ends. `silent_checks` have been unanswered."""
 
     def __init__(self, number: int, command: Iterable[str], variables: Mapping[str, str]) -> None:
         self.number = number
@@ -64,6 +75,7 @@ class Child:
         self.counters: Samples = {}
         self.gauges: Samples = {}
         self.running: tuple[asyncio.subprocess.Process, Link] | None = None
+        self.silent_checks = 0
         self._command, self._variables = command, variables
         self._sent: asyncio.Future[None] | None = None
 
@@ -187,12 +199,25 @@ class Processes:
         if self._stopping.is_set():
             child.signal(signal.SIGTERM)
         listening = asyncio.create_task(self._listen(child, link))
-        status = await process.wait()
+        async with in_background(self._check(child, link)):
+            status = await process.wait()
         await listening
         return status
 
+    async def _check(self, child: Child, link: Link) -> None:
+        """Kill the process if it no longer answers."""
+        await child.ready.wait()
+        child.silent_checks = 0
+        while child.silent_checks < SILENT_CHECKS:
+            child.silent_checks += 1
+            link.send(check=True)
+            await asyncio.sleep(CHECK_INTERVAL)
+        log.error("process does not answer; killing it", process=child.number)
+        child.signal(signal.SIGKILL)
+
     async def _listen(self, child: Child, link: Link) -> None:
         while message := await link.receive():
+            child.silent_checks = 0
             if "ready" in message:
                 child.ready.set()
             elif "samples" in message:

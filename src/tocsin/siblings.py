@@ -84,6 +84,8 @@ class Siblings:
             while message := await link.receive():
                 if "sum" in message:
                     self._take(decoded(message["sum"]))
+                elif "check" in message:
+                    link.send(checked=True)
                 else:
                     link.send(samples=[encoded(each) for each in collect()])
         finally:

@@ -21,11 +21,11 @@ from tests.support.events import custom
 from tests.support.processes import TOCSIN, Program, children_of, data_folder, postgres_of
 from tests.support.service import HOUR, SECRET, standing_token
 from tests.support.waiting import until
-from tocsin import processes
+from tocsin import processes, siblings
 from tocsin.auth.minting import mint_service
 from tocsin.cli.arguments import parse_processes
 from tocsin.errors import Refusal
-from tocsin.siblings import START, OfAll, decoded, encoded, samples_of
+from tocsin.siblings import START, Link, OfAll, Samples, Siblings, decoded, encoded, samples_of
 
 SCOPES = ["events:write", "directory:write", "operations"]
 BEARER = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', SCOPES, HOUR)}"}
@@ -226,3 +226,27 @@ def test_counters_are_added_up_but_not_what_is_the_same_for_all() -> None:
     assert 'tocsin_seconds_bucket{le="1.0"} 1.0' in text
     assert 'tocsin_seconds_bucket{le="+Inf"} 2.0' in text
     assert "tocsin_seconds_sum 2.0" in text
+
+
+async def test_scrape_that_gives_up_takes_no_answer_from_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, its_end = socket.socketpair()
+    others = Siblings(its_end.detach())
+    running = asyncio.create_task(others.run(lambda: ({}, {})))
+    link = await Link.of(end)
+    others.ready()
+    assert await link.receive() == {"ready": True}
+
+    async def scrape(seconds: float) -> asyncio.Task[Samples]:
+        monkeypatch.setattr(siblings, "TIMEOUT", seconds)
+        task = asyncio.create_task(others.others(({}, {})))
+        await asyncio.sleep(0)
+        return task
+
+    first, second = await scrape(0.05), await scrape(0.3)
+    assert await first == {}
+    third = await scrape(10)
+    assert await second == {}
+    link.send(sum=encoded({START: 1.0}))
+    assert await third == {START: 1.0}
+    link.close()
+    await running

@@ -100,14 +100,16 @@ class Siblings:
         """Return the sums of the samples of the others; nothing if they cannot be collected now."""
         if self._link is None:
             return {}
-        if self._answer is None:
-            self._answer = asyncio.get_running_loop().create_future()
+        answer = self._answer
+        if answer is None:
+            answer = self._answer = asyncio.get_running_loop().create_future()
             self._link.send(ask=[encoded(each) for each in own])
         try:
             async with asyncio.timeout(TIMEOUT):
-                return await asyncio.shield(self._answer)
+                return await asyncio.shield(answer)
         except TimeoutError:
-            self._answer = None
+            if self._answer is answer:
+                self._answer = None
             return {}
 
     async def _report(self, link: Link) -> None:

@@ -500,6 +500,11 @@ async def test_command_moves_a_company_and_says_how_long_it_was_closed(
     await pools[0].rows("insert into moves (company_id, turn, state, other) values (2, 1, 'copying', 'b')")
     given_up = await asyncio.to_thread(command, "cell", "move", "2", "--to", "a")
     assert given_up.stdout == "The move to cell b is given up. Company 2 stays in cell a.\n"
+    gone = "cell c, or is being copied there, and TOCSIN_CELLS_FILE does not name that cell. Add it again"
+    await pools[0].rows("insert into moves (company_id, turn, state, other) values (3, 1, 'copying', 'c')")
+    assert gone in await asyncio.to_thread(refused, "cell", "move", "3", "--to", "a")
+    await pools[0].rows("update moves set state = 'moved' where company_id = 3")
+    assert gone in await asyncio.to_thread(refused, "cell", "move", "3", "--to", "b")
 
 
 async def test_user_who_is_erased_after_the_copy_leaves_nothing_in_the_new_cell(

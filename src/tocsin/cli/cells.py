@@ -88,8 +88,13 @@ def move(
                 databases[cell.name] = await stack.enter_async_context(pool(url, moving.CONNECTIONS, moving.PATIENCE))
             said = {name: await moving.whereabouts(database) for name, database in databases.items()}
             origin = moving.origin_of(company, to, said, cells.cell_of(company).name)
+            other = said[to][company].other if origin == to else origin
+            if other not in databases:
+                raise Refusal(
+                    f"Company {company} is in cell {other}, or is being copied there, and TOCSIN_CELLS_FILE does not"
+                    " name that cell. Add it again, then repeat the command."
+                )
             if origin == to:
-                other = said[to][company].other
                 await moving.give_up(databases[to], databases[other], company, to, other)
                 say(f"The move to cell {other} is given up. Company {company} stays in cell {to}.")
                 return

@@ -18,11 +18,13 @@ from pydantic import (
     WithJsonSchema,
     WrapValidator,
 )
+from pydantic_core import to_json
 
 from tocsin.catalogue.rendering import has_only_allowed_tags, one_line
 from tocsin.errors import MAX_FIELD_ERRORS, FieldError
 from tocsin.ids import MAX_ID, uuid_text
 from tocsin.notifications import moment_of
+from tocsin.strict_json import HUGE, MAX_INTEGER_LENGTH
 from tocsin.validation import Between, RequestModel, field_error, refusal, refusals
 
 MAX_TEAM_MEMBERS = 1_000_000
@@ -89,6 +91,21 @@ def _given(value: Any) -> Any:
     return value
 
 
+def _exact(data: dict[str, Any]) -> dict[str, Any]:
+    if _DIGITS_OF_HUGE in to_json(data) and _has_huge(data):
+        raise refusal("numeric_between", f"has an integer of more than {MAX_INTEGER_LENGTH} characters")
+    return data
+
+
+def _has_huge(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = [*value.values()]
+    if isinstance(value, list):
+        return any(_has_huge(each) for each in value)
+    return type(value) is int and abs(value) == HUGE
+
+
+_DIGITS_OF_HUGE = str(HUGE).encode()
 _NO_INTEGER = ("integer", "must be an integer")
 _NO_ID = ("numeric_between", f"must be between 1 and {MAX_ID}")
 
@@ -192,7 +209,7 @@ class NotificationLine(RequestModel, title="OldNotification"):
     user_id: Id
     id: UuidText
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
-    data: dict[str, Any]
+    data: Annotated[dict[str, Any], AfterValidator(_exact)]
     message: Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
     message_formatted: Annotated[str, Field(max_length=2 * MAX_TEXT_LENGTH), AfterValidator(_safe_html)] | None = None
     read_at: Past | None = None

@@ -129,7 +129,7 @@ def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
 def _int_of(text: str) -> int:
     if len(text) <= MAX_INTEGER_LENGTH:
         return int(text)
-    # Python rejects thousands of digits and takes quadratic time. The check of the range rejects these values anyway.
+    # Python rejects thousands of digits and takes quadratic time. Fields reject this value: it is out of their range.
     return -HUGE if text.startswith("-") else HUGE
 
 

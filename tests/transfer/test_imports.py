@@ -301,6 +301,10 @@ BAD: dict[str, tuple[Any, list[tuple[str, str]]]] = {
         notification(1, message_formatted="<p class='x'>x</p>"),
         [(".notification.message_formatted", "regex")],
     ),
+    "a long integer": (
+        notification(1, data={"a": [{"b": -(10**41)}], "c": "1" + "0" * 41}),
+        [(".notification.data", "numeric_between")],
+    ),
     "not closed": (
         notification(1, message_formatted="<p>x</p"),
         [(".notification.message_formatted", "regex")],
@@ -403,6 +407,14 @@ async def test_line_that_is_too_long_is_reported_by_number(api: Api, monkeypatch
     answer = await api.as_service("POST", "/directory/import", content=parts(), headers=NDJSON)
     assert field_errors(answer)[0] == ("lines.2", "string_between")
     assert await api.app_state.database.value("select count(*) from import_lines") == 0
+
+
+async def test_numbers_in_imported_data_are_kept(api: Api) -> None:
+    await api.people(1)
+    data = {"a": 10**41 - 1, "b": [1 - 10**40, 0.1, 1e300], "c": str(10**41), "d": 2**64}
+    await import_lines(api, notification(1, data=data))
+    [entry] = await entries(api, 1)
+    assert entry["data"] == data
 
 
 def test_largest_team_fits_into_a_line() -> None:

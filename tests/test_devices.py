@@ -61,7 +61,13 @@ async def test_device_tokens_of_both_providers_are_accepted(api: Api, token: str
         ("a" * 31, {}, ("token", "regex")),
         (ANDROID, {}, ("token", "regex")),
         ("b" + "A" * 21, {"type": "Android"}, ("token", "regex")),
-        (f"{IPHONE}%2F", {}, None),
+        (f"{IPHONE}%2F", {}, ("token", "regex")),
+        ("a%2fb", {"type": "Android"}, ("token", "regex")),
+        (f"{ANDROID}%00", {"type": "Android"}, ("token", "regex")),
+        ("%00", {}, ("token", "regex")),
+        ("%ff", {}, ("token", "regex")),
+        ("a%2Ftest", {}, ("token", "regex")),
+        (f"{IPHONE}/", {}, None),
         (IPHONE, {"type": "ios"}, ("type", "in")),
         (IPHONE, {"type": 7}, ("type", "in")),
         (IPHONE, {"environment": "test"}, ("environment", "in")),
@@ -86,6 +92,26 @@ async def test_invalid_device_registration_is_reported(
             (expected[0], f"validation.{expected[1]}")
         ]
     assert await listed(api, 1) == []
+
+
+@pytest.mark.parametrize("token", ["a%2Fb", "%00", f"{IPHONE}%2f", f"{IPHONE}%00", f"{IPHONE}%252F"])
+async def test_token_with_an_encoded_slash_or_nul_names_no_device(api: Api, token: str) -> None:
+    await api.people(1)
+    await register(api, 1, IPHONE)
+    assert (await api.as_user(1, "DELETE", f"/notifications/devices/{token}")).status_code == 204
+    assert (await api.as_service("DELETE", f"/directory/users/1/devices/{token}")).status_code == 204
+    once = {"Idempotency-Key": "a"}
+    assert (await api.as_user(1, "POST", f"/notifications/devices/{token}/test", headers=once)).status_code == 404
+    assert (await api.as_user(1, "PATCH", f"/notifications/devices/{token}")).status_code == 405
+    assert len(await listed(api, 1)) == 1
+
+
+async def test_token_is_decoded_once(api: Api) -> None:
+    await api.people(1)
+    encoded = "".join(f"%{ord(character):02x}" for character in ANDROID)
+    assert (await register(api, 1, encoded, type="Android")).status_code == 204
+    assert (await register(api, 1, encoded.replace("%", "%25"), type="Android")).status_code == 422
+    assert [device["token_ending"] for device in await listed(api, 1)] == [ANDROID[-6:]]
 
 
 async def test_registered_phone_belongs_to_its_latest_user_only(api: Api) -> None:

@@ -229,11 +229,10 @@ async def test_client_disconnect_during_body_leaves_no_state_and_no_error(api: A
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("DELETE", "/notifications/devices/%00"),
-        ("POST", "/notifications/devices/abcdef%00"),
-        ("POST", "/notifications/devices/x%00/test"),
+        ("GET", "/notifications/%00"),
+        ("PUT", "/notifications/x%00/read"),
         ("DELETE", "/events/by-key/%00"),
-        ("DELETE", "/directory/users/1/devices/%00"),
+        ("DELETE", "/directory/users/1%00/devices/x"),
         ("GET", "/%00"),
     ],
 )

@@ -24,6 +24,7 @@ class TestPrefix:
         assert page.startswith(f"{below.http.base_url}/notify/notifications?per_page=1&page=2&cursor=")
         assert len((await below.as_user(1, "GET", page)).json()["data"]) == 1
         assert (await below.as_user(1, "PUT", "/notify/notifications/read")).status_code == 204
+        assert (await below.as_user(1, "POST", "/notify/notifications/devices/a%2Fb")).status_code == 422
         found = await below.as_service("GET", f"/notify/events/{UNKNOWN}")
         assert codes_of(found) == (404, [("not_found", None)])
         event = {"type": "custom", "data": {"user": 1}, "params": {"body": "x"}, "notify": {"users": [1]}}

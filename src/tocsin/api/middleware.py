@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import structlog
 from fastapi import FastAPI
@@ -40,6 +41,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 log = structlog.get_logger(__name__)
 
+_TOKEN = re.compile(rb"/(?:notifications|directory/users/[^/]+)/devices/([^/]+)")
+_SLASH_OR_NUL = re.compile("%(?:00|2f)", re.IGNORECASE)
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _ID = re.compile(r"(?<=/)[0-9A-Fa-f-]{36}(?=/|\Z)")
 _ANY = "\0"
@@ -64,6 +67,8 @@ class Envelope:
         bind_request(request_id, trace_id)
         scope.setdefault("state", {})["request_id"] = request_id
         response = _Response(scope, send, request_id)
+        if b"%" in scope.get("raw_path", b"") and (found := _TOKEN.search(scope["raw_path"])):
+            scope["path"] = _path_with_token(scope["raw_path"], *found.span(1))
         try:
             if "\0" in scope["path"]:  # PostgreSQL cannot search for NUL
                 await answer_to(NotFound())(scope, receive, response.send)
@@ -218,6 +223,15 @@ def _in_time(scope: Scope, receive: Receive) -> Receive:
                 return message
 
     return receive_in_time
+
+
+def _path_with_token(raw: bytes, start: int, end: int) -> str:
+    """Return the decoded path of a request that names a device. A slash and NUL in its token become U+FFFD.
+
+    That is what bytes become that are not UTF-8. A token with it is invalid, while a slash would make another path.
+    """
+    path = str(raw, "ascii")
+    return unquote(path[:start] + _SLASH_OR_NUL.sub("\ufffd", path[start:end]) + path[end:])
 
 
 def _ids_of(scope: Scope) -> tuple[str, str | None]:

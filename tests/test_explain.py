@@ -37,7 +37,7 @@ async def test_explanation_distinguishes_no_device_from_a_device_without_key(api
     assert delivered.startswith("    delivered to the inbox at ")
     assert pushed == "    not pushed: at delivery, no device had a push service with a key"
     _, device, *_, unserved = await lines_of(api, 2)
-    assert unserved == pushed
+    assert unserved == f"    iOS ...{IPHONE[-6:]}: unserved; not sent: no key is set for this provider and app"
     assert device.startswith(f"device iOS ...{IPHONE[-6:]} by apns/default: never delivered; last push: unserved")
 
 

@@ -89,7 +89,11 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -
         "user_id": user_id,
         "recipient": row["delivered_at"] is not None,
         "why": _why(row),
-        "devices": [_device_status(device) for device in await deliveries.of_person(database, id_, user_id)],
+        "devices": [
+            _device_status(device)
+            for device in await deliveries.of_person(database, id_, user_id)
+            if row["delivered_at"] or device["state"] != "unserved"
+        ],
     }
 
 

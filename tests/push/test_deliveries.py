@@ -332,6 +332,23 @@ async def test_report_explains_missing_devices_and_users(api: Api) -> None:
     assert lines == ["not delivered: there is no such user in the directory"]
 
 
+async def test_report_names_devices_without_a_key(api: Api) -> None:
+    await api.people(2)
+    await register(api, 1, ANDROID, type="Android")
+    await register(api, 1, IPHONE, app="other")
+    id_ = (await post(api, custom(1))).json()["id"]
+    assert await pushes_of(api, id_) == {"delivered": 1}
+    found = (await api.as_service("GET", f"/events/{id_}/recipients/1")).json()["devices"]
+    assert [(each["type"], each["token_ending"], each["lane"], each["state"]) for each in found] == [
+        ("Android", ANDROID[-6:], "fcm/default", "delivered"),
+        ("iOS", IPHONE[-6:], "apns/other", "unserved"),
+    ]
+    assert found[1] | {"attempts": 0, "settled_at": None} == found[1]
+    assert found[1]["what"] == "not sent: no key is set for this provider and app"
+    await register(api, 2, IPHONE, app="other")
+    assert (await api.as_service("GET", f"/events/{id_}/recipients/2")).json()["devices"] == []
+
+
 @pytest.mark.parametrize("provider", ["apns", "oauth"])
 async def test_key_reload_retries_a_stopped_lane_with_the_same_key(api: Api, phones: Phones, provider: str) -> None:
     if provider == "apns":

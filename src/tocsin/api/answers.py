@@ -295,7 +295,7 @@ class PushToDevice(AnswerModel):
     token_ending: TokenEnding
     lane: Lane
     state: str
-    """open"""
+    """`unserved`: nothing was sent, because no key is set for the lane; open"""
     attempts: int
     settled_at: Time | None
     what: str | None

@@ -181,7 +181,7 @@ async def is_waiting(database: Database, event_id: UUID) -> bool:
 
 
 async def of_person(database: Database, event_id: UUID, user_id: int) -> list[Record]:
-    """Return the deliveries of an event to the devices of one user."""
+    """Return the deliveries of an event to the devices of one user, and the devices without a key (`unserved`)."""
     return await database.rows(_SQL["of_person"], event_id, user_id)
 
 

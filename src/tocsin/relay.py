@@ -32,8 +32,12 @@ INTERVAL = 0.5
 KEPT_DAYS = 7
 """Days for which rows are kept after they were sent."""
 
-MAX_PAUSE = 300.0
+MAX_PAUSE = 60.0
 """Maximum seconds that the relay waits because the service asks for it."""
+
+IDLE_TIMEOUT = 120.0
+"""Seconds without a statement after which the server ends the session, and with it the lock of the table: a relay that
+hangs makes room for a spare. It exceeds the longest time between two statements, a request and its pause."""
 
 _REFUSED = frozenset({400, 409, 413, 422})
 """The statuses of answers to a wrong event, which stay the same. Others may change: the url, the token, or the load."""
@@ -84,6 +88,7 @@ class Relay:
         """Connect, and yield the connection and the statements for the table."""
         connection = await connect(self.database_url, _STATEMENT_TIMEOUT)
         try:
+            await connection.execute(f"set idle_session_timeout = {round(IDLE_TIMEOUT * 1000)}")
             yield connection, await _statements(connection, self.table)
         finally:
             connection.terminate()
@@ -113,7 +118,7 @@ class Relay:
             await self._one_by_one(connection, sql, events)
             return
         try:
-            await self._call("/events/batch", {"events": list(events.values())})
+            await self._call(connection, "/events/batch", {"events": list(events.values())})
         except FetchError:
             await self._one_by_one(connection, sql, events)
         else:
@@ -125,7 +130,7 @@ class Relay:
     ) -> None:
         """Post each event by itself. One that is refused keeps the errors, and the others continue."""
         for number, event in events.items():
-            refused = await self._refusal_of(event)
+            refused = await self._refusal_of(connection, event)
             if refused:
                 await connection.execute(sql["refuse"], number, refused)
                 log.error("event refused", number=number, errors=refused[:500])
@@ -133,23 +138,25 @@ class Relay:
                 await connection.execute(sql["sent"], [number])
                 log.info("events relayed", count=1)
 
-    async def _refusal_of(self, event: dict[str, Any] | None) -> str | None:
+    async def _refusal_of(self, connection: Connection, event: dict[str, Any] | None) -> str | None:
         """Post an event; return the answer of the service if it is refused."""
         if event is None:
             return "The event is not a JSON object."
         try:
-            await self._call("/events", event)
+            await self._call(connection, "/events", event)
         except FetchError as error:
             return error.body.decode(errors="replace") or str(error)
         return None
 
-    async def _call(self, path: str, body: dict[str, Any]) -> None:
+    async def _call(self, connection: Connection, path: str, body: dict[str, Any]) -> None:
         """Post until the service answers, and return if it accepts. Raises `FetchError` if it refuses the body.
 
-        While this waits, the session keeps the lock of the table. Raises `Unavailable` if the relay has to stop.
+        While this waits, the session keeps the lock of the table. Raises `Unavailable` if the relay has to stop, and an
+        error of the driver if the session has ended: then another relay may have the lock.
         """
         content = json.dumps(body).encode()
         while not self.stopping.is_set():
+            await connection.execute("select 1")
             headers = (f"Authorization: Bearer {self.token()}", "Content-Type: application/json")
             try:
                 await fetch(

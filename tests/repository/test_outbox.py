@@ -5,8 +5,9 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.support.commands import refusal
 from tests.support.database import url_for
 from tests.support.service import SECRET, Api
 from tests.support.waiting import reaches, until
+from tocsin import backoff, relay
 from tocsin.auth.minting import mint_service
 from tocsin.postgres.supervisor import Embedded
 
@@ -48,13 +50,13 @@ async def crm(server: Embedded) -> AsyncIterator[asyncpg.Connection]:
 
 @contextlib.asynccontextmanager
 async def relaying(
-    api: Api, server: Embedded, folder: Path, url: str | None = None
+    api: Api, server: Embedded, folder: Path, url: str | None = None, command: Sequence[str | Path] = (TOCSIN,)
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the relay; it is killed in the end."""
     (folder / "token").write_text(mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)))
     with (folder / "log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *(TOCSIN, "relay", "--token-file", folder / "token", "--url", url or str(api.http.base_url)),
+            *(*command, "relay", "--token-file", folder / "token", "--url", url or str(api.http.base_url)),
             cwd=folder,
             env={"PATH": os.defpath, "OUTBOX_DATABASE_URL": url_for(server, "crm"), "TOCSIN_LOG_FORMAT": "json"},
             stdout=log,
@@ -193,6 +195,34 @@ async def test_spare_relay_takes_over_when_the_first_is_killed(
             other = str(await crm.fetchval(WRITE))
             await until_empty(crm)
     assert await delivered_ids(api, [id_, other]) == [other, id_]
+
+
+async def test_spare_relay_takes_over_when_the_first_hangs(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await api.people(1)
+    impatient = "from tocsin import relay; relay.IDLE_TIMEOUT = 3; from tocsin.cli.commands import main; main()"
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    async with relaying(api, server, tmp_path, command=(sys.executable, "-c", impatient)) as first:
+        await until(lambda: logged(tmp_path, "relay started"))
+        async with relaying(api, server, spare):
+            first.send_signal(signal.SIGSTOP)
+            ids = [str(await crm.fetchval(WRITE))]
+            await until_empty(crm)
+            assert logged(spare, "relay started")
+            first.send_signal(signal.SIGCONT)
+            await until(lambda: logged(tmp_path, "work failed; it will be retried"))
+            ids.append(str(await crm.fetchval(WRITE)))
+            await until_empty(crm)
+            assert len(logged(tmp_path, "relay started")) == 1
+            assert sum(int(str(line["count"])) for line in logged(spare, "events relayed")) == 2
+    assert await delivered_ids(api, ids) == ids[::-1]
+
+
+def test_relay_that_waits_for_the_service_keeps_its_session() -> None:
+    between = relay._REQUEST_TIMEOUT + backoff.MAX_DELAY + relay.MAX_PAUSE  # noqa: SLF001
+    assert between + 15 < relay.IDLE_TIMEOUT
 
 
 async def test_relay_connects_again_when_its_session_ends(

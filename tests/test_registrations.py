@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 
 from tests.support.database import make_database, wipe
-from tests.support.waiting import reaches
+from tests.support.waiting import reaches, until
 from tocsin import devices, directory, registrations
+from tocsin.background import end
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.devices import Device
 from tocsin.errors import Unavailable
@@ -161,3 +164,30 @@ async def test_process_of_several_cells_releases_phones_again_after_one_was_away
     await reaches(lambda: owners(cells), [1, None])
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+
+
+class Cell:
+    """A database that has no registrations, or answers nothing."""
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        self.hangs, self.asking = hangs, 0
+
+    async def value(self, *_: object) -> datetime:
+        return (await self._answered())[0]
+
+    async def rows(self, *_: object) -> list[datetime]:
+        return (await self._answered())[1:]
+
+    async def _answered(self) -> list[datetime]:
+        self.asking += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        return [datetime.now(UTC)]
+
+
+async def test_cells_wait_for_one_that_hangs_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registrations, "INTERVAL", 0)
+    cells = {"a": Cell(), "b": Cell(hangs=True), "c": Cell(), "d": Cell()}
+    watching = asyncio.create_task(registrations.watch(lambda: cast("dict[str, Database]", cells)))
+    await until(lambda: cells["b"].asking == len(cells))
+    await end([watching])

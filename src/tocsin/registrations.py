@@ -7,10 +7,9 @@ clocks of the two servers; a registration of the same microsecond changes nothin
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import permutations
 
 import structlog
 
@@ -36,15 +35,28 @@ log = structlog.get_logger(__name__)
 async def watch(databases: Callable[[], Mapping[str, Database]], only: str | None = None) -> None:
     """Release in each of the cells that are open, or in one of them, the phones that others registered, forever.
 
-    Several processes can call this.
+    Several processes can call this. All look at the same time, so that a cell that hangs delays the others by one
+    timeout.
     """
     KIND.set("phones of other cells")
     looking: defaultdict[str, Backoff] = defaultdict(lambda: Backoff("phones of other cells"))
+
+    async def look(name: str, own: Database, others: Iterable[tuple[str, Database]]) -> None:
+        await looking[name].attempt(partial(_add_older, own))
+        if not looking[name].reason:
+            for cell, other in others:
+                await looking[f"{name} {cell}"].attempt(partial(_release, own, cell, other))
+
     while True:
         await asyncio.sleep(INTERVAL)
-        for (name, own), (cell, other) in permutations(databases().items(), 2):
-            if only in {None, name}:
-                await looking[f"{name} {cell}"].attempt(partial(release_phones, own, {cell: other}))
+        cells = list(databases().items())
+        await asyncio.gather(
+            *(
+                look(name, own, cells[at + 1 :] + cells[:at])  # each begins with another one
+                for at, (name, own) in enumerate(cells)
+                if only in {None, name}
+            )
+        )
 
 
 async def release_phones(own: Database, others: Mapping[str, Database]) -> int:

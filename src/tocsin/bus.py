@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from tocsin.backoff import Backoff
-from tocsin.db.errors import DRIVER_ERRORS
+from tocsin.db.errors import DRIVER_ERRORS, problem_of
 from tocsin.db.pool import Database, connect
 from tocsin.db.url import schema_of
 
@@ -102,7 +102,7 @@ class ByNotify(_OfAllUsers):
             try:
                 await self._listen(receive)
             except Exception as error:  # noqa: BLE001 - it listens again after any error
-                await self._backoff.pause(error)
+                await self._backoff.pause(problem_of(error) or error)
 
     async def _listen(self, receive: Receive) -> None:
         """Listen until the connection ends. The next try reports the cause.

@@ -227,6 +227,22 @@ async def test_narrow_demo_page_has_a_button_to_the_phones(chromium: Browser, de
         await expect(visit.page.get_by_role("button", name="Show the phones")).to_be_hidden()
 
 
+async def test_banner_that_begins_with_an_arabic_name_reads_from_left_to_right(chromium: Browser, demo: Demo) -> None:
+    async with visiting(chromium, demo, JOHN) as visit:
+        await visit.post("Mention")
+        text = visit.banners("iphone").locator("p").first
+        name, rest = await text.evaluate("""(p) => {
+          p.textContent = "\\u2068\\u0644\\u064a\\u0644\\u0649\\u2069 won";
+          return [[1, 5], [7, 10]].map(([from, to]) => {
+            const range = document.createRange();
+            range.setStart(p.firstChild, from);
+            range.setEnd(p.firstChild, to);
+            return range.getBoundingClientRect().left;
+          });
+        }""")
+        assert name < rest
+
+
 async def test_demo_can_be_used_by_keyboard(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo) as visit:
         keyboard = visit.page.keyboard

@@ -797,6 +797,18 @@ class TestPage:
                 await expect(page.locator("main[aria-busy]")).to_have_count(0)
                 await accessible(page, view.replace("/", "-"))
 
+    @pytest.mark.parametrize(
+        ("view", "said"),
+        [("user/9", "No user has this ID"), ("event/01a22b4a-3299-7710-b75f-9590231aa225", "No event has this ID")],
+    )
+    async def test_console_says_why_it_does_not_show_an_id(
+        self, chromium: Browser, pushing: Api, view: str, said: str
+    ) -> None:
+        async with opened(chromium) as page:
+            await enter(page, pushing)
+            await page.evaluate("view => location.hash = view", view)
+            await expect(page.get_by_role("alert")).to_contain_text(said)
+
     async def test_console_fits_a_narrow_window(self, chromium: Browser, pushing: Api, phones: Phones) -> None:
         await busy(pushing, phones)
         async with opened(chromium, viewport={"width": 360, "height": 740}) as page:

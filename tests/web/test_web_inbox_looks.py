@@ -423,6 +423,19 @@ async def test_right_to_left_page_mirrors_the_layout(host: Host, chromium: Brows
         assert await window.barriers() == []
 
 
+async def test_quiet_hours_stay_within_the_panel_of_a_small_phone(host: Host, chromium: Browser) -> None:
+    await people_and_words(host)
+    async with browsing(chromium, host, viewport={"width": 320, "height": 568}) as windows:
+        window = await windows.new()
+        await shown(window)
+        await window.button("Preferences").click()
+        await window.button("Add quiet hours").click()
+        end, hint = window.panel.get_by_label("To", exact=True), window.panel.get_by_text("Pushes are held")
+        await expect(end).to_be_visible()
+        outer, inner = [await each.evaluate("(each) => each.getBoundingClientRect().right") for each in (hint, end)]
+        assert inner <= outer
+
+
 async def test_long_words_break_without_widening_the_panel(host: Host, chromium: Browser) -> None:
     await people_and_words(host)
     host.lang = "de"

@@ -98,7 +98,7 @@ async function show(focus) {
   main.setAttribute("aria-busy", "true");
   const view = name === "" ? overview : viewOf(name);
   document.title = `${view.title} · Tocsin console`;
-  const content = await attempt(() => view.load(refresh));
+  const content = await attempt(() => view.load(refresh), view.missing);
   if (turn !== latest) return;
   main.removeAttribute("aria-busy");
   main.replaceChildren(heading(view), ...content);
@@ -118,7 +118,7 @@ function heading(view) {
 }
 
 /** Return the content of a view, or the error; a token that is no longer accepted leads to the sign-in. */
-async function attempt(load) {
+async function attempt(load, missing) {
   try {
     return [await load()].flat().filter((part) => part != null);
   } catch (error) {
@@ -127,7 +127,7 @@ async function attempt(load) {
       return [];
     }
     if (error.status === undefined) throw error;
-    return [h("p", { class: "trouble", role: "alert" }, error.message)];
+    return [h("p", { class: "trouble", role: "alert" }, (error.status === 404 && missing) || error.message)];
   }
 }
 

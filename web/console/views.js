@@ -272,6 +272,8 @@ function details(found) {
 }
 
 class Event {
+  missing = "No event has this ID: it was never accepted, it was deleted after the retention time, or it belongs to another company.";
+
   constructor(id, user) {
     this.id = id;
     this.user = user;
@@ -306,6 +308,8 @@ class Event {
 }
 
 class User {
+  missing = "No user has this ID: the directory does not have the user, or the user belongs to another company.";
+
   constructor(id, since = "24h") {
     this.id = id;
     this.since = Object.hasOwn(SINCE, since) ? since : "24h";

@@ -233,8 +233,8 @@ function showBanners(list, banners) {
 
 function bannerOf(key, banner) {
   return h("li", { class: "banner", "data-key": key },
-    h("div", {}, h("h4", { dir: "auto" }, banner.title), h("time", { datetime: banner.at })),
-    h("p", { dir: "auto" }, banner.body));
+    h("div", {}, h("h4", {}, banner.title), h("time", { datetime: banner.at })),
+    h("p", {}, banner.body));
 }
 
 function dismiss(item) {

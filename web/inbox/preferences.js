@@ -137,7 +137,7 @@ export class Preferences {
         } }), h("span", { "aria-hidden": "true" }, short));
     };
     const rows = windows.map((window, at) => h("fieldset", { class: "quiet" }, h("legend", { class: "unseen" }, words.quiet),
-      h("div", { class: "setting" }, clock(window, "from"), clock(window, "to")),
+      h("div", { class: "buttons" }, clock(window, "from"), clock(window, "to")),
       h("div", { class: "week" }, DAYS.map((name, i) => day(window, name, i)), iconButton("trash", words.removeQuiet, () => { windows.splice(at, 1); save(); }))));
     const add = textButton("button", words.addQuiet, () => {
       windows.push({ days: DAYS, from: "20:00", to: "07:00" });

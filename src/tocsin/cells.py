@@ -25,6 +25,9 @@ from tocsin.settings import PREFIX, Settings
 MAX_CELLS = 100
 """Maximum cells: each has pools of its own in every process."""
 
+MAX_LISTED = 20
+"""Maximum companies that `tocsin cell list` names as moved from a cell."""
+
 MAIN = "main"
 """The only cell of a service without a file."""
 
@@ -171,12 +174,14 @@ async def state_of(settings: Settings) -> str:
     try:
         if not await is_current(connection):
             return "migrations are pending"
-        companies, users, workers = await connection.fetchrow(_SQL["counts"], LEASE_TIMEOUT) or (0, 0, 0)
+        counts = await connection.fetchrow(_SQL["counts"], LEASE_TIMEOUT, MAX_LISTED)
     except DRIVER_ERRORS as error:
         return sentence_on(error).rstrip(".")
     finally:
         connection.terminate()
-    return f"ready, {companies} companies, {users} users, {workers} workers"
+    companies, users, workers, moved = counts or (0, 0, 0, None)
+    left = f"; moved from here: {moved}" if moved else ""
+    return f"ready, {companies} companies, {users} users, {workers} workers{left}"
 
 
 def _problems(found: Mapping[str, Cell], settings: Settings) -> Iterator[str]:

@@ -106,6 +106,11 @@ async def whereabouts(database: Database) -> dict[int, Whereabouts]:
     return {row["company_id"]: Whereabouts(*row) for row in await database.rows(_SQL["whereabouts"])}
 
 
+async def has_company(database: Database, company_id: int) -> bool:
+    """Return whether a company has users or teams in a cell."""
+    return bool(await database.value(_SQL["has_company"], company_id))
+
+
 def cell_of(company_id: int, said: Iterable[Mapping[int, Whereabouts]]) -> str | None:
     """Return the cell that a company moved to, by what all cells say; None: it never moved."""
     moved = [each[company_id] for each in said if company_id in each and each[company_id].state == "moved"]

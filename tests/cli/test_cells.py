@@ -40,6 +40,10 @@ def test_cell_is_added_listed_filled_and_read_alone(cells: dict[str, str], tmp_p
     assert imported.returncode == 0, imported.stderr
     exported = [run("export", *of, cwd=tmp_path, **cells).stdout for of in ((), ("--cell", "north"))]
     assert ['"id":1' in each.replace(" ", "") for each in exported] == [False, True]
+    assert "There is no user 1. That is about the default cell" in refusal(
+        "explain", "--user", "1", cwd=tmp_path, **cells
+    )
+    assert "user 1, A B" in run("explain", "--user", "1", "--cell", "north", cwd=tmp_path, **cells).stdout
     main, north, away = run("cell", "list", cwd=tmp_path, **cells).stdout.splitlines()
     assert main == "main: ready, 0 companies, 0 users, 0 workers; for all other companies"
     assert north == "north: ready, 1 companies, 1 users, 0 workers; for companies 17, 20-29"
@@ -47,6 +51,23 @@ def test_cell_is_added_listed_filled_and_read_alone(cells: dict[str, str], tmp_p
     assert "ready" not in away
     doctor = run("doctor", "--cell", "north", cwd=tmp_path, **cells).stdout
     assert "ok   schema: it has every migration of this release" in doctor, doctor
+
+
+def test_company_that_is_moved_is_listed_and_an_unknown_one_refused(cells: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "cells.toml").write_text("[main]\ndefault = true\n\n[south]\nschema = 'tocsin_south'\n")
+    for cell in ("main", "south"):
+        assert run("migrate", "--cell", cell, cwd=tmp_path, **cells).returncode == 0
+    said = refusal("cell", "move", "99", "--to", "south", cwd=tmp_path, **cells)
+    assert "Company 99 has no users and no teams in cell main" in said
+    line = {"team": {"id": 40, "company_id": 40, "name": "Sales", "users": []}}
+    (tmp_path / "team").write_text(json.dumps(line))
+    assert run("import", "team", cwd=tmp_path, **cells).returncode == 0
+    for there, back in (("south", "main"), ("main", "south"), ("south", "main")):
+        moved = run("cell", "move", "40", "--to", there, cwd=tmp_path, **cells)
+        assert moved.returncode == 0, moved.stderr
+        listed = dict(line.split(": ", 1) for line in run("cell", "list", cwd=tmp_path, **cells).stdout.splitlines())
+        assert f"moved from here: 40 to {there};" in listed[back]
+        assert "moved from here" not in listed[there]
 
 
 async def test_new_cell_is_migrated_and_its_table_printed(cells: dict[str, str], database: str, tmp_path: Path) -> None:

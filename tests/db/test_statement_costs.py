@@ -51,6 +51,7 @@ BOUNDED = {
     ("moving", "failed"): "a row for each erasure and resolution under way, some times in a move",
     ("moving", "forget_jobs"): "a look at all jobs, once in a move",
     ("moving", "forget_rest"): "a look at the keys of a day, once in a move",
+    ("moving", "has_company"): "a look at all teams, once in a move",
     ("moving", "lock_deliveries"): "a look at all users, once in a move",
     ("moving", "forget_rewritten"): "a row for each event that an erasure changed, once in a move",
     ("moving", "note_rewritten"): "a row for each erasure and resolution under way",

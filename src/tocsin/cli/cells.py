@@ -94,6 +94,11 @@ def move(
                     f"Company {company} is in cell {other}, or is being copied there, and TOCSIN_CELLS_FILE does not"
                     " name that cell. Add it again, then repeat the command."
                 )
+            if company not in said[origin] and not await moving.has_company(databases[origin], company):
+                raise Refusal(
+                    f"Company {company} has no users and no teams in cell {origin}. Name the cell of a new company in"
+                    " TOCSIN_CELLS_FILE."
+                )
             if origin == to:
                 await moving.give_up(databases[to], databases[other], company, to, other)
                 say(f"The move to cell {other} is given up. Company {company} stays in cell {to}.")

@@ -70,7 +70,12 @@ def explain(
             async for line in ask(database):
                 say(line)
 
-    run_command(run())
+    try:
+        run_command(run())
+    except Refusal as error:
+        if cell is None and load_settings().cells_file is not None:
+            raise Refusal(f"{error} That is about the default cell: name another one by --cell.") from error
+        raise
 
 
 def replay(

@@ -12,6 +12,9 @@ select company_id, turn, state, other, coalesce(closed_until > clock_timestamp()
        state = 'here' and received_turn > turn as is_coming
 from moves
 
+-- name: has_company
+select exists (select from users where company_id = $1) or exists (select from teams where company_id = $1)
+
 -- name: standing
 select turn, state, other, is_leaving, received_turn, received from moves where company_id = $1
 

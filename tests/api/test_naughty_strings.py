@@ -40,9 +40,8 @@ ERASING = {"directory"}
 
 OF_USERS = {"notifications", "devices"}
 
-NEVER_ACCEPTED = {("POST", "/notifications/web-push/test"), ("PATCH", "/notifications/preferences")}
-"""Operations with a body that accept none of the strings: the browser of the example is not registered; all strings of
-preferences are times, days or zones, and other names are refused."""
+NEVER_ACCEPTED = {("POST", "/notifications/web-push/test")}
+"""Operations with a body that accept none of the strings: the browser of the example is not registered."""
 
 
 class RawConnection:

@@ -41,7 +41,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 log = structlog.get_logger(__name__)
 
-_TOKEN = re.compile(rb"/(?:notifications|directory/users/[^/]+)/devices/([^/]+)")
+_DEVICE_TOKEN = re.compile(rb"/(?:notifications|directory/users/[^/]+)/devices/([^/]+)")
 _SLASH_OR_NUL = re.compile("%(?:00|2f)", re.IGNORECASE)
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _ID = re.compile(r"(?<=/)[0-9A-Fa-f-]{36}(?=/|\Z)")
@@ -67,7 +67,7 @@ class Envelope:
         bind_request(request_id, trace_id)
         scope.setdefault("state", {})["request_id"] = request_id
         response = _Response(scope, send, request_id)
-        if b"%" in scope.get("raw_path", b"") and (found := _TOKEN.search(scope["raw_path"])):
+        if b"%" in scope.get("raw_path", b"") and (found := _DEVICE_TOKEN.search(scope["raw_path"])):
             scope["path"] = _path_with_token(scope["raw_path"], *found.span(1))
         try:
             if "\0" in scope["path"]:  # PostgreSQL cannot search for NUL

@@ -385,24 +385,26 @@ select exists (select from deliveries where event_id = $1 and state in ('queued'
 
 -- name: of_person
 -- The deliveries of an event to a user, and then the user's devices that got none, because their lane has no key.
-(
+with delivered as (
     select d.type, d.token_ending, d.lane, d.state, d.attempts, d.due_at, d.settled_at, d.reason,
            l.stopped_at, l.reason as lane_reason
     from deliveries d
     left join lanes l on l.name = d.lane
     where d.event_id = $1 and d.user_id = $2
     order by d.made_at, d.device_id
-)
-union all
-(
-    select v.type, right(v.token, 6), v.lane, 'unserved', 0, null, null,
-           'not sent: no key is set for this provider and app', null, null
+),
+unserved as (
+    select v.type, right(v.token, 6), v.lane, 'unserved', 0, null::timestamptz, null::timestamptz,
+           'not sent: no key is set for this provider and app', null::timestamptz, null
     from devices v
     where v.user_id = $2
       and (select l.name from lanes l where l.name = v.lane) is null
       and (select d.device_id from deliveries d where d.event_id = $1 and d.device_id = v.id) is null
     order by v.registered_at desc, v.id
 )
+select * from delivered
+union all
+select * from unserved
 
 -- name: dead
 -- Dead letters among the deliveries, the latest first; for a company, its own among the latest 10,000.

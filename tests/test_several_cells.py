@@ -19,7 +19,7 @@ import pytest
 from asyncpg import UndefinedTableError
 
 from tests.support.built_in import CATALOGUE
-from tests.support.database import make_database, url_for, value
+from tests.support.database import blocked, make_database, url_for, value
 from tests.support.events import custom, in_future
 from tests.support.processes import Program, children_of
 from tests.support.second_cell import routing_of
@@ -59,7 +59,7 @@ class Service:
     urls: dict[int, str]
 
     async def as_user(self, user: int, method: str, path: str, **more: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {mint_user(SECRET, user, HOUR)}"}
+        headers = {"Authorization": f"Bearer {mint_user(SECRET, user, HOUR)}", **more.pop("headers", {})}
         return await self.http.request(method, path, headers=headers, **more)
 
     async def as_service(
@@ -307,6 +307,13 @@ async def test_cell_that_comes_back_serves_its_users_again_without_a_restart(ser
     assert len({each["id"] for each in received}) == 2
 
 
+async def move_to_south(service: WithSouth, company_id: int, source: int = MAIN) -> None:
+    """Move a company, and wait until the process knows its new cell."""
+    async with pool(service.urls[source], CONNECTIONS) as here, pool(service.urls[SOUTH], CONNECTIONS) as there:
+        await moving.move(here, there, company_id, {MAIN: "main", NORTH: "north"}[source], "south")
+    await reaches(partial(service.status, company_id), 200)
+
+
 async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(service: WithSouth) -> None:
     for user in (MAIN, NORTH):
         assert (await service.put(user)).status_code == 204
@@ -321,10 +328,7 @@ async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(servic
             await asyncio.sleep(0.02)
 
     using = [asyncio.create_task(use(user)) for user in (MAIN, NORTH)]
-    async with AsyncExitStack() as stack:
-        pools = [await stack.enter_async_context(pool(service.urls[cell], CONNECTIONS)) for cell in (NORTH, SOUTH)]
-        await moving.move(pools[0], pools[1], NORTH, "north", "south")
-    await reaches(partial(service.status, NORTH), 200)
+    await move_to_south(service, NORTH, NORTH)
     before = accepted[NORTH]
     await until(lambda: accepted[NORTH] > before)
     is_over.set()
@@ -339,11 +343,49 @@ async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(servic
     assert [each["id"] for each in listed.json()["data"]] == [NORTH]
 
 
-async def move_to_south(service: WithSouth, company_id: int) -> None:
-    """Move a company, and wait until the process knows its new cell."""
-    async with pool(service.urls[MAIN], CONNECTIONS) as source, pool(service.urls[SOUTH], CONNECTIONS) as target:
-        await moving.move(source, target, company_id, "main", "south")
-    await reaches(partial(service.status, company_id), 200)
+async def test_late_request_of_a_company_that_moved_is_asked_to_try_again(service: WithSouth) -> None:
+    """Its users are gone from the cell in which it was placed: they are neither unknown nor skipped."""
+    assert (await service.put(NORTH)).status_code == 204
+    skipping = {**custom(NORTH), "notify": {"users": [NORTH], "unknown": "skip"}}
+    requests = [
+        ("/events", custom(NORTH), None),
+        ("/events", skipping, None),
+        ("/events/batch", {"events": [skipping, skipping]}, None),
+        ("/events/resolve", {"about": "order:1", "as": "read"}, NORTH),
+        ("/notifications/devices", {"token": "a" * 64, "platform": "ios"}, None),
+    ]
+
+    async def send(number: int) -> httpx.Response:
+        path, body, company_id = requests[number]
+        headers = {"Idempotency-Key": f"late-{number}"}
+        if path.startswith("/events"):
+            return await service.as_service("POST", path, company_id=company_id, json=body, headers=headers)
+        return await service.as_user(NORTH, "POST", path, json=body, headers=headers)
+
+    callers = ["service crm"] * 3 + [f"service crm of company {NORTH}", f"user {NORTH}"]
+    async with pool(service.urls[NORTH], 1) as holding, pool(service.urls[NORTH], 1) as looking:
+        async with holding.transaction() as connection:
+            for number, caller in enumerate(callers):
+                await connection.execute(
+                    "insert into idempotency_keys (caller, method, path, key, digest, status, body)"
+                    " values ($1, 'POST', $2, $3, '', 0, '')",
+                    *(caller, requests[number][0], f"late-{number}"),
+                )
+            late = [asyncio.create_task(send(number)) for number in range(len(requests))]
+            async with looking.connection() as dba:
+                await reaches(partial(blocked, dba), len(requests))
+            await move_to_south(service, NORTH, NORTH)
+            await connection.execute("delete from idempotency_keys")
+        answers = await asyncio.gather(*late)
+    assert [answer.status_code for answer in answers] == [503] * len(requests), [answer.text for answer in answers]
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers)
+
+    async def repeated(number: int) -> int:
+        return (await send(number)).status_code
+
+    for number, status in enumerate([202, 202, 202, 202, 204]):
+        await reaches(partial(repeated, number), status)
+    await reaches(partial(service.total, NORTH), 4)
 
 
 @asynccontextmanager

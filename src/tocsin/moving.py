@@ -33,7 +33,7 @@ from tocsin.copying import (
     is_taken,
     pieces,
 )
-from tocsin.db.pool import Connection, Database, limit_locks, queries
+from tocsin.db.pool import Connection, Database, limit_idleness, limit_locks, queries
 from tocsin.errors import Locked, Refusal, Unavailable
 from tocsin.ids import MAX_ID
 
@@ -348,8 +348,8 @@ class _Move(Copy):
         async with self._source.transaction() as source, self._target.transaction() as target:
             for each in (source, target):
                 await each.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
-            await _limit_idleness(source, COMPANY_HELD_FOR)
-            await _limit_idleness(target, 0)  # it waits for the source
+            await limit_idleness(source, COMPANY_HELD_FOR)
+            await limit_idleness(target, 0)  # it waits for the source
             await limit_locks(source, LOCK_TIMEOUT)
             await self._lock(source)
             await self._follow(source)
@@ -358,7 +358,7 @@ class _Move(Copy):
             await self._stash(source, pending)
             await source.execute(_SQL["release"], self._company)
             await limit_locks(source, EVENTS_LOCK_TIMEOUT)
-            await _limit_idleness(source, EVENTS_HELD_FOR)
+            await limit_idleness(source, EVENTS_HELD_FOR)
             await source.execute(_SQL["hold_events"])
             kept = {row["id"] for row in pending}
             late = [row for row in await self._pending(source) if row["id"] not in kept]
@@ -447,7 +447,3 @@ async def _patiently(is_done: Callable[[], Awaitable[bool]], problem: str, secon
         if time.monotonic() > end:
             raise Changed(problem)
         await asyncio.sleep(0.1)
-
-
-async def _limit_idleness(connection: Connection, seconds: float) -> None:
-    await connection.execute(f"set local idle_in_transaction_session_timeout = {round(1000 * seconds)}")

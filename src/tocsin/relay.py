@@ -16,7 +16,7 @@ import structlog
 
 from tocsin.backoff import Backoff
 from tocsin.db.errors import first_line, is_hopeless, is_outage, sentence_on
-from tocsin.db.pool import Connection, Record, connect, queries
+from tocsin.db.pool import Connection, Prepared, Record, connect, queries
 from tocsin.errors import Refusal, Unavailable
 from tocsin.http_client.fetch import FetchError, fetch
 
@@ -37,7 +37,10 @@ MAX_PAUSE = 60.0
 
 IDLE_TIMEOUT = 120.0
 """Seconds without a statement after which the server ends the session, and with it the lock of the table: a relay that
-hangs makes room for a spare. It exceeds the longest time between two statements, a request and its pause."""
+hangs makes room for a spare. It exceeds the longest time between two statements, a request and its pause.
+
+The server does not count the time between the two messages by which the driver prepares and runs a statement. So all
+statements are prepared before the lock is taken."""
 
 _REFUSED = frozenset({400, 409, 413, 422})
 """The statuses of answers to a wrong event, which stay the same. Others may change: the url, the token, or the load."""
@@ -84,7 +87,7 @@ class Relay:
         return Backoff("relay", self.stopping)
 
     @contextlib.asynccontextmanager
-    async def _session(self) -> AsyncIterator[tuple[Connection, dict[str, str]]]:
+    async def _session(self) -> AsyncIterator[tuple[Connection, dict[str, Prepared]]]:
         """Connect, and yield the connection and the statements for the table."""
         connection = await connect(self.database_url, _STATEMENT_TIMEOUT)
         try:
@@ -93,24 +96,24 @@ class Relay:
         finally:
             connection.terminate()
 
-    async def _work(self, connection: Connection, sql: dict[str, str]) -> None:
+    async def _work(self, connection: Connection, sql: dict[str, Prepared]) -> None:
         turns, is_working = 0, False
         while not self.stopping.is_set():
             if not is_working:
-                is_working = await connection.fetchval(sql["turn"], self.table)
+                is_working = await sql["turn"].fetchval(self.table)
                 if is_working:
                     log.info("relay started", table=self.table, url=self.url)
-            rows = await connection.fetch(sql["waiting"], BATCH_SIZE) if is_working else []
+            rows = await sql["waiting"].fetch(BATCH_SIZE) if is_working else []
             if rows:
                 await self._post(connection, sql, rows)
             self._backoff.succeeded()
             if is_working and turns % _FORGET_EVERY == 0:
-                await connection.execute(sql["forget"], KEPT_DAYS)
+                await sql["forget"].fetch(KEPT_DAYS)
             turns += 1
             if not rows:
                 await self._pause(INTERVAL)
 
-    async def _post(self, connection: Connection, sql: dict[str, str], rows: Sequence[Record]) -> None:
+    async def _post(self, connection: Connection, sql: dict[str, Prepared], rows: Sequence[Record]) -> None:
         """Post the first rows together. If that is refused, post them one by one."""
         rows = _first(rows)
         events = {row["number"]: _event_of(row) for row in rows}
@@ -122,20 +125,20 @@ class Relay:
         except FetchError:
             await self._one_by_one(connection, sql, events)
         else:
-            await connection.execute(sql["sent"], list(events))
+            await sql["sent"].fetch(list(events))
             log.info("events relayed", count=len(rows))
 
     async def _one_by_one(
-        self, connection: Connection, sql: dict[str, str], events: dict[int, dict[str, Any] | None]
+        self, connection: Connection, sql: dict[str, Prepared], events: dict[int, dict[str, Any] | None]
     ) -> None:
         """Post each event by itself. One that is refused keeps the errors, and the others continue."""
         for number, event in events.items():
             refused = await self._refusal_of(connection, event)
             if refused:
-                await connection.execute(sql["refuse"], number, refused)
+                await sql["refuse"].fetch(number, refused)
                 log.error("event refused", number=number, errors=refused[:500])
             else:
-                await connection.execute(sql["sent"], [number])
+                await sql["sent"].fetch([number])
                 log.info("events relayed", count=1)
 
     async def _refusal_of(self, connection: Connection, event: dict[str, Any] | None) -> str | None:
@@ -178,18 +181,15 @@ class Relay:
                 await self.stopping.wait()
 
 
-async def _statements(connection: Connection, table: str) -> dict[str, str]:
-    """Return the statements for a table. Raises `Refusal` if there is none, or it is not an outbox."""
+async def _statements(connection: Connection, table: str) -> dict[str, Prepared]:
+    """Prepare the statements for a table. Raises `Refusal` if there is none, or it is not an outbox."""
     try:
         name = await connection.fetchval(_SQL["table"], table)
-        found = {key: text.replace(_TABLE, name) for key, text in _SQL.items()}
-        for key in ("waiting", "sent", "refuse", "forget"):
-            await connection.prepare(found[key])
+        return {key: await connection.prepare(text.replace(_TABLE, name)) for key, text in _SQL.items()}
     except Exception as error:
         if is_outage(error):
             raise
         raise Refusal(f"The outbox {table} cannot be read: {first_line(error)}.") from error
-    return found
 
 
 def _first(rows: Sequence[Record]) -> list[Record]:

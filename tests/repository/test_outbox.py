@@ -220,6 +220,32 @@ async def test_spare_relay_takes_over_when_the_first_hangs(
     assert await delivered_ids(api, ids) == ids[::-1]
 
 
+async def test_relay_prepares_no_statement_while_it_has_the_lock(
+    api: Api, server: Embedded, crm: asyncpg.Connection
+) -> None:
+    # Of a relay that hangs between preparing and running one, the server would keep the session.
+    await api.people(1)
+    token = mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1))
+    relaying_ = relay.Relay(
+        url_for(server, "crm"), "public.notifications_outbox", str(api.http.base_url), lambda: token
+    )
+    refused = await crm.fetchval("insert into notifications_outbox (event) values ('{}') returning id")
+    ids = [str(await crm.fetchval(WRITE))]
+
+    async def prepared(connection: asyncpg.Connection) -> int:
+        return int(await connection.fetchval("select count(*) from pg_prepared_statements where statement !~ 'pg_'"))
+
+    async with relaying_._session() as (connection, sql):  # noqa: SLF001
+        before = await prepared(connection)
+        work = asyncio.create_task(relaying_._work(connection, sql))  # noqa: SLF001
+        await until_empty(crm)
+        relaying_.stopping.set()
+        await work
+        assert await prepared(connection) == before > 0
+    assert await crm.fetchval("select refused is not null from notifications_outbox where id = $1", refused)
+    assert await delivered_ids(api, ids) == ids
+
+
 def test_relay_that_waits_for_the_service_keeps_its_session() -> None:
     between = relay._REQUEST_TIMEOUT + backoff.MAX_DELAY + relay.MAX_PAUSE  # noqa: SLF001
     assert between + 15 < relay.IDLE_TIMEOUT

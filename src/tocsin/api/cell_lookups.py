@@ -1,8 +1,10 @@
 """What requests name, and in which cells it is: for processes that serve all cells, or one of several."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from starlette.types import Scope
 
 from tocsin import directory
 from tocsin.api.requests import named_in
@@ -10,7 +12,7 @@ from tocsin.auth.claims import is_id
 from tocsin.backoff import Backoff
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
-from tocsin.errors import Unavailable
+from tocsin.errors import Problem, Unavailable
 from tocsin.ids import parsed_id
 from tocsin.moving import Whereabouts, whereabouts
 from tocsin.moving import cell_of as moved_to
@@ -24,6 +26,10 @@ WATCH_INTERVAL = 1.0
 RETRY_AFTER = 5
 """Seconds after which a request to a cell that is away is repeated."""
 
+_PLACED = "placed"
+"""The key in the state of a request of how its cell was found."""
+
+F = TypeVar("F")
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -36,6 +42,8 @@ class Moves:
 
     def __init__(self, cells: Cells) -> None:
         self.said: Mapping[str, Mapping[int, Whereabouts]] = {}
+        self.changes = 0
+        """How often a cell said something else than before."""
         self._cells = cells
 
     async def ask(self, databases: Mapping[str, Database]) -> bool:
@@ -48,6 +56,7 @@ class Moves:
         said = {**self.said, **found}
         said = {name: each for name, each in said.items() if each}  # a cell that is new says nothing of its companies
         before, self.said = self.said, said
+        self.changes += said != before
         return said != before
 
     def of(self, name: str) -> Mapping[int, Whereabouts]:
@@ -67,6 +76,45 @@ class Moves:
         """Return the cell of a company: the one that it moved to, or else that of the file."""
         name = moved_to(company_id, self.said.values())
         return name if name and name in self._cells.by_name else self._cells.cell_of(company_id).name
+
+
+class _Placed(NamedTuple):
+    """How the cell of a request is found, how often the cells had said something else before, and what was found."""
+
+    find: Callable[[], Awaitable[Any]]
+    changes: int
+    found: Any
+
+
+class Places(Generic[F]):
+    """Finds the places of requests, and finds that of a request again if a company has moved since."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._moves = Moves(cells)
+
+    async def _place(self, scope: Scope, find: Callable[[], Awaitable[F]]) -> F:
+        changes = self._moves.changes
+        found = await find()
+        scope["state"][_PLACED] = _Placed(find, changes, found)
+        return found
+
+    async def refuse_moved(self, scope: Scope) -> None:
+        """Raise `Unavailable` if the company of a request has moved since the request was placed, or is moving.
+
+        A request that is late, because the service is busy or the request waited for a lock, does not find its users
+        in their former cell. Before it answers that they are unknown, it looks here.
+        """
+        placed: _Placed | None = scope["state"].get(_PLACED)
+        if placed is None or placed.changes == self._moves.changes:
+            return
+        try:
+            is_there = await placed.find() is placed.found
+        except Unavailable:
+            raise
+        except Problem:  # the request is wrong in any cell
+            return
+        if not is_there:
+            raise is_moving()
 
 
 async def watch(look: Callable[[], Coroutine[Any, Any, None]]) -> None:

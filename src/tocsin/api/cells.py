@@ -15,7 +15,7 @@ from tocsin.api.cell_lookups import (
     MAX_REMEMBERED,
     REMEMBERED_FOR,
     Key,
-    Moves,
+    Places,
     ask_all,
     is_moving,
     keys_of,
@@ -53,15 +53,15 @@ class Looked(NamedTuple):
     without: set[Key]
 
 
-class Routing:
+class Routing(Places[AppState]):
     """The states of the cells that are open in this process."""
 
     def __init__(self, cells: Cells, default: AppState) -> None:
+        super().__init__(cells)
         self.cells = cells
         self.states = {cells.default.name: default}
         self._remembered: TTLCache[Key, str] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
         self._looks = SharedStatements(self._look_up)
-        self._moves = Moves(cells)
         default.verifier.on_withdrawal = self._end_streams
         default.metrics.databases_of_cells = self.databases
         default.metrics.watch_streams(lambda: sum(each.streams.count for each in self.states.values()))
@@ -112,16 +112,16 @@ class Routing:
     async def place_caller(self, scope: Scope, caller: UserCaller | ServiceCaller) -> None:
         """Take the state of the cell of a user, or of the company of a service, for a request."""
         if isinstance(caller, UserCaller):
-            scope[APP_STATE] = await self._of_all([("users", caller.id)])
+            scope[APP_STATE] = await self._place(scope, partial(self._of_all, [("users", caller.id)]))
         elif caller.company_id is not None:
-            scope[APP_STATE] = self._of_company(caller.company_id)
+            scope[APP_STATE] = await self._place(scope, partial(self._of_service, caller.company_id))
 
     async def place_service(self, request: Request, given: Mapping[str, Any] | None) -> None:
         """Take the state for a request of a service of all companies, by what the request names.
 
         Raises `Invalid` if it names what is in several cells, or nothing by which a cell is found.
         """
-        request.scope[APP_STATE] = await self._of_request(request, given)
+        request.scope[APP_STATE] = await self._place(request.scope, partial(self._of_request, request, given))
 
     async def _of_request(  # noqa: PLR0911 - one case for each thing that a request can name
         self, request: Request, given: Mapping[str, Any] | None
@@ -226,6 +226,9 @@ class Routing:
     def _dividing(self) -> set[str]:
         """Return the cells between which companies have moved: their events may have parts in several of them."""
         return {*self._moves.said, *(each.other for said in self._moves.said.values() for each in said.values())}
+
+    async def _of_service(self, company_id: int) -> AppState:
+        return self._of_company(company_id)
 
     def _of_company(self, company_id: int) -> AppState:
         name = self._moves.cell_of(company_id)

@@ -28,7 +28,7 @@ from tocsin.api.limiting import counted
 from tocsin.api.requests import MAX_RECIPIENTS, EventId, NewBatch, NewEvent, ResolutionRequest, UserId, integer
 from tocsin.api.routes import Given, router
 from tocsin.api.slots import leave_early
-from tocsin.api.state import AppState, State
+from tocsin.api.state import AppState, State, refuse_moved
 from tocsin.auth.claims import ServiceCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, IdReused, Invalid, NotFound, TooLate
@@ -81,6 +81,7 @@ async def post_event(request: Request, service: EventsWriter, app_state: State, 
     [draft] = await _all_or_none(app_state, service, [event], [""])
     async with counted(request, "service-events", service.name):
         accepted = await app_state.intake.accept(draft)
+    await _refuse_skipped(request, [accepted])
     answer = QueuedEvent(queued=True, id=accepted.id)
     if draft.skips:
         answer.skipped = Skipped(users=list(accepted.skipped_users), teams=list(accepted.skipped_teams))
@@ -111,6 +112,7 @@ async def post_batch(request: Request, service: EventsWriter, app_state: State, 
     drafts = await _all_or_none(app_state, service, checked, prefixes)
     async with counted(request, "service-events", service.name, len(drafts)):
         accepted = await app_state.intake.accept_batch(drafts)
+    await _refuse_skipped(request, accepted)
     answer = QueuedBatch(queued=True, ids=[event.id for event in accepted])
     if any(draft.skips for draft in drafts):
         answer.skipped = [_skipped(event) for event in accepted if event.skipped_users or event.skipped_teams]
@@ -126,7 +128,9 @@ async def post_batch(request: Request, service: EventsWriter, app_state: State, 
         field_error("users.0", "unknown", "is not a known user"),
     ),
 )
-async def resolve_subject(service: Resolver, actor: Acting, app_state: State, body: Given[ResolutionRequest]) -> Queued:
+async def resolve_subject(
+    request: Request, service: Resolver, actor: Acting, app_state: State, body: Given[ResolutionRequest]
+) -> Queued:
     """Resolve a subject.
 
     Resolves the notifications about a subject, for all users or for `users`: marks them as read, deletes them, or
@@ -143,6 +147,7 @@ async def resolve_subject(service: Resolver, actor: Acting, app_state: State, bo
     (DIRECTORY_WRITER if asked.how == "erased" else EVENTS_WRITER).require(service)
     resolution = Resolution(asked.about, asked.how, asked.users, service.name, service.company_id)
     await resolve(app_state.database, app_state.pubsub, resolution, actor)
+    await refuse_moved(request.scope)
     return Queued(queued=True)
 
 
@@ -253,6 +258,12 @@ async def _all_or_none(
         field_errors += found
         reported += reported_count(found)
     raise Invalid(field_errors)
+
+
+async def _refuse_skipped(request: Request, accepted: Sequence[Accepted]) -> None:
+    """Raise `Unavailable` if recipients were skipped because their company has just moved."""
+    if any(event.skipped_users or event.skipped_teams for event in accepted):
+        await refuse_moved(request.scope)
 
 
 def _viewer(service: ServiceCaller) -> Viewer:

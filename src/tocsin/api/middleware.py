@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.arriving import COMPLETE
-from tocsin.api.errors import BUG, answer_to
+from tocsin.api.errors import BUG, answer_to, problem_of
 from tocsin.api.joining import is_whole, write_whole
 from tocsin.api.limiting import STANDINGS, headers_of
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
@@ -186,7 +186,7 @@ class Shortcut:
         try:
             response = await endpoint(Request(scope, receive))
         except Problem as problem:
-            response = answer_to(problem)
+            response = answer_to(await problem_of(scope, problem))
         await response(scope, receive, send)
 
 

@@ -13,7 +13,7 @@ from tocsin.api.cell_lookups import (
     MAX_REMEMBERED,
     REMEMBERED_FOR,
     Key,
-    Moves,
+    Places,
     is_moving,
     keys_of,
     known_in,
@@ -29,7 +29,7 @@ from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import parsed_id
 
 
-class OneCell:
+class OneCell(Places[None]):
     """Follows which companies the cell has, and refuses requests for those that it does not serve, or not now.
 
     `others` are the databases of the other cells. While no company moves or has moved, nothing is looked up.
@@ -39,7 +39,8 @@ class OneCell:
     """The cells that requests can name."""
 
     def __init__(self, cells: Cells, own: Cell, app_state: AppState, others: Mapping[str, Database]) -> None:
-        self._own, self._moves = own, Moves(cells)
+        super().__init__(cells)
+        self._own = own
         self._app_state, self._others = app_state, others
         self._closed = self._elsewhere = frozenset[int]()
         self._left_for: Sequence[str] = ()
@@ -77,15 +78,21 @@ class OneCell:
         left_for = {each.other for each in moves.of(name).values() if each.state == "moved"}
         self._left_for = sorted(left_for & self._others.keys())
 
-    async def place_caller(self, scope: Scope, caller: UserCaller | ServiceCaller) -> None:  # noqa: ARG002
+    async def place_caller(self, scope: Scope, caller: UserCaller | ServiceCaller) -> None:
         """Raise `Unavailable` if the company of a caller is not served here."""
+        await self._place(scope, partial(self._refuse_caller, caller))
+
+    async def place_service(self, request: Request, given: Mapping[str, Any] | None) -> None:
+        """Raise `Unavailable` if a request of a service of all companies names one that is not served here."""
+        await self._place(request.scope, partial(self._refuse_request, request, given))
+
+    async def _refuse_caller(self, caller: UserCaller | ServiceCaller) -> None:
         if isinstance(caller, UserCaller):
             await self._refuse([("users", caller.id)])
         elif caller.company_id is not None:
             self._refuse_company(caller.company_id)
 
-    async def place_service(self, request: Request, given: Mapping[str, Any] | None) -> None:
-        """Raise `Unavailable` if a request of a service of all companies names one that is not served here."""
+    async def _refuse_request(self, request: Request, given: Mapping[str, Any] | None) -> None:
         if given is not None and (recipients := recipients_of(given)) is not None:
             await self._refuse(recipients)
             return

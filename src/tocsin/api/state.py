@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from tocsin.api.framework import Depends, FastAPI
 from tocsin.auth.oidc import SignInProvider
@@ -85,6 +86,12 @@ def app_state_of(request: Request) -> AppState:
     """Return the state of the application, or of the cell of a request."""
     scope = request.scope
     return cast("AppState", scope[APP_STATE] if APP_STATE in scope else scope["app"].app_state)
+
+
+async def refuse_moved(scope: Scope) -> None:
+    """Raise `Unavailable` if the company of a request has moved to another cell since the request was placed."""
+    if (routing := scope["app"].routing) is not None:
+        await routing.refuse_moved(scope)
 
 
 State = Annotated[AppState, Depends(app_state_of)]

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import asyncpg
 import structlog
+from asyncpg.prepared_stmt import PreparedStatement
 
 from tocsin.db.admission import KIND, Admission, Slot
 from tocsin.db.array_types import register
@@ -89,6 +90,7 @@ def _text_of(folder: str, name: str) -> str:
     return (files("tocsin.db") / folder / f"{name}.sql").read_text("utf-8")
 
 
+Prepared = PreparedStatement
 Connection = asyncpg.Connection
 Record = asyncpg.Record
 """A database connection. The service never changes session settings, so it is not reset between uses."""
@@ -352,6 +354,11 @@ async def fetch(store: Database | Connection, statement: str, *arguments: Any) -
 async def limit_locks(connection: Connection, seconds: float) -> None:
     """Let each statement of this transaction wait so long for a lock."""
     await connection.execute(f"set local lock_timeout = {_milliseconds(seconds)}")
+
+
+async def limit_idleness(connection: Connection, seconds: float) -> None:
+    """Let the server end the session if this transaction is idle for so long; 0 for no limit."""
+    await connection.execute(f"set local idle_in_transaction_session_timeout = {_milliseconds(seconds)}")
 
 
 async def allow(connection: Connection, seconds: float) -> None:

@@ -152,13 +152,20 @@ class RateLimits:
     async def take(self, limit: Limit, key: str, units: int = 1) -> tuple[Standing, RateLimited | None]:
         """Use units of a limit. Return the standing, and the error if fewer are left; then none is used."""
         while True:
+            if standing := self.take_at_once(limit, key, units):
+                return standing, None
             window = self._window(limit, key)
-            if window.budget >= units:
-                window.use(units)
-                return self._standing(limit, window), None
             is_used_up = window.is_asked and window.left == 0
             if is_used_up or not await self._get(limit, key, window, units):
                 return self._standing(limit, window), self._refusal(limit, key, window, units)
+
+    def take_at_once(self, limit: Limit, key: str, units: int = 1) -> Standing | None:
+        """Use units of a limit that need not be asked for; return None if there are too few of them."""
+        window = self._window(limit, key)
+        if window.budget < units:
+            return None
+        window.use(units)
+        return self._standing(limit, window)
 
     def give_back(self, standing: Standing, units: int) -> None:
         """Give back units that had no effect, unless their window has ended."""

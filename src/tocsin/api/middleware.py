@@ -17,6 +17,7 @@ from tocsin.api.arriving import COMPLETE
 from tocsin.api.errors import BUG, answer_to, problem_of
 from tocsin.api.joining import is_whole, write_whole
 from tocsin.api.limiting import STANDINGS, headers_of
+from tocsin.api.repeats import REPEAT, Repeat
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
 from tocsin.ids import new_request_id
 from tocsin.logs import bind_request, log_request, shown_path
@@ -125,9 +126,15 @@ class _Response:
         elif self._begun is not None:
             start, self._begun = self._begun, None
             if not message.get("more_body") and write_whole(self._cycle, start, message.get("body", b"")):
+                if REPEAT in self._scope["state"]:
+                    self._remember(self._scope["state"][REPEAT], start)
                 return
             await self._send(start)
         await self._send(message)
+
+    def _remember(self, repeat: Repeat, start: Message) -> None:
+        repeat.take(start["headers"])
+        self._scope[CYCLE][2].remember(repeat)
 
     def _seal(self, start: Message) -> None:
         self.status = start["status"]

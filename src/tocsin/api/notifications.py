@@ -17,6 +17,7 @@ from tocsin.api.answers import ChangesAnswer, Links, Notification, PageAnswer, Q
 from tocsin.api.auth import Acting, AnyUser, Sender, User
 from tocsin.api.documented import declared, headers, links, problems
 from tocsin.api.limiting import counted
+from tocsin.api.repeats import offer
 from tocsin.api.requests import ListedIds, Marks, NewCustom, NotificationId, integer, named_in
 from tocsin.api.routes import OPTIONAL, Given, router
 from tocsin.api.state import AppState, State
@@ -87,6 +88,7 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
     base = base_url_of(request, app_state.settings)
     head = await app_state.cursors.of(user) if if_none_match else None
     if if_none_match and head and (tag := _unchanged(request, user, base, if_none_match, head)):
+        offer(request, user, head)
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
     is_unread = show is not None
     if cursor is None:

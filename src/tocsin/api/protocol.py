@@ -1,7 +1,8 @@
 """The HTTP protocol of a connection: limits and timeouts for clients, and error responses in the format of the API."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+import contextlib
+from collections.abc import Callable, Collection, Hashable, Iterable
 from math import inf
 from typing import Any
 
@@ -15,6 +16,7 @@ from tocsin.api.cors import EXPOSED
 from tocsin.api.joining import Joining
 from tocsin.api.middleware import ABORT, CYCLE
 from tocsin.api.refusing import OVERLOADED, Header, Refusing, response_to
+from tocsin.api.repeats import MAX_BYTES, MAX_REPEATS, Repeat, Repeats
 from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 
 MAX_HEAD_BYTES = 2**16
@@ -97,6 +99,7 @@ class Protocol(HttpToolsProtocol):
         "_framing",
         "_hosts",
         "_in_head",
+        "_is_ending",
         "_is_resumed",
         "_is_skipping",
         "_kept",
@@ -106,15 +109,18 @@ class Protocol(HttpToolsProtocol):
         "_received",
         "_refusal",
         "_refusing",
+        "_repeating",
+        "_repeats",
         "_rest",
         "_timer",
         "_timer_due",
         "_unsent",
         "_unsent_due",
+        "_whole",
         "part_at",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what connections share
         self,
         *arguments: Any,
         connections: Connections,
@@ -122,6 +128,7 @@ class Protocol(HttpToolsProtocol):
         origins: Collection[str] = (),
         prefix: str = "",
         refusing: Refusing | None = None,
+        repeats: Repeats | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
@@ -130,6 +137,10 @@ class Protocol(HttpToolsProtocol):
         self._origins = frozenset(origin.encode() for origin in origins)
         self._prefix = prefix.encode()
         self._refusing = refusing
+        self._repeats: Repeats = {} if repeats is None else repeats
+        self._repeating: asyncio.Task[None] | None = None  # a request that was remembered is answered
+        self._is_ending = False  # the connection is closed after that
+        self._whole = b""  # the current request, if it can be remembered
         self.part_at = -inf
         """The time of the event loop at which the last part of the current body arrived."""
         self._is_skipping = False  # the rest of a request that is refused because of overload
@@ -171,12 +182,16 @@ class Protocol(HttpToolsProtocol):
             self._refusing.answer(self.transport, response_to(OVERLOADED, self.server_state.default_headers))
             self._await_a_request()
             return
+        repeat = self._repeats.get(self._key(data)) if self._repeats and len(data) <= MAX_BYTES else None
+        if repeat and self._is_idle():
+            self._answer_again(data, repeat)
+            return
         if self._rest is not None:
             self._rest -= len(data)
             if self._rest < 0:
                 self._close_gracefully()
                 return
-        if self._kept or self.pipeline:
+        if self._kept or self.pipeline or self._repeating:
             self._kept += data
             self.flow.pause_reading()
         elif len(data) <= PIECE:
@@ -198,7 +213,10 @@ class Protocol(HttpToolsProtocol):
         """Close the connection if it is idle, otherwise after the response."""
         if self._refusing:
             self._refusing.send_answers()
-        super().shutdown()
+        if self._repeating:
+            self._is_ending = True
+        else:
+            super().shutdown()
 
     def give_way(self) -> None:
         """Close the connection in favour of another one."""
@@ -293,7 +311,7 @@ class Protocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
             self._note_who_waits()
             self.flow.resume_reading()
-        elif self.cycle.more_body:
+        elif self.cycle and self.cycle.more_body:
             self._take_the_rest()
         elif self._refusal:
             self._answer_problem(self._refusal)
@@ -314,8 +332,9 @@ class Protocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         if self.parser is None or self._refusal or self.transport.is_closing():
             return
-        was_in_head = self._in_head
+        was_in_head, parser = self._in_head, self.parser
         is_first = was_in_head or not self._is_answering()
+        is_new = is_first and not (was_in_head or self._is_skipping or self._rest is not None)
         self._framing += len(data)
         try:
             self._feed(data)
@@ -332,6 +351,8 @@ class Protocol(HttpToolsProtocol):
             self._refuse(HeadTooLarge())
         elif self.cycle and self.cycle.more_body:
             self._note_who_waits()
+        is_whole = is_new and len(data) <= MAX_BYTES and self.parser is parser and self._is_conditional()
+        self._whole = data if is_whole else b""
 
     def _feed(self, data: bytes) -> None:
         """Parse data. Requests to change the protocol are ignored (RFC 9110, section 7.8)."""
@@ -366,11 +387,11 @@ class Protocol(HttpToolsProtocol):
             self._connections.work(self)
 
     def _is_held(self) -> bool:
-        return bool(self._kept or self.pipeline or self._refusal)
+        return bool(self._kept or self.pipeline or self._refusal or self._repeating)
 
     def _is_idle(self) -> bool:
         """Return whether the next byte begins a request, and its response can be written at once."""
-        if self._in_head or self._is_skipping or self._kept or self._refusal or self._is_answering():
+        if self._in_head or self._is_skipping or self._kept or self._refusal or self._repeating or self._is_answering():
             return False
         if self._connections.is_full() or self.transport.is_closing() or self.transport.get_write_buffer_size():
             return False
@@ -378,6 +399,54 @@ class Protocol(HttpToolsProtocol):
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    # Requests that are remembered
+
+    def _is_conditional(self) -> bool:
+        """Return whether one whole request was read, and its response depends on what the client has."""
+        if self._in_head or self.pipeline or not self._is_answering() or self.cycle.more_body:
+            return False
+        return self.scope["method"] == "GET" and any(name == b"if-none-match" for name, _ in self.headers)
+
+    def remember(self, repeat: Repeat) -> None:
+        """Answer the current request so if it comes again."""
+        if self._whole:
+            if len(self._repeats) >= MAX_REPEATS:
+                self._repeats.clear()
+            self._repeats[self._key(self._whole)] = repeat
+
+    def _key(self, data: bytes) -> Hashable:
+        return data, self.client and self.client[0], self.server
+
+    def _answer_again(self, data: bytes, repeat: Repeat) -> None:
+        self._connections.work(self)
+        self._deadline = inf
+        self._repeating = self.loop.create_task(self._repeat(data, repeat))
+        self.tasks.add(self._repeating)
+        self._repeating.add_done_callback(self.tasks.discard)
+
+    async def _repeat(self, data: bytes, repeat: Repeat) -> None:
+        """Answer a request that was remembered, or let the parser read it."""
+        response = None
+        try:
+            with contextlib.suppress(Exception):  # it is raised again when the request is processed
+                response = await repeat.response(self.server_state.default_headers)
+        except asyncio.CancelledError:
+            self.transport.abort()
+            raise
+        finally:
+            self._repeating = None
+        if self.transport.is_closing():
+            return
+        if response and not self._is_ending:
+            self.transport.write(response)
+            self.on_response_complete()
+            return
+        self._repeats.pop(self._key(data), None)
+        self._kept = data + self._kept
+        self._take_in(b"")
+        if self._is_ending:
+            super().shutdown()
 
     # Refused requests
 

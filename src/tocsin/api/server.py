@@ -41,6 +41,7 @@ class Server(uvicorn.Server):
             origins=origins,
             prefix=prefix,
             refusing=Refusing(capacity, prefix) if capacity else None,
+            repeats={},
         )
         super().__init__(
             uvicorn.Config(

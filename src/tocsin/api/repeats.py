@@ -1,0 +1,111 @@
+"""Requests that clients repeat byte by byte: a list that did not change is answered without parsing them again."""
+
+import time
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from tocsin.api.limiting import STANDINGS, headers_of
+from tocsin.api.state import app_state_of
+from tocsin.auth.claims import UserCaller
+from tocsin.auth.tokens import required_bearer
+from tocsin.capacity import kind_of
+from tocsin.db.admission import KIND
+from tocsin.ids import new_request_id
+from tocsin.logs import bind_request, log_request
+
+MAX_REPEATS, MAX_BYTES = 2_000, 2_000
+"""Maximum requests of a process that are remembered, and maximum bytes of each."""
+
+REPEAT = "repeat"
+"""The key in the state of a request of its `Repeat`, if its response may be sent again."""
+
+NOT_MODIFIED = 304
+
+_LIMIT = "user-requests"
+_OWN = frozenset({b"x-request-id", b"ratelimit-policy", b"ratelimit"})
+"""Headers of each single response."""
+
+_DIFFERENT = frozenset({b"origin", b"traceparent", b"x-request-id"})
+"""Headers of requests whose responses or log lines differ, or that differ in each request."""
+
+Header = tuple[bytes, bytes]
+
+
+class Repeat:
+    """The answer 304 to a request for a list, which answers the same request again while the list does not change.
+
+    The same bytes from the same address are the same request. What else can change is checked each time: the token, the
+    rate limit, the capacity of the process, whether the user is active, and the inbox.
+    """
+
+    __slots__ = ("_app_state", "_cursor", "_kind", "_lines", "_route", "_token", "_user")
+
+    def __init__(self, request: Request, user: UserCaller, cursor: str) -> None:
+        self._app_state, self._user, self._cursor = app_state_of(request), user, cursor
+        self._token = required_bearer(request.headers["authorization"].strip())
+        self._route, self._kind = request.scope["state"]["route"], kind_of("GET", request.scope["path"])
+        self._lines = b""
+
+    def take(self, headers: Sequence[Header]) -> None:
+        """Take the headers of the response, as they were sent."""
+        self._lines = _lines(header for header in headers if header[0] not in _OWN)
+
+    async def response(self, default_headers: Iterable[Header]) -> bytes | None:
+        """Return the response to the same request, and log it; None if the request has to be processed."""
+        began = time.perf_counter()
+        request_id = new_request_id()
+        bind_request(request_id)
+        KIND.set(self._kind)
+        app_state = self._app_state
+        app_state.verifier.begin()
+        if app_state.verifier.verify(self._token) != self._user:
+            return None
+        limit = app_state.limits.of(_LIMIT)
+        standing = app_state.limits.take_at_once(limit, str(self._user.id)) if limit else None
+        if limit and not standing:
+            return None
+        is_same = False
+        try:
+            is_same = await self._is_same()
+        finally:
+            if standing and not is_same:  # the request is counted when it is processed
+                app_state.limits.give_back(standing, 1)
+        if not is_same:
+            return None
+        counted = headers_of({STANDINGS: {_LIMIT: standing}}) if standing else ()
+        lines = _lines((*default_headers, (b"x-request-id", request_id.encode()), *counted))
+        took = time.perf_counter() - began
+        app_state.metrics.request("GET", self._route, NOT_MODIFIED, took)
+        log_request("GET", self._route, NOT_MODIFIED, round(took * 1000, 2), self._user.label)
+        return b"%b%b%b\r\n" % (STATUS_LINE[NOT_MODIFIED], lines, self._lines)
+
+    async def _is_same(self) -> bool:
+        capacity = self._app_state.capacity
+        slot = capacity.enter_at_once(self._kind)
+        if slot is None:
+            return False
+        try:
+            return await self._app_state.cursors.of(self._user) == self._cursor
+        finally:
+            capacity.leave(slot)
+
+
+Repeats = dict[Hashable, Repeat]
+"""The requests that are remembered, by their bytes and addresses."""
+
+
+def offer(request: Request, user: UserCaller, cursor: str) -> None:
+    """Answer the same request by the same 304 as long as the inbox has this cursor.
+
+    With several cells, each request is processed, because the company of the user can move.
+    """
+    scope: Any = request.scope
+    if scope["app"].routing is None and all(name not in _DIFFERENT for name, _ in scope["headers"]):
+        scope["state"][REPEAT] = Repeat(request, user, cursor)
+
+
+def _lines(headers: Iterable[Header]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

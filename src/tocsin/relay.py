@@ -17,6 +17,7 @@ import structlog
 from tocsin.backoff import Backoff
 from tocsin.db.errors import first_line, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import Connection, Prepared, Record, connect, queries
+from tocsin.db.poolers import refuse_shared_sessions
 from tocsin.errors import Refusal, Unavailable
 from tocsin.http_client.fetch import FetchError, fetch
 
@@ -89,6 +90,7 @@ class Relay:
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[tuple[Connection, dict[str, Prepared]]]:
         """Connect, and yield the connection and the statements for the table."""
+        await refuse_shared_sessions(self.database_url, "the url of the outbox")
         connection = await connect(self.database_url, _STATEMENT_TIMEOUT)
         try:
             await connection.execute(f"set idle_session_timeout = {round(IDLE_TIMEOUT * 1000)}")

@@ -1,5 +1,6 @@
 """External poolers: session mode works; transaction mode is rejected before any write."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,11 +11,16 @@ import pytest
 from tests.support.events import custom
 from tests.support.servers import OwnServer, own_server, pgbouncer
 from tests.support.service import SECRET, serving
+from tocsin.background import end
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
 from tocsin.db import migrate
+from tocsin.db import pool as pools
+from tocsin.db.errors import NoConnectionError, sentence_on
 from tocsin.db.pool import connect
+from tocsin.db.poolers import refuse_shared_sessions
 from tocsin.errors import Refusal
+from tocsin.relay import Relay
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("pgbouncer"), reason="this machine has no PgBouncer: apt-get install pgbouncer"
@@ -50,6 +56,20 @@ async def test_pgbouncer_in_session_mode_works_without_ignored_startup_parameter
     assert await tables_outside(own, database) == 0
 
 
+async def shown(url: str, *settings: str) -> list[str]:
+    """Return settings as another client of a pooler sees them."""
+    connection = await asyncpg.connect(url, statement_cache_size=0)
+    found = [await connection.fetchval("select current_setting($1)", name) for name in settings]
+    await connection.close()
+    return found
+
+
+async def keep_busy(url: str) -> None:
+    connection = await asyncpg.connect(url, statement_cache_size=0)
+    while True:
+        await connection.execute("select pg_sleep(0.001)")
+
+
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 async def test_transaction_pooler_is_rejected_before_any_write(
     own: OwnServer, mode: str, monkeypatch: pytest.MonkeyPatch
@@ -65,10 +85,35 @@ async def test_transaction_pooler_is_rejected_before_any_write(
         told = [str(finding) for finding in await doctor.examine(Path("/nonexistent")) if finding.what == "database"]
         assert [line[:4] for line in told] == ["FAIL"]
         assert "session mode" in told[0]
+        relay = Relay(url, "public.notifications_outbox", "http://127.0.0.1:1", str)
+        with pytest.raises(Refusal, match="set it to session mode, or name the server itself in the url of the outbox"):
+            await relay.run()
+        assert await shown(url, "search_path", "enable_seqscan") == ['"$user", public', "on"]
     connection = await asyncpg.connect(own.url(database=database))
     assert await connection.fetchval("select to_regnamespace('tocsin')") is None
     await connection.close()
     assert await tables_outside(own, database) == 0
+
+
+async def test_sessions_that_other_clients_of_a_pooler_use_are_found(own: OwnServer) -> None:
+    async with pgbouncer(own, "transaction", size=4) as port:
+        url = own.url(database=await own.fresh("busy")).replace(str(own.port), str(port))
+        others = [asyncio.create_task(keep_busy(url)) for _ in range(4)]
+        for _ in range(5):
+            with pytest.raises(Refusal, match="session mode"):
+                await refuse_shared_sessions(url)
+        await end(others)
+
+
+async def test_pooler_without_connections_left_is_named(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "CONNECT_TIMEOUT", 1)
+    async with pgbouncer(own, "session", size=1) as port:
+        with pytest.raises(NoConnectionError) as raised:
+            await refuse_shared_sessions(own.url().replace(str(own.port), str(port)))
+    assert sentence_on(raised.value) == (
+        "The database cannot be used: no connection within 1 s; see that it runs, that TOCSIN_DATABASE_URL leads there,"
+        " and that a pooler in front of it has connections left."
+    )
 
 
 async def test_session_settings_include_those_of_the_url(own: OwnServer) -> None:

@@ -131,8 +131,8 @@ async def _serving(
 
 
 @asynccontextmanager
-async def pgbouncer(server: OwnServer, pool_mode: str) -> AsyncIterator[int]:
-    """Run PgBouncer before the server, as its package brings it but for the mode, and yield its port."""
+async def pgbouncer(server: OwnServer, pool_mode: str, size: int = 20) -> AsyncIterator[int]:
+    """Run PgBouncer before the server, as its package brings it but for mode and size, and yield its port."""
     with short_path() as folder:
         port = free_port()
         os.chown(folder, server.user.pw_uid, server.user.pw_gid)
@@ -141,6 +141,7 @@ async def pgbouncer(server: OwnServer, pool_mode: str) -> AsyncIterator[int]:
             f"[databases]\n* = host=127.0.0.1 port={server.port}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {pool_mode}\n"
             f"auth_type = scram-sha-256\nauth_file = {folder}/users.txt\nlogfile = {folder}/log\n"
+            f"default_pool_size = {size}\n"
         )
         with memory() as output:
             process = spawn((shutil.which("pgbouncer") or "", folder / "pgbouncer.ini"), server.user, output)

@@ -29,6 +29,8 @@ _FULL = frozenset({errno.EMFILE, errno.ENFILE})
 
 UNANSWERED = "the database did not answer in time"
 
+UNCONNECTED = "the database, or a pooler in front of it, gave no connection in time"
+
 LOCK_HELD = "a lock was not released in time"
 
 OUTAGES: Mapping[str, str] = MappingProxyType(
@@ -62,6 +64,11 @@ NO_TEMPORARY_FILES = "the server cannot create temporary files: its disk may be 
 CORRUPTION = frozenset({"XX001", "XX002"})
 """SQLSTATEs of damaged tables and indexes."""
 
+
+class NoConnectionError(TimeoutError):
+    """No connection was made in time."""
+
+
 DRIVER_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """All errors of the driver."""
 
@@ -88,6 +95,10 @@ _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
         asyncpg.UndefinedObjectError: "take that parameter out of TOCSIN_DATABASE_URL",
         asyncpg.ReadOnlySQLTransactionError: "connect to the primary, or end default_transaction_read_only of the role",
         asyncpg.DiskFullError: "free space on the server's disk",
+        NoConnectionError: (
+            "see that it runs, that TOCSIN_DATABASE_URL leads there, and that a pooler in front of it has connections"
+            " left"
+        ),
         ssl.SSLError: "correct sslmode and the files of TOCSIN_DATABASE_URL",
         OSError: "see that it runs, and that TOCSIN_DATABASE_URL leads there",
     }
@@ -99,6 +110,8 @@ def sentence_on(error: BaseException) -> str:
     """Return an error message about the database or its connection, with the remedy."""
     cause = (error.__cause__ or error) if isinstance(error, Unavailable | Overrun) else error
     said = first_line(cause)
+    if isinstance(cause, TimeoutError) and not str(cause):
+        said = "it did not answer in time"
     if isinstance(cause, ValueError) and not isinstance(cause, asyncpg.InterfaceError):
         said = "a parameter of its url or a variable PG... is not usable"  # the message may contain a password
     remedy = next((remedy for kind, remedy in _REMEDIES.items() if isinstance(cause, kind)), "")
@@ -115,7 +128,7 @@ def problem_of(error: BaseException) -> Unavailable | Overrun | None:
         message = "All connections to the database are in use. Please try again."
         return Unavailable(message, reason="all connections to the database are in use")
     if isinstance(error, TimeoutError):
-        return Unavailable(reason=UNANSWERED)
+        return Unavailable(reason=UNCONNECTED if isinstance(error, NoConnectionError) else UNANSWERED)
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable(reason=NO_FILES if getattr(error, "errno", None) in _FULL else LOST)
     return None

@@ -14,7 +14,8 @@ import asyncpg
 import structlog
 
 from tocsin.db.pool import Connection, connect, queries
-from tocsin.db.url import check_files, schema_of
+from tocsin.db.poolers import refuse_shared_sessions
+from tocsin.db.url import check_files
 from tocsin.errors import Refusal
 
 OLDEST_SERVER = 15
@@ -38,14 +39,6 @@ WAIT_LOG_INTERVAL = 30.0
 LOCK = 0x746F6373696E
 """The key of the advisory lock of migrations, in the schema `tocsin`."""
 
-SHARED = (
-    "The pooler in front of the database shares one session among several clients, as in transaction mode; set it to"
-    " session mode, or name the server itself in TOCSIN_DATABASE_URL"
-)
-"""The remedy for a pooler that is not in session mode."""
-
-_SHARED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
-_SESSION = "select pg_backend_pid(), current_setting('search_path'), current_setting('enable_seqscan')"
 _SQL = queries("migrate")
 _TURN = 0.2
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -85,9 +78,9 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
     than `WAIT_TIMEOUT`.
     """
     check_files(url)
+    await refuse_shared_sessions(url)
     connection = await connect(url)
     try:
-        await refuse_shared_sessions(connection, url)
         await examine(connection, accept_undurable=accept_undurable)
         await connection.execute("set statement_timeout = 0")
         await _lock(connection)
@@ -101,9 +94,9 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
 async def require(url: str) -> None:
     """Raise `Refusal` if the database lacks steps of this release, or a pooler is not in session mode."""
     check_files(url)
+    await refuse_shared_sessions(url)
     connection = await connect(url)
     try:
-        await refuse_shared_sessions(connection, url)
         if not await is_current(connection):
             raise Refusal(
                 "The database lacks migrations of this release, and this server is read-only: run `tocsin migrate` with"
@@ -111,30 +104,6 @@ async def require(url: str) -> None:
             )
     finally:
         await connection.close()
-
-
-async def refuse_shared_sessions(connection: Connection, url: str) -> None:
-    """Raise `Refusal` if a pooler does not keep one server session per connection: its settings would be lost.
-
-    The test: while another connection is in a transaction, this one must still use the same session and settings.
-    """
-    try:
-        before = await connection.fetchval("select pg_backend_pid()")
-        other = await connect(url)
-        try:
-            async with other.transaction():
-                theirs = await other.fetchval("select pg_backend_pid()")
-                now, path, scans = await connection.fetchrow(_SESSION) or (0, "", "")
-        finally:
-            other.terminate()
-    except _SHARED:
-        raise Refusal(f"{SHARED}.") from None
-    except asyncpg.PostgresConnectionError as error:
-        if "pooling mode" not in str(error):
-            raise
-        raise Refusal(f"{SHARED}.") from None
-    if before != now or now == theirs or (path, scans) != (schema_of(url), "off"):
-        raise Refusal(f"{SHARED}.")
 
 
 async def examine(connection: Connection, *, accept_undurable: bool = False) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -21,7 +21,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 
 from tocsin.db.admission import KIND, Admission, Slot
 from tocsin.db.array_types import register
-from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
+from tocsin.db.errors import DRIVER_ERRORS, NoConnectionError, first_line, is_conflict, is_locked, is_outage, problem_of
 from tocsin.db.url import SCHEMA, SCHEMA_PARAMETER, Target, is_read_only, schema_of, target_of
 from tocsin.errors import Overrun, Unavailable
 from tocsin.waking import Waiting, wake, woken
@@ -103,30 +103,44 @@ async def connect(url: str, slowest: float | None = None) -> Connection:
     `DRIVER_ERRORS` if the database cannot be reached.
     """
     target = target_of(url)
-    connection = await _reach(target, slowest)
+    connection = await reach(target, slowest)
     register(connection)
     try:
         settings = _session(target.settings, slowest, connection.get_server_version().major)
-        await connection.execute(_set(settings), timeout=CONNECT_TIMEOUT)
+        with in_time():
+            await connection.execute(_set(settings), timeout=CONNECT_TIMEOUT)
     except BaseException:
         connection.terminate()
         raise
     return connection
 
 
+@contextlib.contextmanager
+def in_time() -> Iterator[None]:
+    """Raise `NoConnectionError` for a timeout: a pooler may accept a client, and make its first statement wait."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise NoConnectionError(f"no connection within {CONNECT_TIMEOUT:.0f} s") from error
+
+
 _reached: dict[Target, str] = {}
 
 
-async def _reach(target: Target, slowest: float | None) -> Connection:
+async def reach(target: Target, slowest: float | None, statements: int = 100) -> Connection:
     """Connect to the first host of a url that answers and is of the demanded kind.
 
     The driver tries all hosts within one timeout, so that a host that does not answer would hide the others. The host
-    that was reached last comes first: only the first connection waits for one that is away.
+    that was reached last comes first: only the first connection waits for one that is away. A connection keeps the
+    plans of so many `statements`.
     """
     last, problems = _reached.get(target), []
     for dsn in sorted(target.dsns, key=lambda each: each != last):
         try:
-            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, command_timeout=slowest)
+            with in_time():
+                connection = await asyncpg.connect(
+                    dsn, timeout=CONNECT_TIMEOUT, command_timeout=slowest, statement_cache_size=statements
+                )
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as error:
             problems.append(error)
         else:

@@ -9,6 +9,7 @@ from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on
 from tocsin.db.pool import Connection, connect, queries
+from tocsin.db.poolers import refuse_shared_sessions
 from tocsin.db.url import check_files, in_schema, place_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.postgres.supervisor import is_served, url_of
@@ -34,12 +35,12 @@ async def check_database(settings: Settings) -> AsyncIterator[Finding]:
             return
         url = settings.own_database_url or url_of(settings.data_dir)
         check_files(url)
+        await refuse_shared_sessions(url)
         connection = await connect(url, 10)
     except (*DRIVER_ERRORS, ValueError, Refusal) as error:
         yield _trouble(place, error)
         return
     try:
-        await migrate.refuse_shared_sessions(connection, url)
         await connection.fetch(_SQL["wait_for_locks"], str(round(LOCK_TIMEOUT * 1000)))
         async for finding in _server(connection, settings, place):
             yield finding

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from itertools import count
 
+import asyncpg
 import pytest
 
 from tests.support.built_in import CATALOGUE
@@ -12,7 +13,9 @@ from tests.support.commands import TOCSIN
 from tests.support.events import custom, note, post
 from tests.support.partitions import whole_database
 from tests.support.service import Api, serving
+from tests.support.waiting import bounded
 from tocsin import invariants, partitioning, retention
+from tocsin.background import end
 from tocsin.db.pool import Connection, connect
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
@@ -161,11 +164,60 @@ async def test_killed_partition_continues(whole: str, filled: Api, admin: Connec
     assert (await marks(admin)).keys() == before.keys()
 
 
-async def test_two_runs_at_a_time_are_refused(whole: str) -> None:
+async def test_two_runs_at_a_time_are_refused(whole: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitioning, "TURN_TIMEOUT", 0)
     other = await partitioning._session(whole)  # noqa: SLF001 - another process
     with pytest.raises(Refusal, match="Another `tocsin partition` is running"):
         await partitioning.partition(whole, quiet)
     await other.close()
+
+
+async def test_partition_waits_for_the_session_of_a_killed_one(whole: str) -> None:
+    killed = await partitioning._session(whole)  # noqa: SLF001 - another process
+    statement = asyncio.create_task(killed.execute("select pg_sleep(300)"))
+    await asyncio.sleep(0.1)
+    killed.terminate()
+    await asyncio.gather(statement, return_exceptions=True)
+    await partitioning.partition(whole, quiet)
+
+
+async def test_partition_that_hangs_after_a_step_holds_no_lock(
+    whole: str, filled: Api, admin: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, hung = asyncpg.Connection.fetch, asyncio.Event()
+
+    async def and_hang(connection: Connection, statement: str, *arguments: str | int) -> object:
+        found = await fetch(connection, statement, *arguments)
+        if "finish_partitions" in statement:
+            hung.set()
+            await asyncio.Event().wait()
+        return found
+
+    monkeypatch.setattr(asyncpg.Connection, "fetch", and_hang)
+    running = asyncio.create_task(partitioning.partition(whole, quiet))
+    async with bounded():
+        await hung.wait()
+    assert await filled.post(custom(1)) in await filled.ids(1)
+    assert await is_partitioned(admin) == ["events"]
+    await end([running])
+
+
+async def test_partition_whose_session_ends_says_that_it_can_continue(
+    whole: str, filled: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = asyncpg.Connection.fetch
+
+    async def or_end(connection: Connection, statement: str, *arguments: str | int) -> object:
+        if "copy_to_partitions" in statement:
+            connection.terminate()
+        return await fetch(connection, statement, *arguments)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetch", or_end)
+    with pytest.raises(Refusal, match=r"cannot be used: .* closed.* What is copied stays; run the command"):
+        await partitioning.partition(whole, quiet)
+    monkeypatch.undo()
+    await partitioning.partition(whole, quiet)
+    assert await filled.ids(1)
 
 
 async def test_partition_gives_way_to_work_and_gives_up_in_the_end(

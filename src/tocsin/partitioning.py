@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from tocsin.db.errors import DRIVER_ERRORS, is_conflict
-from tocsin.db.pool import Connection, Record, connect, limit_locks, queries
+from tocsin.db.errors import DRIVER_ERRORS, is_conflict, is_outage, sentence_on
+from tocsin.db.pool import Connection, Record, connect, queries
 from tocsin.errors import Refusal
 
 PAGES = 500
@@ -17,6 +17,10 @@ LOCK_TIMEOUT = 0.1
 LOCK_INTERVAL, WAIT_TIMEOUT = 1.0, 600.0
 """Seconds between two attempts of a step that gets no lock, and until the command gives up."""
 
+TURN_TIMEOUT = 5.0
+"""Seconds to wait for the end of another run. The session of one that was killed ends soon."""
+
+_LIMIT_LOCKS = f"set lock_timeout = {round(1000 * LOCK_TIMEOUT)}"
 _LOCK = 0x706172746974
 _SQL = queries("partitioning")
 
@@ -37,8 +41,8 @@ async def partition(url: str, say: Say) -> None:
             if not has_begun:
                 await _patiently(connection, _SQL["begin"], name)
             await _copy(connection, name, say)
-            await connection.execute(f"analyze {name}_next")
-            before, after, are_same = await connection.fetchrow(_SQL["compare"], name) or (0, 0, False)
+            await connection.execute(f"set lock_timeout = 0; analyze {name}_next; {_LIMIT_LOCKS}")
+            before, after, are_same = await _patiently(connection, _SQL["compare"], name)
             if not are_same:
                 raise Refusal(
                     f"The copy of {name} has {after:,} rows and the table {before:,}, or they differ; the table stays."
@@ -66,9 +70,13 @@ async def _session(url: str) -> Connection:
     """Connect to scan tables, without a timeout of statements. Raises `Refusal` if another process does it."""
     connection = await connect(url)
     await connection.execute("set enable_seqscan = on")
-    if not await connection.fetchval(_SQL["turn"], _LOCK):
-        await connection.close()
-        raise Refusal("Another `tocsin partition` is running.")
+    end = time.monotonic() + TURN_TIMEOUT
+    while not await connection.fetchval(_SQL["turn"], _LOCK):
+        if time.monotonic() > end:
+            await connection.close()
+            raise Refusal("Another `tocsin partition` is running.")
+        await asyncio.sleep(0.1)
+    await connection.execute(_LIMIT_LOCKS)
     return connection
 
 
@@ -88,20 +96,25 @@ async def _copy(connection: Connection, name: str, say: Say) -> None:
 
 
 async def _patiently(connection: Connection, statement: str, *arguments: str | int) -> Record:
-    """Run a step in a transaction. While it gets no lock, or is in conflict with another session, repeat it."""
+    """Run a step. While it gets no lock, or is in conflict with another session, repeat it.
+
+    It is one statement and commits by itself: if this process hangs between two statements, it holds no lock.
+    """
     end = time.monotonic() + WAIT_TIMEOUT
     while True:
         try:
-            async with connection.transaction():
-                await limit_locks(connection, LOCK_TIMEOUT)
-                [row] = await connection.fetch(statement, *arguments)
-                return row
+            [row] = await connection.fetch(statement, *arguments)
         except DRIVER_ERRORS as error:
-            if not is_conflict(error):
+            if is_conflict(error):
+                reason = (
+                    f"A table could not be locked for {WAIT_TIMEOUT:.0f} s: look for long transactions, such as a dump."
+                )
+            elif is_outage(error):
+                reason, end = sentence_on(error), 0.0
+            else:
                 raise
             if time.monotonic() > end:
-                raise Refusal(
-                    f"A table could not be locked for {WAIT_TIMEOUT:.0f} s: look for long transactions, such as a dump."
-                    " What is copied stays; run the command again."
-                ) from None
+                raise Refusal(f"{reason} What is copied stays; run the command again.") from error
             await asyncio.sleep(LOCK_INTERVAL)
+        else:
+            return row

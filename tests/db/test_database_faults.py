@@ -15,7 +15,7 @@ from tests.support.database import locked, make_database, waiting_at
 from tests.support.events import accepted
 from tests.support.pushes import IPHONE, becomes
 from tests.support.service import Api, serving
-from tests.support.waiting import bounded, until
+from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import impatient
 from tocsin import backoff, jobs, worker
 from tocsin.catalogue import Catalogue
@@ -112,6 +112,21 @@ async def test_sessions_override_timeouts_of_the_role(server: Embedded) -> None:
     assert await pool.value("show idle_in_transaction_session_timeout") == "1min"
     assert await pool.value("show idle_session_timeout") == "0"
     await pool.close()
+
+
+async def test_sessions_of_commands_end_with_a_killed_or_hanging_process(url: str) -> None:
+    command, admin = await connect(url), await connect(url)
+    assert await command.fetchval("show statement_timeout") == "0"
+    assert await command.fetchval("show idle_in_transaction_session_timeout") == "1min"
+    statement = asyncio.create_task(command.execute("select pg_sleep(300)"))
+    running = (
+        "select count(*) from pg_stat_activity where query = 'select pg_sleep(300)' and datname = current_database()"
+    )
+    await reaches(lambda: admin.fetchval(running), 1)
+    command.terminate()
+    await reaches(lambda: admin.fetchval(running), 0, 20)
+    await asyncio.gather(statement, return_exceptions=True)
+    await admin.close()
 
 
 async def test_outage_is_logged_once_with_its_reason_and_its_end(url: str) -> None:

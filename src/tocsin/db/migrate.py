@@ -170,8 +170,8 @@ async def _take(connection: Connection, step: Step) -> bool:
             async with connection.transaction():
                 await _prepare(connection)
                 if not step.is_concurrent:
-                    await connection.execute(step.sql)
                     await _note(connection, step)
+                    await connection.execute(step.sql)  # last, so that a process that hangs with its locks is idle
             if step.is_concurrent:
                 await _run_apart(connection, step)
         except asyncpg.LockNotAvailableError:

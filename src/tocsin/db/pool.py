@@ -61,6 +61,11 @@ LOG_INTERVAL = 60.0
 
 log = structlog.get_logger(__name__)
 
+_ENDING = (
+    ", set_config('client_connection_check_interval', case when version() ~ 'linux' then '2s' else '0' end, false)"
+)
+"""Ends a statement without a timeout soon after its client was killed. Not all systems of servers can do that."""
+
 _COMMENT = re.compile(r"\A(?:--[^\n]*\n)+")
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (\w+)(?:\((.*)\))?\n", re.MULTILINE)
@@ -108,7 +113,7 @@ async def connect(url: str, slowest: float | None = None) -> Connection:
     try:
         settings = _session(target.settings, slowest, connection.get_server_version().major)
         with in_time():
-            await connection.execute(_set(settings), timeout=CONNECT_TIMEOUT)
+            await connection.execute(_set(settings) + ("" if slowest else _ENDING), timeout=CONNECT_TIMEOUT)
     except BaseException:
         connection.terminate()
         raise
@@ -411,7 +416,7 @@ def _session(asked: Iterable[tuple[str, str]], slowest: float | None, version: i
         "enable_bitmapscan": "off",
         "statement_timeout": _milliseconds(slowest, SERVERS_PART),
         "lock_timeout": _milliseconds(slowest, LOCKS_PART),
-        "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_TIMEOUT if slowest else None),
+        "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_TIMEOUT),
         "idle_session_timeout": "0",
         **({"transaction_timeout": "0"} if version >= FIRST_WITH_TRANSACTION_TIMEOUT else {}),
     }

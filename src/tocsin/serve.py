@@ -40,10 +40,6 @@ from tocsin.startup import guard_of, open_lanes
 from tocsin.store import API_STATEMENT_TIMEOUT, is_running, pool, store
 from tocsin.worker import Worker
 
-OBJECTS_PER_COLLECTION = 5_000
-"""New objects before a garbage collection. With the default, 700, the objects of a request are examined before it ends,
-which takes a tenth of the time of a post."""
-
 COLLECTIONS_PER_FULL = 100
 """Garbage collections of younger objects before one of all objects, which stops the process for tens of milliseconds
 if it has thousands of connections. With the default, 10, they come about once a second under load."""
@@ -334,4 +330,4 @@ def _freeze() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(OBJECTS_PER_COLLECTION, gc.get_threshold()[1], COLLECTIONS_PER_FULL)
+    gc.set_threshold(*gc.get_threshold()[:2], COLLECTIONS_PER_FULL)

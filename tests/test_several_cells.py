@@ -248,10 +248,15 @@ async def test_metrics_and_readiness_count_what_waits_in_all_cells(idle: Api) ->
     assert 'tocsin_jobs_due{lane="direct"} 4.0' in (await metrics.text(here)).decode()
     assert (await metrics.waiting(here)).direct == 4
     routing = routing_of(idle.app_state, idle.app_state)
+    idle.app_state.capacity.refuse("GET /notifications")
     ready = await ReadinessOfCells(routing.cells, routing.states).answer()
     assert ready["queue"]["direct"]["due"] == 4
     assert ready["queue"]["bulk"] == {"due": 0, "oldest": 0.0, "stalled": False}
     assert ready["pushes"] == {"oldest": 0.0, "stalled": False}
+    names = " and ".join(routing.states)
+    assert [each for each in ready["problems"] if "refused" in each] == [
+        f"cells {names}: requests are refused: more arrive than can be processed"
+    ]
     alone = Metrics()
     alone.databases_of_cells = lambda: {"away": away}
     with pytest.raises(Unavailable):

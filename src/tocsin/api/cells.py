@@ -1,7 +1,7 @@
 """Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -335,7 +335,7 @@ class ReadinessOfCells(Readiness):
             for name, error in found.items()
             if isinstance(error, BaseException)
         }
-        problems = [f"cell {name}: {problem}" for name, answer in ready.items() for problem in answer["problems"]]
+        problems = [*_problems({name: answer["problems"] for name, answer in ready.items()})]
         answers = list(ready.values())
         waiting = {
             "queue": {name: _combined([each["queue"][name] for each in answers]) for name in answers[0]["queue"]},
@@ -343,6 +343,16 @@ class ReadinessOfCells(Readiness):
         }
         problems += [f"cell {name}: {reason}" for name, reason in away.items()]
         return answers[0] | waiting | {"problems": sorted(problems)}
+
+
+def _problems(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield the problems of cells with their names; one that several have, as those of the process, once."""
+    by_problem: dict[str, list[str]] = {}
+    for name, problems in found.items():
+        for problem in problems:
+            by_problem.setdefault(problem, []).append(name)
+    for problem, names in by_problem.items():
+        yield f"{'cells' if len(names) > 1 else 'cell'} {' and '.join(names)}: {problem}"
 
 
 def _combined(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

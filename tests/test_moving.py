@@ -783,17 +783,7 @@ async def test_posted_events_that_wait_reach_the_users_of_both_cells(
     cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
 ) -> None:
     await fill(cells[0])
-    session = await connect(urls[0])
-
-    async def post(event: dict[str, Any], company_id: int | None = None) -> str:
-        """Post an event in a transaction of the application, which a worker accepts later."""
-        await session.execute("delete from posters")
-        await session.execute("insert into posters values (session_user::text, 'crm', $1)", company_id)
-        async with session.transaction():
-            id_ = await session.fetchval("select post($1)", json.dumps(event))
-            await session.execute("update jobs set due_at = now() + interval '1 hour' where task = 'post'")
-        return str(id_)
-
+    post = partial(post_in_transaction, urls[0])
     skipping = {"notify": {"users": [4], "unknown": "skip"}}
     shared, own, skips = await post(custom(3, 101)), await post(custom(3)), await post(custom(4) | skipping, COMPANY)
     other = await post(custom(101))
@@ -801,7 +791,6 @@ async def test_posted_events_that_wait_reach_the_users_of_both_cells(
     for event in (custom(4) | skipping, custom(4)):
         with pytest.raises(PostgresError, match=r"has moved|unknown"):
             await post(event, COMPANY)
-    await session.close()
     for pool in pools:
         await pool.rows("update jobs set due_at = now() where task = 'post'")
         await reaches(partial(pool.value, "select count(*) from posted"), 0)
@@ -815,14 +804,22 @@ async def test_posted_event_with_an_id_that_is_refused_holds_up_no_move(
     cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
 ) -> None:
     await fill(cells[0])
-    session = await connect(urls[0])
-    await session.execute("insert into posters values (session_user::text, 'crm', $1)", OTHER)
-    async with session.transaction():
-        event = custom(101) | {"notify": {"users": [101.0], "unknown": "skip"}}
-        await session.execute("select post($1)", json.dumps(event))
-        await session.execute("update jobs set due_at = now() + interval '1 hour' where task = 'post'")
-    await session.close()
+    await post_in_transaction(urls[0], custom(101) | {"notify": {"users": [101.0], "unknown": "skip"}}, OTHER)
     await moving.move(*pools, COMPANY, "a", "b")
+
+
+async def post_in_transaction(url: str, event: dict[str, Any], company_id: int | None = None) -> str:
+    """Post an event as an application does in its own transaction. A worker accepts it when its job is due."""
+    session = await connect(url)
+    try:
+        await session.execute("delete from posters")
+        await session.execute("insert into posters values (session_user::text, 'crm', $1)", company_id)
+        async with session.transaction():
+            id_ = await session.fetchval("select post($1)", json.dumps(event))
+            await session.execute("update jobs set due_at = now() + interval '1 hour' where task = 'post'")
+    finally:
+        await session.close()
+    return str(id_)
 
 
 async def latest(api: Api, user: int, count: int) -> list[str]:

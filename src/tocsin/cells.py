@@ -17,7 +17,7 @@ from tocsin.db.pool import connect, queries
 from tocsin.db.url import SCHEMA
 from tocsin.errors import Refusal
 from tocsin.files import setting_tables
-from tocsin.ids import MAX_ID
+from tocsin.ids import MAX_ID, is_id
 from tocsin.jobs import LEASE_TIMEOUT
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.settings import PREFIX, Settings
@@ -43,7 +43,7 @@ _RANGE = re.compile(r"([1-9][0-9]{0,9})-([1-9][0-9]{0,9})")
 
 def _companies(value: Any) -> Any:
     """Read one range of companies: an id, or a text such as 100-199."""
-    if type(value) is int and 1 <= value <= MAX_ID:
+    if is_id(value):
         return range(value, value + 1)
     found = _RANGE.fullmatch(value) if isinstance(value, str) else None
     if found and int(found[1]) <= int(found[2]) <= MAX_ID:

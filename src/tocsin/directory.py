@@ -11,7 +11,7 @@ from tocsin.audit import Actor
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.formats import User
-from tocsin.ids import MAX_ID, new_id
+from tocsin.ids import is_id, new_id
 from tocsin.jobs import Job
 from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
@@ -223,6 +223,6 @@ async def unknown_recipients(
     store: Database | Connection, users: Sequence[Any], teams: Sequence[Any], company_id: int | None
 ) -> UnknownRecipients:
     """Return the unknown ids among these users and teams. Values that are not ids are ignored."""
-    ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= MAX_ID] for given in (users, teams)]
+    ids = [[id_ for id_ in given if is_id(id_)] for given in (users, teams)]
     [row] = await fetch(store, _SQL["unknown"], *ids, company_id)
     return UnknownRecipients(frozenset(row["users"]), frozenset(row["teams"]))

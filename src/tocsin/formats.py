@@ -22,13 +22,16 @@ from pydantic_core import to_json
 
 from tocsin.catalogue.rendering import has_only_allowed_tags, one_line
 from tocsin.errors import MAX_FIELD_ERRORS, FieldError
-from tocsin.ids import MAX_ID, uuid_text
+from tocsin.ids import MAX_ID, is_id, uuid_text
 from tocsin.notifications import moment_of
 from tocsin.strict_json import HUGE, MAX_INTEGER_LENGTH
 from tocsin.validation import Between, RequestModel, field_error, refusal, refusals
 
 MAX_TEAM_MEMBERS = 1_000_000
 MAX_TEXT_LENGTH = 20_000
+
+DEFAULT_COMPANY = 1
+"""The company of users and teams that name none, if the token is not bound to one."""
 
 SKEW = timedelta(minutes=5)
 """Maximum difference by which the clock of a client may be ahead."""
@@ -148,9 +151,14 @@ TimeZone = Annotated[str, AfterValidator(_known_zone)]
 def errors_of_company(given: Mapping[str, Any], company_id: int | None) -> list[FieldError]:
     """Return the error of a user or a team in another company than the one of the token, if it is bound to one."""
     named = given.get("company_id")
-    if type(named) is not int or not 1 <= named <= MAX_ID or company_id in {None, named}:
+    if not is_id(named) or company_id in {None, named}:
         return []
     return [field_error("company_id", "unknown", "must be the company of the token")]
+
+
+def company_of(given: int | None, company_id: int | None) -> int:
+    """Return the company of a valid user or team: its own, that of the token, or the default one."""
+    return given or company_id or DEFAULT_COMPANY
 
 
 class UserBody(RequestModel):

@@ -43,6 +43,11 @@ def new_request_id() -> str:
     return next(_request_ids)
 
 
+def is_id(value: Any) -> bool:
+    """Return whether this is the id of a user, a team or a company."""
+    return type(value) is int and 1 <= value <= MAX_ID
+
+
 def parsed_id(text: str) -> int | None:
     """Return the id of a user, a team or a company in a path or a query; None for anything else."""
     return id_ if _ID.fullmatch(text) and 1 <= (id_ := int(text)) <= MAX_ID else None

@@ -12,6 +12,8 @@ from tocsin.db.pool import connect
 from tocsin.db.url import in_schema
 from tocsin.postgres.supervisor import Embedded
 
+HINT = "That is about the default cell: name another one by --cell."
+
 
 @pytest.fixture(scope="module")
 async def database(server: Embedded) -> str:
@@ -40,9 +42,12 @@ def test_cell_is_added_listed_filled_and_read_alone(cells: dict[str, str], tmp_p
     assert imported.returncode == 0, imported.stderr
     exported = [run("export", *of, cwd=tmp_path, **cells).stdout for of in ((), ("--cell", "north"))]
     assert ['"id":1' in each.replace(" ", "") for each in exported] == [False, True]
-    assert "There is no user 1. That is about the default cell" in refusal(
-        "explain", "--user", "1", cwd=tmp_path, **cells
-    )
+    assert f"There is no user 1. {HINT}" in refusal("explain", "--user", "1", cwd=tmp_path, **cells)
+    unknown = "65e48afe-7307-4ad3-9fc1-9ec7e6dc0a88"
+    assert f"There is no event {unknown}. {HINT}" in refusal("cancel", unknown, cwd=tmp_path, **cells)
+    requeued = "Requeued 0 events and 0 pushes."
+    assert run("replay", unknown, cwd=tmp_path, **cells).stdout == f"{requeued} {HINT}\n"
+    assert run("replay", unknown, "--cell", "main", cwd=tmp_path, **cells).stdout == f"{requeued}\n"
     assert "user 1, A B" in run("explain", "--user", "1", "--cell", "north", cwd=tmp_path, **cells).stdout
     main, north, away = run("cell", "list", cwd=tmp_path, **cells).stdout.splitlines()
     assert main == "main: ready, 0 companies, 0 users, 0 workers; for all other companies"

@@ -8,12 +8,11 @@ from starlette.types import Scope
 
 from tocsin import directory
 from tocsin.api.requests import named_in
-from tocsin.auth.claims import is_id
 from tocsin.backoff import Backoff
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Problem, Unavailable
-from tocsin.ids import parsed_id
+from tocsin.ids import is_id, parsed_id
 from tocsin.moving import Whereabouts, whereabouts
 from tocsin.moving import cell_of as moved_to
 

@@ -25,19 +25,17 @@ from tocsin.api.cell_lookups import (
     watch,
 )
 from tocsin.api.state import APP_STATE, AppState, Watched, app_state_of
-from tocsin.auth.claims import ServiceCaller, UserCaller, is_id
+from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Invalid, NotFound, Overrun, TooLate, Unavailable
 from tocsin.event_status import Viewer
-from tocsin.ids import parsed_id, parsed_uuid
+from tocsin.formats import DEFAULT_COMPANY
+from tocsin.ids import is_id, parsed_id, parsed_uuid
 from tocsin.moving import whereabouts
 from tocsin.readiness import Readiness
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
-
-DEFAULT_COMPANY = 1
-"""The company of users and teams that are put without one."""
 
 NAMING, ACCEPTING = frozenset({"user_id", "team_id", "event_id"}), ("/events", "/events/batch")
 """The parts of paths that name something in a cell, and the paths of events, which name their recipients. Requests in

@@ -26,8 +26,8 @@ from tocsin.api.routes import Given, router
 from tocsin.api.state import AppState, State
 from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import FieldError, Invalid, NotFound
-from tocsin.formats import TeamBody, TeamLine, User, UserBody, UserLine, errors_of_company
-from tocsin.ids import MAX_ID
+from tocsin.formats import DEFAULT_COMPANY, TeamBody, TeamLine, User, UserBody, UserLine, company_of, errors_of_company
+from tocsin.ids import MAX_ID, is_id
 from tocsin.validation import field_error
 
 BETWEEN = f"must be between 1 and {MAX_ID}"
@@ -90,7 +90,7 @@ async def put_user(
     field_errors += errors_of_company(body.given, service.company_id)
     if user is None or field_errors:
         raise Invalid(field_errors)
-    given = user.model_dump() | {"company_id": _company_of(service, user.company_id)}
+    given = user.model_dump() | {"company_id": company_of(user.company_id, service.company_id)}
     await directory.put_user(app_state.database, User.model_construct(**given), service.company_id)
     app_state.pubsub.publish_changes([user.id])
 
@@ -175,7 +175,7 @@ async def put_team(
     field_errors += errors_of_company(body.given, service.company_id)
     if team is None or field_errors:
         raise Invalid([*field_errors, *await _unknown_members(app_state, service, body.given)])
-    of_company = directory.Team(team.id, _company_of(service, team.company_id), team.name, team.users)
+    of_company = directory.Team(team.id, company_of(team.company_id, service.company_id), team.name, team.users)
     await directory.put_team(app_state.database, of_company, service.company_id)
 
 
@@ -227,20 +227,14 @@ async def delete_member(
 async def _unknown_members(app_state: AppState, service: ServiceCaller, given: Mapping[str, Any]) -> list[FieldError]:
     """Return the errors of unknown members in a body that has other errors."""
     users, company_id = given.get("users"), service.company_id or given.get("company_id")
-    company_id = 1 if company_id is None else company_id
-    if not isinstance(users, list) or type(company_id) is not int or not 1 <= company_id <= MAX_ID:
+    company_id = DEFAULT_COMPANY if company_id is None else company_id
+    if not isinstance(users, list) or not is_id(company_id):
         return []
     return (await directory.unknown_recipients(app_state.database, users, [], company_id)).field_errors(users, [])
 
 
 def _listed_company(service: ServiceCaller, given: int | None) -> int | None:
-    return _company_of(service, given) if given else service.company_id
-
-
-def _company_of(service: ServiceCaller, given: int | None) -> int:
-    """Return the company of a request. A service of a company cannot use another one."""
-    if service.company_id is None:
-        return given or 1
+    """Return the company that is listed, or None for all. A service of a company cannot list another one."""
     if field_errors := errors_of_company({"company_id": given}, service.company_id):
         raise Invalid(field_errors)
-    return service.company_id
+    return given or service.company_id

@@ -22,11 +22,11 @@ from tocsin.api.cell_lookups import (
     watch,
 )
 from tocsin.api.state import AppState
-from tocsin.auth.claims import ServiceCaller, UserCaller, is_id
+from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.cells import Cell, Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Overrun, Unavailable
-from tocsin.ids import parsed_id
+from tocsin.ids import is_id, parsed_id
 
 
 class OneCell(Places[None]):

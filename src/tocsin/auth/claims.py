@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args
 
 from tocsin.auth.keys import Speaker
 from tocsin.errors import Unauthenticated
-from tocsin.ids import MAX_ID
+from tocsin.ids import is_id
 from tocsin.setting_types import Role, Scope
 
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
@@ -207,11 +207,6 @@ def _user_id(claims: Mapping[str, Any], expected: Expected) -> int:
             "integer id."
         )
     return int(id_)
-
-
-def is_id(value: Any) -> bool:
-    """Return whether this is the id of a user, a team or a company."""
-    return type(value) is int and 1 <= value <= MAX_ID
 
 
 def refused(message: str) -> Unauthenticated:

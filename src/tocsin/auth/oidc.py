@@ -15,12 +15,13 @@ from urllib.parse import quote, urlencode
 
 import structlog
 
-from tocsin.auth.claims import CLOCK_SKEW, CONTROL_CHARACTER, ROLES, claim_of, is_id, number_in
+from tocsin.auth.claims import CLOCK_SKEW, CONTROL_CHARACTER, ROLES, claim_of, number_in
 from tocsin.auth.jwks import FETCH_TIMEOUT, MAX_BYTES, Jwks
 from tocsin.auth.keys import ALL_SPEAKERS
 from tocsin.auth.tokens import header_of, signings
 from tocsin.errors import Malformed, Unauthenticated, Unavailable
 from tocsin.http_client.fetch import FetchError, fetch
+from tocsin.ids import is_id
 from tocsin.setting_types import Role, is_safe_url
 from tocsin.strict_json import parse_object
 

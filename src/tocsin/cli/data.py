@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tocsin.cli.arguments import Cell, parse_event_id, parse_time
-from tocsin.cli.running import load_cell, load_settings, open_database, run_command
+from tocsin.cli.running import cell_hint, load_cell, load_settings, open_database, run_command
 from tocsin.cli.terminal import say
 from tocsin.errors import Refusal
 from tocsin.ids import MAX_ID
@@ -73,9 +73,7 @@ def explain(
     try:
         run_command(run())
     except Refusal as error:
-        if cell is None and load_settings().cells_file is not None:
-            raise Refusal(f"{error} That is about the default cell: name another one by --cell.") from error
-        raise
+        raise Refusal(f"{error}{cell_hint(cell)}") from error
 
 
 def replay(
@@ -100,7 +98,8 @@ def replay(
         lanes = [planned.name for planned in plan(settings)]
         if lane and not done.pushes and lane not in lanes:
             raise Refusal(f"Unknown lane {lane!r}: use {', '.join(lanes) or 'none, because no keys are set'}.")
-        say(f"Requeued {done.jobs} events and {done.pushes} pushes.")
+        hint = "" if done.jobs or done.pushes else cell_hint(cell)
+        say(f"Requeued {done.jobs} events and {done.pushes} pushes.{hint}")
 
     run_command(run())
 
@@ -233,7 +232,7 @@ def cancel(
                 actor = actor_of_command("tocsin cancel")
                 await cancellation.cancel(database, pubsub, id_, Viewer(), actor, "tocsin cancel")
             except NotFound:
-                raise Refusal(f"There is no event {id_}.") from None
+                raise Refusal(f"There is no event {id_}.{cell_hint(cell)}") from None
             except TooLate:
                 raise Refusal(f"Event {id_} is delivered: it is too late to cancel it.") from None
         say(f"Cancelled event {id_}.")

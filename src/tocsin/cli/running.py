@@ -43,6 +43,13 @@ def load_cell(name: str | None = None) -> "Settings":
     return of_cell(settings, name)
 
 
+def cell_hint(cell: str | None) -> str:
+    """Return the sentence, after a space, for a command that found nothing in the default of several cells."""
+    if cell is None and read_settings().cells_file is not None:
+        return " That is about the default cell: name another one by --cell."
+    return ""
+
+
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
     """Exclude all objects made in the block, and those before, from garbage collection.

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import spoken_text
 from tocsin.errors import FieldError, Malformed
-from tocsin.formats import NotificationLine, TeamLine, UserLine, errors_of_company
+from tocsin.formats import NotificationLine, TeamLine, UserLine, company_of, errors_of_company
 from tocsin.notifications import IMPORTED, body_with
 from tocsin.push.device_formats import DeviceLine
 from tocsin.strict_json import parse_object
@@ -110,7 +110,7 @@ class LineParser:
         """Return the line of a user or a team, which belong to a company."""
         if field_errors := errors_of_company({"company_id": made.company_id}, self.company_id):
             return field_errors
-        company_id = made.company_id or self.company_id or 1
+        company_id = company_of(made.company_id, self.company_id)
         return line._replace(body=_json({**made.model_dump(), "company_id": company_id}))
 
     def _device(self, number: int, value: Mapping[str, Any]) -> Line:

@@ -239,6 +239,17 @@ async def test_a_read_only_server_writes_nothing_to_a_primary(pair: Pair, catalo
         assert recorded == 0
 
 
+async def test_worker_refuses_a_standby_but_waits_for_one_of_several_hosts(pair: Pair) -> None:
+    async with data_folder() as data:
+        refused = Program(data, "worker", variables={"TOCSIN_DATABASE_URL": pair.standby_url})
+        assert "A worker writes, and the database cannot be used: it is a standby" in await refused.output()
+        assert refused.status == 1
+        both = pair.standby_url.replace("/tocsin", f",127.0.0.1:{pair.standby.port}/tocsin")
+        async with Program(data, "worker", variables={"TOCSIN_DATABASE_URL": both}) as waiting:
+            await until(lambda: "the database is read-only" in waiting.log())
+            assert waiting.alive
+
+
 async def test_a_read_only_server_needs_a_database_with_the_schema(pair: Pair) -> None:
     empty = await pair.primary.fresh("empty")
     await pair.replayed()

@@ -8,8 +8,9 @@ from typing import Any
 
 import structlog
 
-from tocsin.db.errors import first_line
+from tocsin.db.errors import SETTING, first_line, is_hopeless, is_outage, sentence_on
 from tocsin.errors import Overrun, Unavailable
+from tocsin.http_client.fetch import FetchError
 from tocsin.retry_delay import growing
 
 FIRST = 0.25
@@ -30,14 +31,22 @@ class Backoff:
     """The consecutive failures of one kind of work that runs forever, such as `direct queue`.
 
     A pause ends early if `stopping` is set. `failed` is called with the name and the reason of each failure. The pool
-    logs outages of the database; other failures are logged here.
+    logs outages of the database; other failures are logged here, those of a connection of its own as well, whose url
+    is in `setting`.
     """
 
-    def __init__(self, name: str, stopping: asyncio.Event | None = None, failed: Failed | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        stopping: asyncio.Event | None = None,
+        failed: Failed | None = None,
+        setting: str = SETTING,
+    ) -> None:
         self.name = name
         self.reason = ""
         self._stopping = stopping or asyncio.Event()
         self._failed = failed
+        self._setting = setting
         self._failures = 0
         self._is_logged = False
         self._logged_at: dict[str, float] = {}
@@ -103,8 +112,10 @@ class Backoff:
         if isinstance(error, Unavailable) or now - self._logged_at.get(kind, -SILENCE) < SILENCE:
             return
         self._logged_at[kind], self._is_logged = now, True
-        more: dict[str, Any] = {} if isinstance(error, Overrun) else {"exc_info": error}
-        log.warning("work failed; it will be retried", work=self.name, error=kind, reason=first_line(error), **more)
+        is_away = is_outage(error) and not is_hopeless(error)
+        reason = sentence_on(error, self._setting) if is_away else first_line(error)
+        more: dict[str, Any] = {} if is_away or isinstance(error, Overrun | FetchError) else {"exc_info": error}
+        log.warning("work failed; it will be retried", work=self.name, error=kind, reason=reason, **more)
 
 
 def reason_of(error: Exception) -> str:

@@ -188,12 +188,16 @@ _STEPS = "it lacks migrations of this release"
 _OWN = frozenset({STANDBY, READ_ONLY, _STEPS})
 
 
+async def why_read_only(store: Database | Connection) -> str:
+    """Return why the database accepts no writes; empty if it does."""
+    [found] = await fetch(store, _SQL["writable"])
+    return STANDBY if found["is_standby"] else READ_ONLY if found["is_read_only"] else ""
+
+
 async def refuse_read_only(connection: Connection) -> None:
     """Raise `Unavailable` if the database accepts no writes; with a full disk, the statements raise its own error."""
     async with connection.transaction():
-        found = await connection.fetchrow(_SQL["writable"])
-        assert found is not None  # noqa: S101 - the statement returns one row
-        for reason in (STANDBY,) if found["is_standby"] else (READ_ONLY,) if found["is_read_only"] else ():
+        if reason := await why_read_only(connection):
             raise Unavailable(f"The database accepts no writes: {reason}.", retry_after=5, reason=reason)
         for step in ("small_memory", "use_disk", "write_log"):
             await connection.fetch(_SQL[step])

@@ -27,6 +27,9 @@ BATCH_SIZE = 200
 MAX_BATCH_BYTES = 4 * 2**20
 """Maximum bytes of the events of a request; a larger event is posted alone."""
 
+SETTING = "OUTBOX_DATABASE_URL"
+"""The variable with the url of the database of the outbox."""
+
 INTERVAL = 0.5
 """Seconds between two looks at an empty outbox."""
 
@@ -79,13 +82,13 @@ class Relay:
                 raise
             except Exception as error:
                 if is_hopeless(error):
-                    raise Refusal(sentence_on(error)) from error
+                    raise Refusal(sentence_on(error, SETTING)) from error
                 if not self.stopping.is_set():
                     await self._backoff.pause(error)
 
     @cached_property
     def _backoff(self) -> Backoff:
-        return Backoff("relay", self.stopping)
+        return Backoff("relay", self.stopping, setting=SETTING)
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[tuple[Connection, dict[str, Prepared]]]:

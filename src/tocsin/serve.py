@@ -26,12 +26,13 @@ from tocsin.catalogue import Catalogue
 from tocsin.cell_parts import Leases, Part, Shared, keep_open, listening, opened, work_cells, work_served, worker_of
 from tocsin.cells import Cell, Cells, cells_of, of_cell
 from tocsin.db.pool import Database
+from tocsin.db.url import target_of
 from tocsin.errors import Refusal
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin.postgres.supervisor import url_of as embedded_url
 from tocsin.preferences import Operator, record_locks
-from tocsin.readiness import Readiness
+from tocsin.readiness import STANDBY, Readiness, why_read_only
 from tocsin.settings import Settings
 from tocsin.siblings import Siblings
 from tocsin.signals import on_signals, reloading_keys, survive_signals
@@ -174,7 +175,7 @@ async def _alone(cells: Cells, own: Cell, settings: Settings, app_state: AppStat
 async def work(settings: Settings) -> None:
     """Run a worker until a signal ends the process; with several cells, one for each cell whose lease it has.
 
-    Raises `Refusal` without a database.
+    Raises `Refusal` without a database that accepts writes.
     """
     cells = cells_of(settings)
     own = cells.default.settings(settings) if cells else settings
@@ -186,6 +187,7 @@ async def work(settings: Settings) -> None:
     stopping = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         url = await stack.enter_async_context(store(own, alone=False))
+        await _refuse_read_only(url)
         catalogue, metrics = Catalogue.load(*own.catalogue_folders), Metrics()
         operator = Operator.load(catalogue, own.preferences_file)
         shared = Shared(catalogue, metrics, operator)
@@ -220,6 +222,17 @@ async def work(settings: Settings) -> None:
             worker.stop()
             await working
             await end([until])
+
+
+async def _refuse_read_only(url: str) -> None:
+    """Raise `Refusal` if the only host of a url accepts no writes. Of several hosts, another one may be promoted."""
+    if len(target_of(url).dsns) > 1:
+        return
+    async with pool(url, 1) as database:
+        reason = await why_read_only(database)
+    if reason:
+        remedy = "name the primary in TOCSIN_DATABASE_URL" if reason == STANDBY else "grant write access to its role"
+        raise Refusal(f"A worker writes, and the database cannot be used: {reason}; {remedy}.")
 
 
 async def _record_locks(database: Database, operator: Operator, command: str) -> None:

@@ -76,6 +76,21 @@ async def test_doctor_reports_invalid_settings_as_one_finding(monkeypatch: pytes
     assert "TOCSIN_PROT" in words
 
 
+async def test_doctor_warns_of_files_with_secrets_that_others_can_read(
+    outside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outside
+    for setting, content in (("CELLS_FILE", "[main]\ndefault = true\n"), ("OIDC_CLIENT_SECRET_FILE", "secret")):
+        path = tmp_path / setting.lower()
+        path.write_text(content)
+        path.chmod(0o640)
+        monkeypatch.setenv(f"TOCSIN_{setting}", str(path))
+        level, words = (await found())[f"TOCSIN_{setting}"]
+        assert (level, words.rpartition("; ")[2]) == ("warn", f"close it: chmod 600 {path}")
+        path.chmod(0o600)
+        assert f"TOCSIN_{setting}" not in await found()
+
+
 async def sign_in_findings() -> dict[str, tuple[str, str]]:
     return {what: finding for what, finding in (await found()).items() if what.startswith("console sign-in")}
 

@@ -141,6 +141,7 @@ async def test_migration_yields_to_readers_and_names_the_lock_holder(
         for tries in (1, 2, 3):  # during the dump, readers never wait for its whole time
             await until(partial(lambda tries: len(told) >= tries, tries))
             await reading.fetchval("select count(*) from devices", timeout=30)
+        await until(lambda: told)
         assert not migrating.done()
         await dumping.execute("commit")
         assert await migrating == [later]
@@ -240,7 +241,9 @@ async def test_concurrent_index_is_built_once_although_an_older_transaction_last
     later = migrate.Step(9999, "of_next_year", OF_NEXT_YEAR)
     monkeypatch.setattr(migrate, "steps", lambda: [later])
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(migrate, "MOMENT", 0.1)
     dumping, reading = await connect(empty), await connect(empty)
+    await dumping.execute("set application_name = 'dump'")
     await dumping.execute("begin isolation level repeatable read; select 1")
     with capture_logs() as told:
         migrating = asyncio.create_task(migrate.migrate(empty))
@@ -249,13 +252,21 @@ async def test_concurrent_index_is_built_once_although_an_older_transaction_last
         first = await reading.fetchval("select to_regclass('teams_of_next_year')::oid")
         await reading.execute("insert into teams (id, company_id, name) values (1, 1, 'Sales')", timeout=30)
         await reading.execute("select pg_sleep(0.5)")  # longer than the timeout of other locks
+        await until(lambda: told)
         assert not migrating.done()
         await dumping.execute("commit")
         assert await migrating == [later]
     assert await reading.fetchval("select to_regclass('teams_of_next_year')::oid") == first
     assert [line["event"] for line in told] == ["migration waits for older transactions"]
+    assert "dump" in told[0]["held_by"]
     await dumping.close()
     await reading.close()
+
+
+async def test_log_of_a_migration_names_nothing_that_it_does_not_wait_for(empty: str) -> None:
+    with capture_logs() as told:
+        assert await migrate.migrate(empty)
+    assert told == []
 
 
 async def test_concurrent_index_that_waits_for_an_old_snapshot_names_its_session(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 import pytest
@@ -50,15 +51,21 @@ async def crm(server: Embedded) -> AsyncIterator[asyncpg.Connection]:
 
 @contextlib.asynccontextmanager
 async def relaying(
-    api: Api, server: Embedded, folder: Path, url: str | None = None, command: Sequence[str | Path] = (TOCSIN,)
+    api: Api,
+    server: Embedded,
+    folder: Path,
+    url: str | None = None,
+    command: Sequence[str | Path] = (TOCSIN,),
+    **variables: str,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the relay; it is killed in the end."""
+    environment = {"PATH": os.defpath, "OUTBOX_DATABASE_URL": url_for(server, "crm"), "TOCSIN_LOG_FORMAT": "json"}
     (folder / "token").write_text(mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)))
     with (folder / "log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *(*command, "relay", "--token-file", folder / "token", "--url", url or str(api.http.base_url)),
             cwd=folder,
-            env={"PATH": os.defpath, "OUTBOX_DATABASE_URL": url_for(server, "crm"), "TOCSIN_LOG_FORMAT": "json"},
+            env=environment | variables,
             stdout=log,
             stderr=log,
         )
@@ -165,6 +172,7 @@ async def test_relay_waits_for_the_service_for_its_url_and_for_a_valid_token(
     for wrong in (f"http://127.0.0.1:{port}", f"{api.http.base_url}/elsewhere"):
         async with relaying(api, server, tmp_path, wrong):
             await until(lambda: logged(tmp_path, "work failed; it will be retried"))
+            assert "exception" not in logged(tmp_path, "work failed; it will be retried")[0]
             assert await waiting(crm) == 1
         (tmp_path / "log").unlink()
     async with relaying(api, server, tmp_path):
@@ -176,6 +184,26 @@ async def test_relay_waits_for_the_service_for_its_url_and_for_a_valid_token(
         (tmp_path / "token").write_text(mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)))
         await until_empty(crm)
     assert await delivered_ids(api, [id_, other]) == [other, id_]
+
+
+async def test_relay_waits_for_its_database_and_names_the_variable_of_its_url(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await api.people(1)
+    id_ = str(await crm.fetchval(WRITE))
+    url = url_for(server, "crm")
+    [run] = parse_qs(urlsplit(url).query)["host"]
+    away = tmp_path / "run"
+    hidden = url.replace(quote(run, safe=""), quote(str(away), safe=""))
+    async with relaying(api, server, tmp_path, OUTBOX_DATABASE_URL=hidden):
+        await until(lambda: logged(tmp_path, "work failed; it will be retried"))
+        away.symlink_to(run)
+        await until_empty(crm)
+    assert await delivered_ids(api, [id_]) == [id_]
+    [line] = logged(tmp_path, "work failed; it will be retried")
+    assert str(line["reason"]).startswith("The database cannot be used: ")
+    assert str(line["reason"]).endswith("see that it runs, and that OUTBOX_DATABASE_URL leads there.")
+    assert "exception" not in line
 
 
 async def test_spare_relay_takes_over_when_the_first_is_killed(
@@ -279,7 +307,7 @@ async def test_relay_ends_at_a_signal_and_deletes_old_rows(
         assert await process.wait() == 0
 
 
-async def test_relay_refuses_a_table_that_is_not_an_outbox(
+async def test_relay_refuses_a_wrong_table_database_or_token_file(
     server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
     assert crm
@@ -287,3 +315,8 @@ async def test_relay_refuses_a_table_that_is_not_an_outbox(
     for table in ("public.nothing", "pg_catalog.pg_class"):
         said = await asyncio.to_thread(refusal, "relay", "--table", table, cwd=tmp_path, **where)
         assert f"The outbox {table} cannot be read" in said
+    missing = await asyncio.to_thread(refusal, "relay", "--token-file", "nothing", cwd=tmp_path, **where)
+    assert "The token file nothing cannot be read: No such file or directory." in missing
+    wrong = where | {"OUTBOX_DATABASE_URL": url_for(server, "no_such_database")}
+    said = await asyncio.to_thread(refusal, "relay", cwd=tmp_path, **wrong)
+    assert "or correct its name in OUTBOX_DATABASE_URL" in said

@@ -200,11 +200,17 @@ def relay(
 ) -> None:
     """Post the events of an outbox, a table of your own database, until a signal ends it."""
     from tocsin.cli.send import tokens, url_of
+    from tocsin.files import setting_file
     from tocsin.relay import Relay
     from tocsin.signals import on_signals
 
     settings = load_settings()
-    token = (lambda: token_file.read_text("utf-8").strip()) if token_file else tokens(settings, service)
+
+    def token_of(file: Path) -> str:
+        return setting_file(file, "The token file").decode().strip()
+
+    token = partial(token_of, token_file) if token_file else tokens(settings, service)
+    token()  # a file that cannot be read is refused at the start
     relaying = Relay(database, table, (url or url_of(settings)).rstrip("/"), token)
 
     async def run() -> None:

@@ -85,6 +85,9 @@ PERMANENT = (
 """Errors of values that the database can never accept. Violations of unique and foreign keys are not among them,
 because another transaction may have caused them."""
 
+SETTING = "TOCSIN_DATABASE_URL"
+"""The setting that the remedies name."""
+
 _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
     {
         asyncpg.InsufficientPrivilegeError: "grant the right to its role",
@@ -94,6 +97,7 @@ _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
         asyncpg.TooManyConnectionsError: "raise the limit of the server or of the role",
         asyncpg.UndefinedObjectError: "take that parameter out of TOCSIN_DATABASE_URL",
         asyncpg.ReadOnlySQLTransactionError: "connect to the primary, or end default_transaction_read_only of the role",
+        asyncpg.TargetServerAttributeNotMatched: "name a server of that kind in TOCSIN_DATABASE_URL, or promote one",
         asyncpg.DiskFullError: "free space on the server's disk",
         NoConnectionError: (
             "see that it runs, that TOCSIN_DATABASE_URL leads there, and that a pooler in front of it has connections"
@@ -106,16 +110,18 @@ _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
 """Remedies for the operator, by type of error; the first matching entry is used."""
 
 
-def sentence_on(error: BaseException) -> str:
-    """Return an error message about the database or its connection, with the remedy."""
+def sentence_on(error: BaseException, setting: str = SETTING) -> str:
+    """Return an error message about the database or its connection, with the remedy. `setting` has its url."""
     cause = (error.__cause__ or error) if isinstance(error, Unavailable | Overrun) else error
     said = first_line(cause)
     if isinstance(cause, TimeoutError) and not str(cause):
         said = "it did not answer in time"
     if isinstance(cause, ValueError) and not isinstance(cause, asyncpg.InterfaceError):
         said = "a parameter of its url or a variable PG... is not usable"  # the message may contain a password
+    elif isinstance(cause, asyncpg.TargetServerAttributeNotMatched):
+        said = "no host of its url is of the kind that target_session_attrs names"
     remedy = next((remedy for kind, remedy in _REMEDIES.items() if isinstance(cause, kind)), "")
-    return f"The database cannot be used: {said}" + (f"; {remedy}." if remedy else ".")
+    return f"The database cannot be used: {said}" + (f"; {remedy.replace(SETTING, setting)}." if remedy else ".")
 
 
 def problem_of(error: BaseException) -> Unavailable | Overrun | None:

@@ -13,6 +13,7 @@ from importlib.resources import files
 import asyncpg
 import structlog
 
+from tocsin.background import in_background
 from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.poolers import refuse_shared_sessions
 from tocsin.db.url import check_files
@@ -32,6 +33,9 @@ FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 
 WAIT_TIMEOUT = 600.0
 """Seconds after which a migration that gets no lock is aborted, and a process that waits for another's gives up."""
+
+MOMENT = 2.0
+"""Seconds that a step may wait for older transactions before it is logged, and between two looks whether it does."""
 
 WAIT_LOG_INTERVAL = 30.0
 """Seconds between two log lines of a process that waits for another's migration."""
@@ -84,7 +88,7 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
         await examine(connection, accept_undurable=accept_undurable)
         await connection.execute("set statement_timeout = 0")
         await _lock(connection)
-        return [step for step in await missing(connection) if await _take(connection, step)]
+        return [step for step in await missing(connection) if await _take(connection, step, url)]
     except asyncpg.InsufficientPrivilegeError as error:
         raise await lacking(connection, str(error)) from None
     finally:
@@ -162,7 +166,7 @@ async def _lock(connection: Connection) -> None:
         await asyncio.sleep(_TURN)
 
 
-async def _take(connection: Connection, step: Step) -> bool:
+async def _take(connection: Connection, step: Step, url: str) -> bool:
     """Run a step in one transaction. If its tables are locked, roll back and retry."""
     end, pause = time.monotonic() + WAIT_TIMEOUT, FIRST_DELAY
     while True:
@@ -173,7 +177,8 @@ async def _take(connection: Connection, step: Step) -> bool:
                     await _note(connection, step)
                     await connection.execute(step.sql)  # last, so that a process that hangs with its locks is idle
             if step.is_concurrent:
-                await _run_apart(connection, step)
+                async with in_background(_log_wait(url, connection.get_server_pid(), step)):
+                    await _run_apart(connection, step)
         except asyncpg.LockNotAvailableError:
             found = await connection.fetch(_SQL["holders"], step.is_concurrent)
             holders = "; ".join(row["holder"] for row in found) or "no session now"
@@ -197,13 +202,25 @@ async def _run_apart(connection: Connection, step: Step) -> None:
     concurrently waits for all older transactions, which delays no other session. A short timeout there would discard
     the index each time.
     """
-    log.info("migration waits for older transactions", step=f"{step.number:04} {step.name}")
     for statement in filter(str.strip, step.sql.split(";\n")):
         timeout = WAIT_TIMEOUT if " concurrently " in statement else LOCK_TIMEOUT
         await connection.execute(f"set lock_timeout = '{timeout:g}s'")
         await connection.execute(statement)
     await connection.execute("set lock_timeout = 0")
     await _note(connection, step)
+
+
+async def _log_wait(url: str, pid: int, step: Step) -> None:
+    """Log what the session of a step waits for, if it waits for longer than a moment."""
+    holders = None
+    while holders is None:
+        await asyncio.sleep(MOMENT)
+        connection = await connect(url)
+        try:
+            holders = await connection.fetchval(_SQL["waited_for"], pid)
+        finally:
+            connection.terminate()
+    log.info("migration waits for older transactions", step=f"{step.number:04} {step.name}", held_by=holders)
 
 
 async def _note(connection: Connection, step: Step) -> None:

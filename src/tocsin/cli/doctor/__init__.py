@@ -4,7 +4,14 @@ from pathlib import Path
 
 from tocsin.api.connections import file_limits
 from tocsin.cells import of_cell
-from tocsin.cli.doctor.configuration import check_bus, check_catalogue, check_jwks, check_keys, check_push
+from tocsin.cli.doctor.configuration import (
+    check_bus,
+    check_catalogue,
+    check_jwks,
+    check_keys,
+    check_push,
+    check_secret_files,
+)
 from tocsin.cli.doctor.database import check_database, check_replica
 from tocsin.cli.doctor.deep import check_deeply
 from tocsin.cli.doctor.finding import Finding
@@ -39,11 +46,13 @@ async def examine(
     """
     found = [*check_env_file(file)]
     try:
-        settings = of_cell(read_settings(env_file=file), cell)
+        every = read_settings(env_file=file)
+        settings = of_cell(every, cell)
     except Refusal as refusal:
         return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists all settings"), *found]
     found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} settings are set"), *found]
     found += [
+        *check_secret_files(every),
         *check_catalogue(settings),
         *[finding async for finding in check_push(settings)],
         *check_keys(settings),

@@ -72,6 +72,15 @@ async def check_push(settings: Settings) -> AsyncIterator[Finding]:
     )
 
 
+def check_secret_files(settings: Settings) -> Iterator[Finding]:
+    """Check that others cannot read the files with secrets, besides the keys of push services."""
+    for name in ("cells_file", "nats_key_file", "nats_credentials_file", "oidc_client_secret_file"):
+        path: Path | None = getattr(settings, name)
+        if path is not None and _is_open(path):
+            said = f"other users can read {path}, and it may contain secrets"
+            yield Finding("warn", f"{PREFIX}{name.upper()}", said, f"close it: chmod 600 {path}")
+
+
 def _is_open(path: Path) -> bool:
     return path.is_file() and is_open_to_others(path.stat().st_mode)
 

@@ -25,6 +25,18 @@ where a.pid <> pg_backend_pid()
 order by a.xact_start, a.pid
 limit 5
 
+-- name: waited_for
+-- The sessions that a session waits for; null if it does not wait.
+select string_agg(concat_ws(
+        ', ',
+        'process ' || a.pid,
+        a.usename,
+        nullif(a.application_name, ''),
+        'for ' || extract(epoch from clock_timestamp() - a.xact_start)::int || ' s'
+    ), '; ' order by a.xact_start, a.pid)
+from unnest(pg_blocking_pids($1)) as blocking(pid)
+join pg_stat_activity a using (pid)
+
 -- name: turn
 -- Each schema of a database has its own lock.
 select pg_try_advisory_lock($1::bigint + hashtext(current_setting('search_path')) - hashtext('tocsin'))

@@ -7,7 +7,7 @@ order, by one relay at a time; further ones wait as spares.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from tocsin.backoff import Backoff
-from tocsin.db.errors import first_line, is_hopeless, is_outage, sentence_on
+from tocsin.db.errors import first_line, is_denied, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import Connection, Prepared, Record, connect, queries
 from tocsin.db.poolers import refuse_shared_sessions
 from tocsin.errors import Refusal, Unavailable
@@ -53,6 +53,7 @@ _FORGET_EVERY = 1_000
 _REQUEST_TIMEOUT = 30.0
 _STATEMENT_TIMEOUT = 20.0
 _MAX_ANSWER_BYTES = 2**20
+_SAMPLES: Mapping[str, Sequence[Any]] = {"waiting": (1,), "sent": ([],), "refuse": (0, ""), "forget": (1,)}
 _SQL = queries("relay")
 _TABLE = "notifications_outbox"
 
@@ -111,9 +112,9 @@ class Relay:
             rows = await sql["waiting"].fetch(BATCH_SIZE) if is_working else []
             if rows:
                 await self._post(connection, sql, rows)
-            self._backoff.succeeded()
             if is_working and turns % _FORGET_EVERY == 0:
                 await sql["forget"].fetch(KEPT_DAYS)
+            self._backoff.succeeded()
             turns += 1
             if not rows:
                 await self._pause(INTERVAL)
@@ -173,7 +174,7 @@ class Relay:
             except FetchError as error:
                 if error.status in _REFUSED:
                     raise
-                await self._backoff.pause(error)
+                await self._backoff.pause(FetchError(_in_words(error)))
                 await self._pause(min(error.retry_after, MAX_PAUSE))
             else:
                 self._backoff.succeeded()
@@ -187,14 +188,25 @@ class Relay:
 
 
 async def _statements(connection: Connection, table: str) -> dict[str, Prepared]:
-    """Prepare the statements for a table. Raises `Refusal` if there is none, or it is not an outbox."""
+    """Prepare the statements for a table. Raises `Refusal` if it is no outbox, or the role lacks a right."""
     try:
         name = await connection.fetchval(_SQL["table"], table)
-        return {key: await connection.prepare(text.replace(_TABLE, name)) for key, text in _SQL.items()}
+        found = {key: text.replace(_TABLE, name) for key, text in _SQL.items()}
+        for key, arguments in _SAMPLES.items():  # to explain a statement needs its rights
+            await connection.fetch(f"explain {found[key]}", *arguments)
+        return {key: await connection.prepare(text) for key, text in found.items()}
     except Exception as error:
         if is_outage(error):
             raise
-        raise Refusal(f"The outbox {table} cannot be read: {first_line(error)}.") from error
+        needs = "; its role needs select, update and delete on it" if is_denied(error) else ""
+        raise Refusal(f"The outbox {table} cannot be used: {first_line(error)}{needs}.") from error
+
+
+def _in_words(error: FetchError) -> str:
+    """Return why a request failed, with the first message of the service."""
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        return f"{first_line(error)}: {json.loads(error.body)['errors'][0]['message']}"
+    return str(error)
 
 
 def _first(rows: Sequence[Record]) -> list[Record]:

@@ -286,7 +286,7 @@ def test_service_token_expiry_is_printed_to_stderr(tmp_path: Path) -> None:
     arguments = ("token", "service", "crm", "--scope", "events:write", "--expires", "90m")
     done = commands.run(*arguments, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
     assert len(done.stdout.splitlines()) == 1
-    assert re.search(r"expires at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, after 90m; --expires", done.stderr)
+    assert re.search(r"expires at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, after 90m\.", done.stderr)
 
 
 @pytest.mark.processes

@@ -180,6 +180,8 @@ async def test_relay_waits_for_the_service_for_its_url_and_for_a_valid_token(
         (tmp_path / "token").write_text("expired")
         other = str(await crm.fetchval(WRITE))
         await until(lambda: logged(tmp_path, "work failed; it will be retried"))
+        [line] = logged(tmp_path, "work failed; it will be retried")
+        assert line["reason"] == "The answer has the status 401: The token is not a JWT"
         assert await waiting(crm) == 1
         (tmp_path / "token").write_text(mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)))
         await until_empty(crm)
@@ -307,14 +309,23 @@ async def test_relay_ends_at_a_signal_and_deletes_old_rows(
         assert await process.wait() == 0
 
 
-async def test_relay_refuses_a_wrong_table_database_or_token_file(
+async def test_relay_refuses_a_wrong_table_role_database_or_token_file(
     server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
     assert crm
     where = {"OUTBOX_DATABASE_URL": url_for(server, "crm"), "TOCSIN_JWT_SECRET": SECRET}
     for table in ("public.nothing", "pg_catalog.pg_class"):
         said = await asyncio.to_thread(refusal, "relay", "--table", table, cwd=tmp_path, **where)
-        assert f"The outbox {table} cannot be read" in said
+        assert f"The outbox {table} cannot be used" in said
+    for lacks in ("select", "update", "delete"):
+        rights = ", ".join({"select", "update", "delete"} - {lacks})
+        await crm.execute(
+            "do $$ begin if to_regrole('lacking') is null then create role lacking; end if; end $$;"
+            f"revoke all on notifications_outbox from lacking; grant {rights} on notifications_outbox to lacking"
+        )
+        lacking = where | {"OUTBOX_DATABASE_URL": f"{url_for(server, 'crm')}&role=lacking"}
+        said = await asyncio.to_thread(refusal, "relay", cwd=tmp_path, **lacking)
+        assert "permission denied for table notifications_outbox; its role needs select, update and delete" in said
     missing = await asyncio.to_thread(refusal, "relay", "--token-file", "nothing", cwd=tmp_path, **where)
     assert "The token file nothing cannot be read: No such file or directory." in missing
     wrong = where | {"OUTBOX_DATABASE_URL": url_for(server, "no_such_database")}

@@ -27,6 +27,8 @@ catalogue = typer.Typer(no_args_is_help=True, help="The kinds of notification an
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(cells.app, name="cell")
 
+DEFAULT_LIFETIME = "1h"
+
 Content = Literal["full", "title", "none"]
 Expires = Annotated[str, typer.Option(help="The lifetime of the token: 90s, 15m, 1h, 30d.")]
 OneCell = Annotated[str | None, typer.Option(metavar="NAME", help="Work for one cell only. Default: for all.")]
@@ -321,7 +323,7 @@ def check(
 @token.command()
 def user(
     id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_ID, help="The id of the user.")],
-    expires: Expires = "1h",
+    expires: Expires = DEFAULT_LIFETIME,
 ) -> None:
     """Print a user token, which gives access to the inbox of that user."""
     from tocsin.auth.from_settings import signer_of
@@ -341,7 +343,7 @@ def service(
         ),
     ],
     company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Limit the token to one company.")] = None,
-    expires: Expires = "1h",
+    expires: Expires = DEFAULT_LIFETIME,
 ) -> None:
     """Print a service token."""
     from tocsin.auth.claims import SCOPES
@@ -354,7 +356,8 @@ def service(
     lifetime = parse_duration(expires)
     say(mint_service(signer, name, scope, lifetime, company_id))
     until = (datetime.now(UTC) + lifetime).strftime("%Y-%m-%d %H:%M:%S")
-    say(f"This token expires at {until} UTC, after {expires}; --expires 30d makes one that lasts longer.", err=True)
+    longer = "; --expires 30d makes one that lasts longer" if expires == DEFAULT_LIFETIME else ""
+    say(f"This token expires at {until} UTC, after {expires}{longer}.", err=True)
 
 
 @contextlib.contextmanager

@@ -106,10 +106,14 @@ def test_folder_without_a_backup_is_refused() -> None:
         choose([], None)
 
 
-async def test_time_after_the_archive_is_refused(history: History, place: Path) -> None:
-    with pytest.raises(Refusal, match="The archive ends before "):
+async def test_time_after_the_archive_is_refused_with_its_end(history: History, place: Path) -> None:
+    with pytest.raises(Refusal, match="The archive ends before ") as refused:
         await history.served.restore(history.second, place / "data", datetime.now(UTC) + timedelta(days=1))
     assert untouched(place / "data")
+    last = str(refused.value).partition("choose a time before ")[2].partition(", when")[0]
+    end = parse_moment(last)
+    assert history.second.ended_at < end < datetime.now(UTC)
+    await history.served.restore(history.second, place / "data", end - timedelta(microseconds=1))
 
 
 async def test_database_is_not_overwritten(history: History) -> None:

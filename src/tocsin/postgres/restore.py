@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import re
 import secrets
 import shutil
 import time
@@ -41,6 +42,8 @@ LOG_INTERVAL = 10.0
 
 NOT_REACHED = "before configured recovery target was reached"
 """What PostgreSQL says if the archive ends before the wanted time."""
+
+_LAST = re.compile(r"last completed transaction was at log time (\S+ \S+)")
 
 log = structlog.get_logger(__name__)
 
@@ -214,7 +217,7 @@ async def _recovered(launched: Launched, wanted: Wanted) -> None:
     try:
         await launched.answers()
     except Refusal as refusal:
-        raise _explained(wanted, str(refusal)) from None
+        raise _explained(wanted, launched, str(refusal)) from None
     while not await has_ended(launched.process, 0.2):
         with contextlib.suppress(*DRIVER_ERRORS):
             position = await _replayed(launched.url)
@@ -223,7 +226,7 @@ async def _recovered(launched: Launched, wanted: Wanted) -> None:
             if time.monotonic() - logged > LOG_INTERVAL:
                 logged = time.monotonic()
                 log.info("recovering the database", replayed_to=position.isoformat())
-    raise _explained(wanted, last_words(log_since(launched.folder, launched.began)))
+    raise _explained(wanted, launched, last_words(log_since(launched.folder, launched.began)))
 
 
 async def _replayed(url: str) -> datetime | None:
@@ -238,11 +241,13 @@ async def _replayed(url: str) -> datetime | None:
         await connection.close()
 
 
-def _explained(wanted: Wanted, said: str) -> Refusal:
+def _explained(wanted: Wanted, launched: Launched, said: str) -> Refusal:
     """Return the `Refusal` for a recovery that failed."""
     if wanted.to_time and NOT_REACHED in said:
+        last = _LAST.search(log_since(launched.folder, launched.began))
+        earlier = f"a time before {last[1]}, when its last transaction ended" if last else "an earlier time"
         return Refusal(
-            f"The archive ends before {wanted.to_time.isoformat(' ')}: choose an earlier time, or omit --to-time to"
-            " restore to its end."
+            f"The archive ends before {wanted.to_time.isoformat(' ')}: choose {earlier}, or omit --to-time to restore"
+            " to its end."
         )
     return Refusal(f"The recovery failed: {said.rstrip('.')}.")

@@ -16,8 +16,8 @@ from tests.support.events import custom
 from tests.support.pages import listening
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import LONGEST_WAIT, until
-from tocsin import logs
-from tocsin.api import protocol, repeats
+from tocsin import capacity, logs
+from tocsin.api import protocol, repeats, server
 from tocsin.auth.keys import ALL_SPEAKERS, hs256
 from tocsin.auth.minting import mint_user
 from tocsin.catalogue import Catalogue
@@ -188,6 +188,35 @@ async def test_request_in_parts_or_with_another_one_is_not_remembered(idle: Api,
     assert len(repeated) == 1
 
 
+async def test_request_behind_a_refused_one_is_not_remembered_with_it(
+    url: str, catalogue: Catalogue, repeated: list[bytes | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(capacity.SLOTS_OF_KINDS, "POST /events", 0)
+    refused = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    async with serving(url, catalogue, with_worker=False) as busy:
+        await busy.people(1)
+        async with connected(int(busy.http.base_url.port or 0)) as client:
+            request = request_for(1, tag_of(await client.ask(request_for(1))))
+            for _ in range(2):
+                busy.app_state.capacity.refuse("POST /events")
+                assert status_of(await client.ask(refused + request)) == 503
+                assert status_of(await client.answer()) == 304
+    assert repeated == []
+
+
+async def test_request_before_invalid_bytes_is_remembered_for_no_other_one(
+    idle: Api, repeated: list[bytes | None]
+) -> None:
+    await idle.people(1, 2)
+    async with listening(idle) as port, connected(port) as client, connected(port) as other:
+        last = request_for(2, tag_of(await client.ask(request_for(2)))) + b"XX"
+        first = await remembered(client)
+        assert [status_of(await client.ask(last)), status_of(await client.answer())] == [304, 400]
+        assert tag_of(await other.ask(first)).encode() in first
+        assert [status_of(await other.ask(last)), status_of(await other.answer())] == [304, 400]
+    assert len(repeated) == 1
+
+
 async def test_repeated_request_with_a_withdrawn_key_is_refused(idle: Api, repeated: list[bytes | None]) -> None:
     await idle.people(1)
     verifier = idle.app_state.verifier
@@ -290,7 +319,39 @@ async def test_stop_lets_a_repeated_request_end_and_closes_its_connection(
         assert b"connection: close" in answer
         assert await client.reader.read() == b""
         await stopping
-    assert len(repeated) == 1
+    assert repeated == [answer]
+
+
+async def test_stop_answers_a_repeated_request_that_hangs(
+    idle: Api, dba: Connection, repeated: list[bytes | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GRACE", 1)
+    await idle.people(1)
+    stack = AsyncExitStack()
+    async with connected(await stack.enter_async_context(listening(idle))) as client:
+        request = await remembered(client)
+        async with locked(dba, "heads"):
+            client.writer.write(request)
+            await until(lambda: idle.app_state.capacity.in_use == 1)
+            await stack.aclose()
+            answer = await client.answer()
+    assert status_of(answer) == 503
+    assert b"The service is stopping." in answer
+    assert repeated == [answer]
+
+
+async def test_repeated_request_behind_a_lock_is_refused_once_as_others_are(
+    idle: Api, dba: Connection, repeated: list[bytes | None]
+) -> None:
+    await idle.people(1)
+    async with listening(idle) as port, connected(port) as client, connected(port) as other:
+        request = await remembered(client)
+        async with locked(dba, "heads"):
+            asked = client.ask(request), other.ask(request.replace(b"Host: x", b"Host: x\r\nX-Request-Id: mine"))
+            refused, usual = await asyncio.gather(*asked)
+    assert repeated == [refused]
+    assert status_of(refused) == status_of(usual) == 503
+    assert without_own(refused) == without_own(usual)
 
 
 async def test_failed_look_up_of_a_repeated_request_is_reported(

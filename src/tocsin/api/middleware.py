@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import structlog
@@ -17,19 +17,26 @@ from tocsin.api.arriving import COMPLETE
 from tocsin.api.errors import BUG, answer_to, problem_of
 from tocsin.api.joining import is_whole, write_whole
 from tocsin.api.limiting import STANDINGS, headers_of
-from tocsin.api.repeats import REPEAT, Repeat
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
 from tocsin.ids import new_request_id
 from tocsin.logs import bind_request, log_request, shown_path
 from tocsin.metrics import Metrics
 
+if TYPE_CHECKING:
+    from tocsin.api.repeats import Repeat
+
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
+
+STOPPING = "The service is stopping. Please try again."
 
 ABORT = "tocsin.abort"
 """The key in the scope of a function that closes the connection at once."""
 
 BEGINNING = "beginning"
 """The key in the state of a request of a function that is called when its response begins."""
+
+REPEAT = "repeat"
+"""The key in the state of a request of its `Repeat`, if its response may be sent again."""
 
 CYCLE = "tocsin.cycle"
 """The key in the scope of the request cycle, which shows whether the body is complete, of the timeout per part, and of
@@ -80,7 +87,7 @@ class Envelope:
         except asyncio.CancelledError:
             if response.status:
                 raise
-            await answer_to(Unavailable("The service is stopping. Please try again."))(scope, receive, response.send)
+            await answer_to(Unavailable(STOPPING))(scope, receive, response.send)
         except Exception as error:  # noqa: BLE001 - it is logged
             problem = _as_problem(error, request_id)
             if not response.status:
@@ -132,7 +139,7 @@ class _Response:
             await self._send(start)
         await self._send(message)
 
-    def _remember(self, repeat: Repeat, start: Message) -> None:
+    def _remember(self, repeat: "Repeat", start: Message) -> None:
         repeat.take(start["headers"])
         self._scope[CYCLE][2].remember(repeat)
 

@@ -336,9 +336,11 @@ class Protocol(HttpToolsProtocol):
         is_first = was_in_head or not self._is_answering()
         is_new = is_first and not (was_in_head or self._is_skipping or self._rest is not None)
         self._framing += len(data)
+        self._whole = data if is_new and len(data) <= MAX_BYTES else b""
         try:
             self._feed(data)
         except httptools.HttpParserError:
+            self._whole = b""
             self._refuse(self._refusal or Malformed("The request is not valid HTTP."))
             return
         if self._in_head:
@@ -351,8 +353,8 @@ class Protocol(HttpToolsProtocol):
             self._refuse(HeadTooLarge())
         elif self.cycle and self.cycle.more_body:
             self._note_who_waits()
-        is_whole = is_new and len(data) <= MAX_BYTES and self.parser is parser and self._is_conditional()
-        self._whole = data if is_whole else b""
+        if self.parser is not parser or not self._is_conditional():
+            self._whole = b""
 
     def _feed(self, data: bytes) -> None:
         """Parse data. Requests to change the protocol are ignored (RFC 9110, section 7.8)."""
@@ -414,6 +416,7 @@ class Protocol(HttpToolsProtocol):
             if len(self._repeats) >= MAX_REPEATS:
                 self._repeats.clear()
             self._repeats[self._key(self._whole)] = repeat
+            self._whole = b""
 
     def _key(self, data: bytes) -> Hashable:
         return data, self.client and self.client[0], self.server
@@ -430,16 +433,15 @@ class Protocol(HttpToolsProtocol):
         response = None
         try:
             with contextlib.suppress(Exception):  # it is raised again when the request is processed
-                response = await repeat.response(self.server_state.default_headers)
-        except asyncio.CancelledError:
-            self.transport.abort()
-            raise
+                response = await repeat.response(self._headers_of_all)
         finally:
             self._repeating = None
         if self.transport.is_closing():
             return
-        if response and not self._is_ending:
+        if response:
             self.transport.write(response)
+            if self._is_ending:
+                self.transport.close()
             self.on_response_complete()
             return
         self._repeats.pop(self._key(data), None)
@@ -447,6 +449,9 @@ class Protocol(HttpToolsProtocol):
         self._take_in(b"")
         if self._is_ending:
             super().shutdown()
+
+    def _headers_of_all(self) -> Iterable[Header]:
+        return *self.server_state.default_headers, *((_CLOSING,) if self._is_ending else ())
 
     # Refused requests
 
@@ -471,6 +476,7 @@ class Protocol(HttpToolsProtocol):
 
     def _answer_overload(self) -> None:
         """Refuse the current request and keep the connection open: a new one would cost more."""
+        self._whole = b""  # it has this request, too
         keeps = self.parser.should_keep_alive()
         self.transport.write(self._response_to(OVERLOADED, *(() if keeps else (_CLOSING,))))
         if not keeps:

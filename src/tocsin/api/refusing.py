@@ -139,12 +139,14 @@ class Refusing:
         self._keeps_open = self._parser.should_keep_alive()
 
 
-def response_to(problem: Problem, default_headers: Iterable[Header], more: Iterable[Header] = ()) -> bytes:
+def response_to(
+    problem: Problem, default_headers: Iterable[Header], more: Iterable[Header] = (), request_id: str = ""
+) -> bytes:
     """Return the response to a request that is refused, with these headers besides the usual ones."""
     begin = _beginning_of_overload if problem is OVERLOADED else _beginning_of
     head, body = begin(problem, tuple(default_headers))
     lines = b"".join(b"%s: %s\r\n" % header for header in more)
-    return b"%s%s\r\n%s\r\n%s" % (head, new_request_id().encode(), lines, body)
+    return b"%s%s\r\n%s\r\n%s" % (head, (request_id or new_request_id()).encode(), lines, body)
 
 
 def _beginning_of(problem: Problem, default_headers: tuple[Header, ...]) -> tuple[bytes, bytes]:

@@ -1,26 +1,27 @@
 """Requests that clients repeat byte by byte: a list that did not change is answered without parsing them again."""
 
+import asyncio
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from tocsin.api.limiting import STANDINGS, headers_of
+from tocsin.api.middleware import REPEAT, STOPPING
+from tocsin.api.refusing import Header, response_to
 from tocsin.api.state import app_state_of
 from tocsin.auth.claims import UserCaller
 from tocsin.auth.tokens import required_bearer
 from tocsin.capacity import kind_of
 from tocsin.db.admission import KIND
+from tocsin.errors import Overrun, Problem, Unavailable
 from tocsin.ids import new_request_id
 from tocsin.logs import bind_request, log_request
 
 MAX_REPEATS, MAX_BYTES = 2_000, 2_000
 """Maximum requests of a process that are remembered, and maximum bytes of each."""
-
-REPEAT = "repeat"
-"""The key in the state of a request of its `Repeat`, if its response may be sent again."""
 
 NOT_MODIFIED = 304
 
@@ -30,8 +31,6 @@ _OWN = frozenset({b"x-request-id", b"ratelimit-policy", b"ratelimit"})
 
 _DIFFERENT = frozenset({b"origin", b"traceparent", b"x-request-id"})
 """Headers of requests whose responses or log lines differ, or that differ in each request."""
-
-Header = tuple[bytes, bytes]
 
 
 class Repeat:
@@ -53,8 +52,11 @@ class Repeat:
         """Take the headers of the response, as they were sent."""
         self._lines = _lines(header for header in headers if header[0] not in _OWN)
 
-    async def response(self, default_headers: Iterable[Header]) -> bytes | None:
-        """Return the response to the same request, and log it; None if the request has to be processed."""
+    async def response(self, default_headers: Callable[[], Iterable[Header]]) -> bytes | None:
+        """Return the response to the same request, and log it; None if the request has to be processed.
+
+        If the database fails, that is the response: to process the request would take the same time again.
+        """
         began = time.perf_counter()
         request_id = new_request_id()
         bind_request(request_id)
@@ -67,20 +69,27 @@ class Repeat:
         standing = app_state.limits.take_at_once(limit, str(self._user.id)) if limit else None
         if limit and not standing:
             return None
-        is_same = False
+        problem: Problem | None = None
+        is_answered = False
         try:
-            is_same = await self._is_same()
+            is_answered = await self._is_same()
+        except (Unavailable, Overrun) as error:
+            problem, is_answered = error.with_traceback(None), True  # else, it is in a cycle with this frame
+        except asyncio.CancelledError:
+            problem, is_answered = Unavailable(STOPPING), True
         finally:
-            if standing and not is_same:  # the request is counted when it is processed
+            if standing and not is_answered:  # the request is counted when it is processed
                 app_state.limits.give_back(standing, 1)
-        if not is_same:
+        if not is_answered:
             return None
+        status, took = problem.status if problem else NOT_MODIFIED, time.perf_counter() - began
+        app_state.metrics.request("GET", self._route, status, took)
+        log_request("GET", self._route, status, round(took * 1000, 2), self._user.label)
         counted = headers_of({STANDINGS: {_LIMIT: standing}}) if standing else ()
-        lines = _lines((*default_headers, (b"x-request-id", request_id.encode()), *counted))
-        took = time.perf_counter() - began
-        app_state.metrics.request("GET", self._route, NOT_MODIFIED, took)
-        log_request("GET", self._route, NOT_MODIFIED, round(took * 1000, 2), self._user.label)
-        return b"%b%b%b\r\n" % (STATUS_LINE[NOT_MODIFIED], lines, self._lines)
+        if problem:
+            return response_to(problem, default_headers(), counted, request_id)
+        lines = _lines((*default_headers(), (b"x-request-id", request_id.encode()), *counted))
+        return b"%b%b%b\r\n" % (STATUS_LINE[status], lines, self._lines)
 
     async def _is_same(self) -> bool:
         capacity = self._app_state.capacity

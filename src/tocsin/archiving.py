@@ -9,7 +9,7 @@ import structlog
 from tocsin.db.errors import DRIVER_ERRORS, is_denied
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unavailable
-from tocsin.postgres.segments import SEGMENT_BYTES, name_of, number_of, timeline_of
+from tocsin.postgres.segments import SEGMENT_BYTES, is_segment, name_of, number_of, timeline_of
 
 INTERVAL = 60.0
 """Seconds between two checks of the archive, and between two log lines about it."""
@@ -58,8 +58,8 @@ async def state(database: Database | Connection) -> Archiving | None:
     current = found["current_wal"]
     if failing:
         oldest = found["last_failed_wal"][:24]
-    elif found["last_archived_wal"]:
-        oldest = name_of(timeline_of(current), number_of(found["last_archived_wal"]) + 1)
+    elif is_segment(last := found["last_archived_wal"] or ""):
+        oldest = name_of(timeline_of(current), number_of(last) + 1)
     else:
         oldest = current
     waiting = max(0, number_of(current) - number_of(oldest)) if len(oldest) == len(current) else 0

@@ -22,11 +22,13 @@ from tests.support.waiting import until
 from tests.support.workers import work
 from tocsin import invariants
 from tocsin.cli.arguments import parse_moment
+from tocsin.cli.doctor.database import check_database
 from tocsin.errors import Refusal
 from tocsin.postgres.archive import first_gap, segments
 from tocsin.postgres.backup import Backup
 from tocsin.postgres.restore import Wanted, choose, restore
 from tocsin.postgres.supervisor import Embedded
+from tocsin.settings import Settings, read_settings
 
 pytestmark = pytest.mark.processes
 
@@ -54,6 +56,10 @@ async def history() -> AsyncIterator[History]:
             times += [await served.note(4), await served.note(5)]
             await served.archived()
             yield History(served, first, second, times)
+
+
+def settings_of(place: Path) -> Settings:
+    return read_settings({}, Path("/nonexistent"), data_dir=place / "data")
 
 
 def untouched(data: Path) -> bool:
@@ -86,6 +92,11 @@ async def test_restored_server_archives_a_timeline_of_its_own(history: History, 
     await restore(Wanted(history.first, served.archive, served.archive.fetch_command, None), place / "data", nothing)
     archive = type(served.archive)(place / "archive")
     async with Embedded(place / "data", archive) as restored:
+        last = "select last_archived_wal from pg_stat_archiver"
+        await until(lambda: value(restored.url, last))
+        assert await value(restored.url, last) == "00000002.history"
+        [found] = [each async for each in check_database(settings_of(place)) if each.what == "archive"]
+        assert found.level == "ok", found
         await value(restored.url, "insert into noted values (6) returning 1")
         await archived(restored.url)
     assert (place / "archive/00000002.history.gz").exists()

@@ -1,9 +1,19 @@
 """The names of the segments of the write-ahead log: timeline, and number in two parts, in hexadecimal."""
 
+import re
+
 SEGMENT_BYTES = 16 * 2**20
 """Bytes of a segment, as `initdb` sets them."""
 
 _IN_A_PART = 2**32 // SEGMENT_BYTES
+
+
+_NAME = re.compile("[0-9A-F]{24}")
+
+
+def is_segment(name: str) -> bool:
+    """Return whether a file in an archive is a segment, or belongs to one, and is not the history of a timeline."""
+    return _NAME.match(name) is not None
 
 
 def name_of(timeline: int, number: int) -> str:

@@ -685,6 +685,29 @@ async def test_command_that_hangs_at_the_switch_holds_up_no_event_for_long(
     assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
 
 
+async def test_switch_prepares_no_statement_while_all_events_wait(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    seen: dict[str, bool] = {}
+
+    async def look(_: Any, source: Connection) -> None:
+        began = await source.fetchval("select current_setting('test.began', true)")
+        statement = "select statement, prepare_time < $1::text::timestamptz as is_earlier from pg_prepared_statements"
+        found = await source.fetch(f"{statement} where statement not like '%test.began%'", began)
+        seen.update((row["statement"], row["is_earlier"]) for row in found)
+
+    async def begin(source: Connection, seconds: float) -> None:
+        if seconds == moving.EVENTS_HELD_FOR:
+            await source.fetchval("select set_config('test.began', clock_timestamp()::text, true)")
+
+    monkeypatch.setattr(moving._Move, "_check_idle", look)  # noqa: SLF001
+    monkeypatch.setattr(moving, "limit_idleness", begin)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert {queries("moving")[name] for name in ("stash_posts", "stash_keys", "switch")} <= seen.keys()
+    assert [statement for statement, is_earlier in seen.items() if not is_earlier] == []
+
+
 async def die(database: Database, *ids: str) -> None:
     """Make dead letters of the jobs of these events."""
     await database.rows(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.db.pool import IDLE_IN_TRANSACTION_TIMEOUT, Connection, Database, fetch, queries
 
 Queue = Literal["direct", "bulk"]
 
@@ -167,6 +167,15 @@ async def reap(database: Database, silent_since: datetime | None) -> None:
     async with database.connection() as connection:
         await connection.execute(_SQL["reap"], silent_since)
         await connection.execute(_SQL["reap_deliveries"])
+
+
+async def end_hanging(database: Database) -> int:
+    """End sessions of processes that hang between preparing a statement and running it; return how many.
+
+    The server ends all others that are idle in a transaction.
+    """
+    ended: int = await database.value(_SQL["end_hanging"], IDLE_IN_TRANSACTION_TIMEOUT)
+    return ended
 
 
 class Witness:

@@ -357,16 +357,18 @@ class _Move(Copy):
             pending = await self._pending(source)
             await self._stash(source, pending)
             await source.execute(_SQL["release"], self._company)
+            posts, keys, switch = [await source.prepare(_SQL[name]) for name in ("stash_posts", "stash_keys", "switch")]
             await limit_locks(source, EVENTS_LOCK_TIMEOUT)
-            await limit_idleness(source, EVENTS_HELD_FOR)
+            await limit_idleness(source, EVENTS_HELD_FOR)  # the server does not count the time after it has prepared
             await source.execute(_SQL["hold_events"])
             kept = {row["id"] for row in pending}
             late = [row for row in await self._pending(source) if row["id"] not in kept]
             await self._stash(source, late)
-            await source.execute(_SQL["stash_posts"], self._company)
-            await source.execute(_SQL["stash_keys"], self._company, self._since)
+            await posts.fetch(self._company)
+            await keys.fetch(self._company, self._since)
             await self._check_idle(source)
-            if await source.execute(_SQL["switch"], self._company, self._turn) != "UPDATE 1":
+            await switch.fetch(self._company, self._turn)
+            if switch.get_statusmsg() != "UPDATE 1":
                 raise Changed("the company did not stay closed")
 
     async def _lock(self, source: Connection) -> None:

@@ -34,6 +34,9 @@ BATCH: dict[Queue, int] = {"direct": 200, "bulk": 1}
 LATE_CHECK_INTERVAL = 60.0
 """Seconds between two checks for jobs that wait too long."""
 
+HANGING_CHECK_INTERVAL = 30.0
+"""Seconds between two checks for sessions of processes that hang, which the server itself does not end."""
+
 PERMIT_INTERVAL = 30.0
 """Seconds between two counts of the events that may be posted."""
 
@@ -76,6 +79,7 @@ class Worker:
         self._witness = jobs.Witness()
         self._turns = Turns()
         self._checked_at = -LATE_CHECK_INTERVAL
+        self._ended_at = time.monotonic()
         self._permitted_at = -PERMIT_INTERVAL
         self._tasks: dict[str, Task] = {
             "deliver": self._deliver,
@@ -93,6 +97,7 @@ class Worker:
             HEARTBEAT: self._beat,
             "expired leases": self._reap,
             "late jobs": self._note_late,
+            "sessions that hang": self._end_hanging,
             "planner statistics": self._correct_statistics,
             "posted events": self._permit_posts,
         }
@@ -282,6 +287,13 @@ class Worker:
         for queue, (_, age) in (await jobs.depth(self._database, 1)).items():
             if age > jobs.LATE[queue]:
                 log.warning("jobs wait too long", queue=queue, oldest_seconds=round(age), problem=self._problem())
+
+    async def _end_hanging(self) -> None:
+        if time.monotonic() - self._ended_at < HANGING_CHECK_INTERVAL:
+            return
+        self._ended_at = time.monotonic()
+        if ended := await jobs.end_hanging(self._database):
+            log.warning("ended sessions of processes that hang", count=ended)
 
     def _problem(self) -> str | None:
         """Return which work of this worker fails, and why, for the readiness check of other processes."""

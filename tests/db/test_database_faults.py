@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -127,6 +128,37 @@ async def test_sessions_of_commands_end_with_a_killed_or_hanging_process(url: st
     await reaches(lambda: admin.fetchval(running), 0, 20)
     await asyncio.gather(statement, return_exceptions=True)
     await admin.close()
+
+
+async def test_worker_ends_a_session_that_hangs_before_its_statement(
+    url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "IDLE_IN_TRANSACTION_TIMEOUT", 0.5)
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(worker, "HANGING_CHECK_INTERVAL", 0.05)
+    hanging, idle, copying, other = [await connect(url) for _ in range(4)]
+    for connection in (hanging, idle):
+        await connection.execute("begin; lock table workers in row share mode")
+    await other.execute("set application_name = 'crm'; begin")
+    for connection in (hanging, other):
+        await connection.prepare("select from heads")  # the driver has not sent the end of this request
+    more = asyncio.Event()
+
+    async def rows() -> AsyncIterator[bytes]:
+        yield b"1\n"
+        await more.wait()
+
+    await copying.execute("create temporary table copied (id int)")
+    copy = asyncio.create_task(copying.copy_to_table("copied", source=rows()))
+    async with impatient(url, catalogue):
+        await until(hanging.is_closed)
+        await asyncio.sleep(0.5)
+    more.set()
+    assert await copy == "COPY 1"
+    for connection in (idle, other):
+        assert not connection.is_closed()
+    for connection in (idle, copying, other):
+        await connection.close()
 
 
 async def test_outage_is_logged_once_with_its_reason_and_its_end(url: str) -> None:

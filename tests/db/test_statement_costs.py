@@ -40,6 +40,7 @@ BOUNDED = {
     ("inbox", "one"): "the languages of one event",
     ("invariants", "indexes"): "a row for each index",
     ("jobs", "depth"): "one row for each job that is due",
+    ("jobs", "end_hanging"): "a row for each session",
     ("jobs", "finish"): "at most 200 jobs are claimed",
     ("jobs", "first_others"): "at most 1,000 events of a batch and 200 jobs that are claimed",
     ("jobs", "hand_back"): "at most 200 jobs are claimed",

@@ -15,7 +15,7 @@ from typing import Any
 from asyncpg import Connection
 
 from tocsin.cli.commands import main
-from tocsin.db.pool import queries
+from tocsin.db.pool import Prepared, queries
 
 CHANGES = re.compile(r"\b(?:insert into|update|delete from)\b", re.IGNORECASE)
 MODULES = sorted(path.name.removesuffix(".sql") for path in (files("tocsin.db") / "queries").iterdir())
@@ -32,18 +32,18 @@ class Hook:
         self._point, self._left, self._trace = point, count, trace
         self._seen: set[str] = set()
 
-    def watch(self, method: str) -> None:
-        """Watch a method of connections that runs a statement."""
-        run: Callable[..., Awaitable[Any]] = getattr(Connection, method)
+    def watch(self, method: str, kind: type[Any] = Connection) -> None:
+        """Watch a method of connections, or of prepared statements, that runs a statement."""
+        run: Callable[..., Awaitable[Any]] = getattr(kind, method)
 
-        async def watched(connection: Connection, statement: str, *arguments: Any, **more: Any) -> Any:
-            name = NAMES.get(statement)
+        async def watched(runner: Any, *arguments: Any, **more: Any) -> Any:
+            name = NAMES.get(runner.get_query() if isinstance(runner, Prepared) else arguments[0])
             self._pass("before", name)
-            result = await run(connection, statement, *arguments, **more)
+            result = await run(runner, *arguments, **more)
             self._pass("after", name)
             return result
 
-        setattr(Connection, method, watched)
+        setattr(kind, method, watched)
 
     def _pass(self, moment: str, name: str | None) -> None:
         point = f"{moment} {name}"

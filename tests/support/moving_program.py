@@ -9,7 +9,7 @@ import sys
 
 from tests.support.crash_points import Hook
 from tocsin import moving
-from tocsin.db.pool import Database
+from tocsin.db.pool import Database, Prepared
 
 
 async def main(source_url: str, target_url: str, company: str, origin: str, destination: str) -> None:
@@ -28,4 +28,5 @@ if __name__ == "__main__":
     )
     for method in ("fetch", "fetchrow", "fetchval", "execute"):
         hook.watch(method)
+    hook.watch("fetch", Prepared)
     asyncio.run(main(*sys.argv[1:]))

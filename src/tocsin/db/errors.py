@@ -31,6 +31,9 @@ UNANSWERED = "the database did not answer in time"
 
 UNCONNECTED = "the database, or a pooler in front of it, gave no connection in time"
 
+CLOSED = "the connection was closed"
+"""Replaces what the driver says of the end of a transaction whose connection is closed: it names its own methods."""
+
 LOCK_HELD = "a lock was not released in time"
 
 OUTAGES: Mapping[str, str] = MappingProxyType(
@@ -191,4 +194,5 @@ def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | N
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error message. The other lines from PostgreSQL can contain values."""
-    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    said = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    return CLOSED if said.startswith("cannot call ") and said.endswith("connection is closed") else said

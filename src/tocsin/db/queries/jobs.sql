@@ -277,6 +277,16 @@ where (event_id, device_id) in (
     for update skip locked
 )
 
+-- name: end_hanging
+-- End sessions of this program that prepared a statement and have not run it for $1 seconds: their processes hang. No timeout of
+-- the server applies in between, and the locks of the transaction stay. COPY waits for its rows in the same state.
+select count(pg_terminate_backend(pid))
+from pg_stat_activity
+where usename = session_user and datname = current_database()
+  and application_name = current_setting('application_name')
+  and state = 'active' and wait_event = 'ClientRead' and query_start < now() - make_interval(secs => $1)
+  and query !~* '^\s*copy'
+
 -- name: leave
 with me as (
     delete from workers where id = $1

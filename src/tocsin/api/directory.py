@@ -99,8 +99,8 @@ async def put_user(
 async def erase_user(service: DirectoryWriter, actor: Acting, app_state: State, user_id: UserId) -> None:  # noqa: ARG001 - any may ask
     """Erase a user.
 
-    Permanently removes the user with their inbox, devices and preferences. Notifications of other users stay, without
-    the id of this user.
+    Permanently removes the user with their inbox, devices and preferences. Notifications of other users stay, also
+    those in which this user is the acting one, with the name.
     """
     await directory.erase(app_state.database, app_state.pubsub, user_id, actor)
     app_state.pubsub.publish_changes([user_id])

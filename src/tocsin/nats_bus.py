@@ -56,13 +56,23 @@ log = structlog.get_logger(__name__)
 
 async def failure_of(access: Access) -> str:
     """Return why a server cannot be used, without secrets; empty if it answers."""
-    client = Client()
+    client, failures = Client(), list[Exception]()
+
+    async def note(error: Exception) -> None:
+        failures.append(error)
+
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await client.connect(**access.options(), allow_reconnect=False, error_cb=_ignore)
+            await client.connect(
+                **access.options(),
+                allow_reconnect=False,
+                max_reconnect_attempts=1,  # each server is tried twice, without a pause
+                reconnect_time_wait=0,
+                error_cb=note,
+            )
             await client.flush()
     except ERRORS as error:
-        return _words(error)
+        return _words(failures[-1] if failures else error)
     finally:
         with contextlib.suppress(NatsError, OSError, TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
@@ -231,9 +241,5 @@ async def _note_disconnect() -> None:
     log.warning("NATS disconnected; other processes are notified with a delay")
 
 
-async def _ignore(_error: Exception) -> None:
-    """Log nothing: the error is raised too."""
-
-
 def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -31,7 +31,7 @@ test: lint parts ## lint, types, and all tests against real databases, servers a
 
 # What a company does, from events and marks to streams and pushes.
 IN_SECOND_CELL := $(addprefix tests/,test_streams.py test_inbox.py test_events.py test_resolutions.py test_devices.py \
-	api/test_company_borders.py api/test_idempotency.py push/test_dispatcher.py)
+	api/test_company_borders.py api/test_garbage.py api/test_idempotency.py push/test_dispatcher.py)
 
 cells: .venv/ready ## the tests of the API, of streams and of pushes against a service of two cells, in the second one
 	$(PYTEST) -q --second-cell -m "not (browser or processes or slow)" tests/api tests/push $(wildcard tests/test_*.py)

@@ -348,14 +348,17 @@ async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(servic
     assert [each["id"] for each in listed.json()["data"]] == [NORTH]
 
 
+def skipping(*users: int) -> dict[str, Any]:
+    return {**custom(*users), "notify": {"users": list(users), "unknown": "skip"}}
+
+
 async def test_late_request_of_a_company_that_moved_is_asked_to_try_again(service: WithSouth) -> None:
     """Its users are gone from the cell in which it was placed: they are neither unknown nor skipped."""
     assert (await service.put(NORTH)).status_code == 204
-    skipping = {**custom(NORTH), "notify": {"users": [NORTH], "unknown": "skip"}}
     requests = [
         ("/events", custom(NORTH), None),
-        ("/events", skipping, None),
-        ("/events/batch", {"events": [skipping, skipping]}, None),
+        ("/events", skipping(NORTH), None),
+        ("/events/batch", {"events": [skipping(NORTH)] * 2}, None),
         ("/events/resolve", {"about": "order:1", "as": "read"}, NORTH),
         ("/notifications/devices", {"token": "a" * 64, "platform": "ios"}, None),
     ]
@@ -417,6 +420,40 @@ async def test_cell_that_hangs_does_not_delay_the_closing_in_another_one(service
         await close_company(service.urls[NORTH], NORTH)
         async with asyncio.timeout(moving.CLOSE_DELAY):
             await reaches(partial(service.status, NORTH), 503)
+
+
+async def others_are_served_while_one_is_closed(service: Service) -> None:
+    """Also if they name unknown users, who could have just left with the company."""
+    closed = 4
+    for user in (closed, MAIN):
+        assert (await service.put(user)).status_code == 204
+    await close_company(service.urls[MAIN], closed)
+    await reaches(partial(service.status, closed), 503)
+    assert await service.status(77) == 401
+    events = custom(77), custom(MAIN, 77), skipping(MAIN, 77), custom(closed), skipping(closed, 77)
+    answers = [await service.as_service("POST", "/events", json=event) for event in events]
+    assert [answer.status_code for answer in answers] == [422, 422, 202, 503, 503]
+
+
+async def test_other_companies_are_served_while_one_is_closed(service: WithSouth) -> None:
+    await others_are_served_while_one_is_closed(service)
+
+
+async def test_late_event_that_skips_users_is_accepted_if_another_company_moves(
+    service: WithSouth,
+) -> None:
+    assert (await service.put(MAIN)).status_code == 204
+    async with pool(service.urls[MAIN], 1) as holding, pool(service.urls[MAIN], 1) as looking:
+        async with holding.transaction() as connection:
+            await connection.execute("lock table events in exclusive mode")
+            late = asyncio.create_task(service.as_service("POST", "/events", json=skipping(MAIN, 77)))
+            async with looking.connection() as dba:
+                await reaches(partial(blocked, dba), 1)
+            await close_company(service.urls[MAIN], 4)
+            await asyncio.sleep(2 * WATCH_INTERVAL)
+        answer = await late
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["skipped"]["users"] == [77]
 
 
 async def test_divided_event_is_cancelled_in_all_cells(service: WithSouth) -> None:
@@ -503,6 +540,10 @@ async def test_process_of_one_cell_refuses_a_company_of_another_cell(
             (await each.as_service("POST", "/events", json=custom(user))).status_code for each in (main, north)
         ]
 
+    async def listed() -> tuple[int, bool]:
+        answer = await main.as_service("GET", "/directory/users", company_id=moves)
+        return answer.status_code, "The cell north serves the company." in answer.text
+
     assert await seen(moves) == [200, 401, 202, 422]
     async with AsyncExitStack() as stack:
         here, there = [await stack.enter_async_context(pool(url, CONNECTIONS)) for url in main.urls.values()]
@@ -523,9 +564,20 @@ async def test_process_of_one_cell_refuses_a_company_of_another_cell(
         await moving.move(here, there, moves, "main", "north")
         await reaches(partial(seen, moves), [503, 200, 503, 202])
         assert await seen(stays) == [200, 401, 202, 422]
+        await reaches(listed, (503, True))
+        for path in ("/directory/users", f"/directory/users/{moves}"):
+            answers = [await each.as_service("GET", path, company_id=moves) for each in (main, north)]
+            assert [answer.status_code for answer in answers] == [503, 200]
+        own = await main.as_service("POST", "/events", json=skipping(moves), company_id=moves)
+        assert own.status_code == 503
         await reaches(partial(main.status, 77), 401)
         await moving.move(there, here, moves, "north", "main")
         await reaches(partial(seen, moves), [200, 503, 202, 503])
+        await reaches(listed, (200, False))
+
+
+async def test_process_of_one_cell_serves_other_companies_while_one_is_closed(pair: dict[int, Service]) -> None:
+    await others_are_served_while_one_is_closed(pair[MAIN])
 
 
 async def test_process_of_one_cell_refuses_ids_that_are_no_numbers(pair: dict[int, Service]) -> None:

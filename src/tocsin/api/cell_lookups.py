@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from tocsin import directory
 from tocsin.api.requests import named_in
+from tocsin.api.state import PLACED
 from tocsin.backoff import Backoff
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
@@ -24,9 +25,6 @@ WATCH_INTERVAL = 1.0
 
 RETRY_AFTER = 5
 """Seconds after which a request to a cell that is away is repeated."""
-
-_PLACED = "placed"
-"""The key in the state of a request of how its cell was found."""
 
 F = TypeVar("F")
 S = TypeVar("S")
@@ -94,7 +92,7 @@ class Places(Generic[F]):
     async def _place(self, scope: Scope, find: Callable[[], Awaitable[F]]) -> F:
         changes = self._moves.changes
         found = await find()
-        scope["state"][_PLACED] = _Placed(find, changes, found)
+        scope["state"][PLACED] = _Placed(find, changes, found)
         return found
 
     async def refuse_moved(self, scope: Scope) -> None:
@@ -103,7 +101,7 @@ class Places(Generic[F]):
         A request that is late, because the service is busy or the request waited for a lock, does not find its users
         in their former cell. Before it answers that they are unknown, it looks here.
         """
-        placed: _Placed | None = scope["state"].get(_PLACED)
+        placed: _Placed | None = scope["state"].get(PLACED)
         if placed is None or placed.changes == self._moves.changes:
             return
         try:
@@ -136,6 +134,12 @@ async def known_in(database: Database, keys: Iterable[Key], company_id: int | No
     unknown = await directory.unknown_recipients(database, ids["users"], ids["teams"], company_id)
     gone = {*(("users", id_) for id_ in unknown.users), *(("teams", id_) for id_ in unknown.teams)}
     return {key for key in keys if key not in gone}
+
+
+async def has_left(database: Database, closed: Iterable[int]) -> bool:
+    """Return whether one of these companies, which were closed when they were last seen, has moved since."""
+    said = await whereabouts(database)
+    return any(said[company_id].state == "moved" for company_id in closed if company_id in said)
 
 
 def recipients_of(given: Mapping[str, Any]) -> list[Key] | None:

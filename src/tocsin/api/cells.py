@@ -17,6 +17,7 @@ from tocsin.api.cell_lookups import (
     Key,
     Places,
     ask_all,
+    has_left,
     is_moving,
     keys_of,
     known_in,
@@ -360,8 +361,9 @@ def _combined(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 async def _refuse_closed(app_state: AppState, keys: Sequence[Key], closed: Sequence[int]) -> None:
-    """Raise `Unavailable` if one of these users and teams is in a closed company, or gone, as when it has just left."""
-    missing = {*keys} - await known_in(app_state.database, keys)
+    """Raise `Unavailable` if one of these users and teams is in a closed company, or gone and one has just left."""
     for company_id in closed:
-        if missing or await known_in(app_state.database, keys, company_id):
+        if await known_in(app_state.database, keys, company_id):
             raise is_moving()
+    if {*keys} - await known_in(app_state.database, keys) and await has_left(app_state.database, closed):
+        raise is_moving()

@@ -17,6 +17,7 @@ from tocsin.api.arriving import COMPLETE
 from tocsin.api.errors import BUG, answer_to, problem_of
 from tocsin.api.joining import is_whole, write_whole
 from tocsin.api.limiting import STANDINGS, headers_of
+from tocsin.api.state import PLACED
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
 from tocsin.ids import new_request_id
 from tocsin.logs import bind_request, log_request, shown_path
@@ -96,7 +97,8 @@ class Envelope:
                 scope[ABORT]()  # the response is incomplete and must not look complete
         finally:
             COMPLETE.release(scope["state"])
-            scope.pop(CYCLE, None)  # a cycle, which only the garbage collector would free
+            scope.pop(CYCLE, None)  # cycles, which only the garbage collector would free
+            scope["state"].pop(PLACED, None)
             self._note(scope, response.status, began)
 
     def _note(self, scope: Scope, status: int, began: float) -> None:

@@ -14,6 +14,7 @@ from tocsin.api.cell_lookups import (
     REMEMBERED_FOR,
     Key,
     Places,
+    has_left,
     is_moving,
     keys_of,
     known_in,
@@ -43,6 +44,7 @@ class OneCell(Places[None]):
         self._own = own
         self._app_state, self._others = app_state, others
         self._closed = self._elsewhere = frozenset[int]()
+        self._left: Mapping[int, str] = {}
         self._left_for: Sequence[str] = ()
         self._here: TTLCache[Key, bool] = TTLCache(MAX_REMEMBERED, REMEMBERED_FOR)
 
@@ -75,8 +77,9 @@ class OneCell(Places[None]):
         self._here.clear()
         self._closed = frozenset(moves.closed_in(name))
         self._elsewhere = self._closed | {company for company in coming if moves.cell_of(company) != name}
-        left_for = {each.other for each in moves.of(name).values() if each.state == "moved"}
-        self._left_for = sorted(left_for & self._others.keys())
+        left = {company: each.other for company, each in moves.of(name).items() if each.state == "moved"}
+        self._left = {company: other for company, other in left.items() if other in self._others}
+        self._left_for = sorted({*self._left.values()})
 
     async def place_caller(self, scope: Scope, caller: UserCaller | ServiceCaller) -> None:
         """Raise `Unavailable` if the company of a caller is not served here."""
@@ -102,8 +105,12 @@ class OneCell(Places[None]):
             await self._refuse(keys_of(request.path_params))
 
     def _refuse_company(self, company_id: Any) -> None:
-        if is_id(company_id) and company_id in self._elsewhere:
+        if not is_id(company_id):
+            return
+        if company_id in self._elsewhere:
             raise is_moving()
+        if company_id in self._left:
+            raise _serves(self._left[company_id])
 
     async def _refuse(self, keys: Sequence[Key]) -> None:
         """Raise `Unavailable` if one of these users and teams is in such a company, or in the cell that it left for."""
@@ -113,15 +120,15 @@ class OneCell(Places[None]):
         if not keys:
             return
         database = self._app_state.database
-        missing = {*keys} - await known_in(database, keys)
-        if missing and self._closed:
-            raise is_moving()
         for company_id in self._elsewhere:
             if await known_in(database, keys, company_id):
                 raise is_moving()
+        missing = {*keys} - await known_in(database, keys)
+        if missing and self._closed and await has_left(database, self._closed):
+            raise is_moving()
         for name in self._left_for if missing else ():
             if await self._is_known(name, missing):
-                raise unavailable(f"The cell {name} serves the company.")
+                raise _serves(name)
         self._here.update(dict.fromkeys({*keys} - missing, True))
 
     async def _is_known(self, name: str, keys: Iterable[Key]) -> bool:
@@ -129,3 +136,7 @@ class OneCell(Places[None]):
             return bool(await known_in(self._others[name], keys))
         except (Unavailable, Overrun) as error:
             raise unavailable(f"The cell {name} is not available.") from error
+
+
+def _serves(name: str) -> Unavailable:
+    return unavailable(f"The cell {name} serves the company.")

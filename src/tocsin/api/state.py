@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 APP_STATE = "tocsin.app_state"
 """The key in the scope of the state of the cell of a request, in a process that serves several cells."""
 
+PLACED = "placed"
+"""The key in the state of a request of how its cell was found."""
+
 
 @dataclass(frozen=True, slots=True)
 class AppState:

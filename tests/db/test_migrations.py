@@ -27,6 +27,7 @@ from tocsin.postgres.supervisor import Embedded
 
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "docs/operations/install.md"
+ROTATE = ROOT / "docs/operations/rotate-keys.md"
 SCHEMA = ROOT / "src/tocsin/db/schema.sql"
 
 
@@ -366,6 +367,28 @@ async def test_role_without_ownership_serves_with_documented_privileges(own: Own
         await api.people(1)
         posted = await api.post(custom(1))
         assert await api.ids(1) == [posted]
+
+
+async def test_documented_second_role_takes_over_from_the_first(own: OwnServer, catalogue: Catalogue) -> None:
+    await own.role("tocsin")
+    database = await own.fresh("of_two_roles", owner="tocsin")
+    *most, last = migrate.steps()
+    with pytest.MonkeyPatch.context() as before:
+        before.setattr(migrate, "steps", lambda: most)
+        await migrate.migrate(own.url("tocsin", database), accept_undurable=True)
+    [statements] = re.findall(r"^```sql\n(.*?)^```", ROTATE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    await own.run(statements.replace("...", "geheim"))
+    url = own.url("tocsin_b", database)
+    assert await migrate.migrate(url, accept_undurable=True) == [last]
+    await own.run("alter role tocsin nologin")
+    async with serving(url, catalogue) as api:
+        await api.people(1)
+        posted = await api.post(custom(1))
+        assert await api.ids(1) == [posted]
+    owned = "select count(*) from pg_class where relowner = 'tocsin_b'::regrole"
+    connection = await asyncpg.connect(own.url(database=database))
+    assert await connection.fetchval(owned) == 0
+    await connection.close()
 
 
 async def test_role_connection_limit_is_reported_with_remedy(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:

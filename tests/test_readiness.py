@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.database import locked, make_database, waiting_at
+from tests.support.database import locked, make_database, value, waiting_at
 from tests.support.events import accepted, custom
 from tests.support.places import fill, tmpfs
 from tests.support.processes import data_folder
 from tests.support.pushes import IPHONE, becomes, hurry
+from tests.support.servers import own_server
 from tests.support.service import SECRET, Api, serving
-from tests.support.waiting import until
+from tests.support.waiting import reaches, until
 from tests.support.workers import impatient
 from tocsin import jobs, readiness
 from tocsin.catalogue import Catalogue
@@ -83,6 +84,32 @@ async def test_readyz_reports_a_standby(catalogue: Catalogue) -> None:
                 "The database accepts no writes: it is a standby, which accepts no writes.",
             )
             assert "it is a standby" in (await doctored(embedded.url))["database"]
+
+
+@pytest.mark.processes
+async def test_commits_that_wait_for_a_standby_are_named_and_not_accepted(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "MAX_LOCK_WAIT", 0.5)
+    async with own_server() as own:
+        url = own.url(database=await own.fresh("tocsin"))
+        await migrate(url, accept_undurable=True)
+        async with serving(url, catalogue, with_worker=False) as api:
+            await api.people(1)
+            await own.run("alter system set synchronous_standby_names = 'absent'", "select pg_reload_conf()")
+            event = {**custom(1), "id": str(new_id())}
+            assert (await api.as_service("POST", "/events", json=event)).status_code == 503
+            problem = "commits wait for a synchronous standby, and none confirms them"
+            assert await ready(api) == (503, f"The database accepts no writes: {problem}.")
+            found = await doctored(url)
+            assert found["database"].startswith(f"FAIL database: it accepts no writes: {problem}; start one again")
+            assert "locks" not in found
+            await own.run("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
+            stored = "select count(*) from tocsin.events where id = $1::text::uuid"
+            await reaches(lambda: value(url, stored, event["id"]), 1)
+            assert (await api.as_service("POST", "/events", json=event)).status_code == 503
+            await own.run("alter system reset synchronous_standby_names", "select pg_reload_conf()")
+            assert (await api.as_service("POST", "/events", json=event)).status_code == 202
 
 
 @pytest.mark.processes

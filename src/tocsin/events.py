@@ -395,6 +395,7 @@ async def _store(
             row["id"]: _outcome_of_repeat(row, drafts[row["id"]])
             for row in await connection.fetch(_SQL["posted"], refused)
         }
+        await connection.fetch(_SQL["write_log"])
     return outcomes, entered
 
 

@@ -184,8 +184,9 @@ class Readiness:
 
 STANDBY = "it is a standby, which accepts no writes"
 READ_ONLY = "it is read-only for its role (default_transaction_read_only)"
+UNCONFIRMED = "commits wait for a synchronous standby, and none confirms them"
 _STEPS = "it lacks migrations of this release"
-_OWN = frozenset({STANDBY, READ_ONLY, _STEPS})
+_OWN = frozenset({STANDBY, READ_ONLY, UNCONFIRMED, _STEPS})
 
 
 async def why_read_only(store: Database | Connection) -> str:
@@ -199,6 +200,8 @@ async def refuse_read_only(connection: Connection) -> None:
     async with connection.transaction():
         if reason := await why_read_only(connection):
             raise Unavailable(f"The database accepts no writes: {reason}.", retry_after=5, reason=reason)
+        if await connection.fetchval(_SQL["has_unconfirmed"], MAX_LOCK_WAIT):
+            raise Unavailable(f"The database accepts no writes: {UNCONFIRMED}.", retry_after=5, reason=UNCONFIRMED)
         for step in ("small_memory", "use_disk", "write_log"):
             await connection.fetch(_SQL[step])
 

@@ -175,6 +175,7 @@ async def _writes(connection: Connection, answers: str, place: str) -> Finding:
         remedy = {
             readiness.STANDBY: f"connect to the primary, or set {PREFIX}READ_ONLY=yes for a read-only server",
             readiness.READ_ONLY: "grant write access to its role",
+            readiness.UNCONFIRMED: "start one again, or take it out of synchronous_standby_names",
         }.get(reason, "correct the named problem")
         return Finding("FAIL", "database", f"it accepts no writes: {reason}", remedy)
     return Finding("ok", "database", f"{answers} and accepts writes: {place}")

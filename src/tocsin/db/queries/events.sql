@@ -101,6 +101,11 @@ select id, is_stored, unknown_users, unknown_teams, user_ids, exists (select fro
 from outcome
 where has_unknown or not is_stored or has_content
 
+-- name: write_log
+-- Write a record, so that the commit waits for synchronous standbys, which may not have the event that is repeated: the server
+-- may have been restarted, or the session ended, while its first transaction waited for them.
+select pg_logical_emit_message(true, 'tocsin', '')
+
 -- name: posted
 -- The callers, digests and skipped recipients of the events with these ids.
 select id, service, company_id, digest, coalesce(skipped_users, '{}') as skipped_users,

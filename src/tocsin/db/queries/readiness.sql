@@ -15,6 +15,13 @@ select count(*) from generate_series(1, 20000)
 -- Write a record to the write-ahead log. The commit flushes it to the disk, and to synchronous standbys.
 select pg_logical_emit_message(true, 'tocsin', '')
 
+-- name: has_unconfirmed
+-- Whether a session waits for a synchronous standby for more than $1 seconds.
+select current_setting('synchronous_standby_names') <> '' and exists (
+    select from pg_stat_activity
+    where wait_event = 'SyncRep' and query_start < clock_timestamp() - make_interval(secs => $1::double precision)
+)
+
 -- name: replay
 -- Whether the server is a standby that receives changes, and for how long the last one that it applied is committed, if it
 -- did not apply the one at position $1, or the last that it received.
@@ -48,7 +55,8 @@ select exists (
 
 -- name: lockers
 -- The sessions that lock a whole table, or wait to, for which writes on it or all statements wait. `waits_for` are the
--- sessions that one of them waits for.
+-- sessions that one of them waits for. One whose commit waits for a standby must not be ended: then nothing else would
+-- wait for what it wrote.
 select distinct coalesce(whole.relname, c.relname) as "table", a.pid, a.application_name as application, l.granted, (
            select string_agg(format('process %s, %s', b.pid, b.application_name), '; ' order by b.pid)
            from pg_stat_activity b
@@ -60,7 +68,7 @@ left join pg_inherits i on i.inhrelid = c.oid
 left join pg_class whole on whole.oid = i.inhparent
 join pg_stat_activity a on a.pid = l.pid
 where l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-  and l.pid <> pg_backend_pid() and l.database = (select oid from pg_database where datname = current_database())
+  and l.pid <> pg_backend_pid() and a.wait_event is distinct from 'SyncRep' and l.database = (select oid from pg_database where datname = current_database())
 order by "table", l.granted desc, a.pid
 limit 10
 

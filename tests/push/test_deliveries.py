@@ -404,6 +404,11 @@ async def test_held_pushes_are_reevaluated_after_operator_rules_change(
     monkeypatch.setattr(dispatcher, "RELEASE_BATCH_SIZE", 2)
     more: dict[str, Any] = {"environment": phones.credentials(tmp_path), "preferences_file": tmp_path / "rules.toml"}
     more["preferences_file"].write_text(quiet_now(), "utf-8")
+    changed = "preference policy changed; held pushes are evaluated again"
+    with capture_logs() as first:
+        async with serving(url, catalogue, **more) as api:
+            await reaches(lambda: api.app_state.database.value("select count(*) from operator_rules"), 1)
+    assert changed not in [line["event"] for line in first]
     async with serving(url, catalogue, **more) as api:
         await api.people(1, 2)
         await register(api, 1, IPHONE)
@@ -419,9 +424,11 @@ async def test_held_pushes_are_reevaluated_after_operator_rules_change(
     async with serving(url, catalogue, with_worker=False, **more) as api:
         assert await api.app_state.database.value(WRITTEN, ids) == written
     more["preferences_file"].write_text("", "utf-8")
-    async with serving(url, catalogue, **more) as api:
-        for id_ in ids:
-            await becomes(api, id_, {"delivered": 1, "held": 1})  # the user's choices are unchanged
+    with capture_logs() as last:
+        async with serving(url, catalogue, **more) as api:
+            for id_ in ids:
+                await becomes(api, id_, {"delivered": 1, "held": 1})  # the user's choices are unchanged
+    assert changed in [line["event"] for line in last]
     assert shown(phones, IPHONE)
     assert not shown(phones, OTHER_IPHONE)
 

@@ -125,9 +125,11 @@ class Dispatcher:
 
     async def _follow_rules(self) -> None:
         """Release all held deliveries if the preference policy changed since they were held."""
-        if await deliveries.rules(self._database) == self._rules:
+        before = await deliveries.rules(self._database)
+        if before == self._rules:
             return
-        log.info("preference policy changed; held pushes are evaluated again")
+        if before is not None:
+            log.info("preference policy changed; held pushes are evaluated again")
         last = DeliveryKey(UUID(int=0), UUID(int=0))
         while following := await deliveries.release_all_held(self._database, last, RELEASE_BATCH_SIZE):
             last = following

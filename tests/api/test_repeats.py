@@ -173,6 +173,14 @@ async def test_request_with_a_header_of_its_own_is_always_processed(
     assert repeated == []
 
 
+async def test_head_of_an_unchanged_list_is_always_processed(idle: Api, repeated: list[bytes | None]) -> None:
+    await idle.people(1)
+    async with listening(idle) as port, connected(port) as client:
+        request = (await remembered(client)).replace(b"GET", b"HEAD")
+        assert [status_of(await client.ask(request)) for _ in range(2)] == [304, 304]
+    assert repeated == []
+
+
 async def test_request_in_parts_or_with_another_one_is_not_remembered(idle: Api, repeated: list[bytes | None]) -> None:
     await idle.people(1)
     async with listening(idle) as port, connected(port) as client:

@@ -112,7 +112,9 @@ def offer(request: Request, user: UserCaller, cursor: str) -> None:
     With several cells, each request is processed, because the company of the user can move.
     """
     scope: Any = request.scope
-    if scope["app"].routing is None and all(name not in _DIFFERENT for name, _ in scope["headers"]):
+    if scope["app"].routing is not None or scope["method"] != "GET":
+        return
+    if all(name not in _DIFFERENT for name, _ in scope["headers"]):
         scope["state"][REPEAT] = Repeat(request, user, cursor)
 
 

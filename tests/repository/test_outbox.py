@@ -331,3 +331,6 @@ async def test_relay_refuses_a_wrong_table_role_database_or_token_file(
     wrong = where | {"OUTBOX_DATABASE_URL": url_for(server, "no_such_database")}
     said = await asyncio.to_thread(refusal, "relay", cwd=tmp_path, **wrong)
     assert "or correct its name in OUTBOX_DATABASE_URL" in said
+    keyless = {"OUTBOX_DATABASE_URL": url_for(server, "crm"), "TOCSIN_DATA_DIR": str(tmp_path)}
+    said = await asyncio.to_thread(refusal, "relay", cwd=tmp_path, **keyless)
+    assert "set TOCSIN_JWT_SECRET. Or give a file with a service token by --token-file." in said

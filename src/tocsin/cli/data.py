@@ -209,7 +209,10 @@ def relay(
     def token_of(file: Path) -> str:
         return setting_file(file, "The token file").decode().strip()
 
-    token = partial(token_of, token_file) if token_file else tokens(settings, service)
+    try:
+        token = partial(token_of, token_file) if token_file else tokens(settings, service)
+    except Refusal as error:
+        raise Refusal(f"{error} Or give a file with a service token by --token-file.") from error
     token()  # a file that cannot be read is refused at the start
     relaying = Relay(database, table, (url or url_of(settings)).rstrip("/"), token)
 

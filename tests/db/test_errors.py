@@ -34,9 +34,12 @@ def test_each_error_is_an_outage_an_overrun_or_neither(error: Exception, kind: t
     assert type(problem_of(error)) is kind
 
 
-def test_closed_connection_is_reported_without_methods_of_the_driver() -> None:
-    error = asyncpg.InterfaceError("cannot call Transaction.__aexit__(): the underlying connection is closed")
-    assert sentence_on(error) == "The database cannot be used: the connection was closed."
+def test_closed_connection_is_reported_without_states_of_the_driver() -> None:
+    for error in (
+        asyncpg.InterfaceError("cannot call Transaction.__aexit__(): the underlying connection is closed"),
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
+    ):
+        assert sentence_on(error) == "The database cannot be used: the connection was closed."
     assert sentence_on(TimeoutError()).startswith("The database cannot be used: it did not answer in time; ")
 
 

@@ -6,6 +6,7 @@
 """
 
 import errno
+import re
 import ssl
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -32,7 +33,9 @@ UNANSWERED = "the database did not answer in time"
 UNCONNECTED = "the database, or a pooler in front of it, gave no connection in time"
 
 CLOSED = "the connection was closed"
-"""Replaces what the driver says of the end of a transaction whose connection is closed: it names its own methods."""
+"""Replaces what the driver says if the server has closed the connection: it names its own methods and states."""
+
+_CLOSED = re.compile(r"cannot call .* connection is closed|cannot switch to state \d+; another operation .*")
 
 LOCK_HELD = "a lock was not released in time"
 
@@ -195,4 +198,4 @@ def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | N
 def first_line(error: BaseException) -> str:
     """Return the first line of an error message. The other lines from PostgreSQL can contain values."""
     said = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    return CLOSED if said.startswith("cannot call ") and said.endswith("connection is closed") else said
+    return CLOSED if _CLOSED.fullmatch(said) else said

@@ -106,7 +106,7 @@ class Lane:
         self.pause(seconds)
         self.waits_because = reason
         self.waits_since = self.waits_since or time.monotonic()
-        log.warning("lane waits", lane=self.name, seconds=seconds, reason=reason)
+        log.warning("lane waits", lane=self.name, seconds=round(seconds, 1), reason=reason)
 
     def pause(self, seconds: float) -> None:
         """Send nothing for `seconds`."""

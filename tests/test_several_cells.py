@@ -396,6 +396,38 @@ async def test_late_request_of_a_company_that_moved_is_asked_to_try_again(servic
     await reaches(partial(service.total, NORTH), 4)
 
 
+HOLD_DETACHING = """
+create function hold_detaching() returns trigger language plpgsql as $$
+begin
+    if current_setting('statement_timeout')::interval < interval '10 s' then perform pg_advisory_xact_lock(77); end if;
+    return null;
+end $$;
+create trigger hold_detaching before delete on devices for each statement execute function hold_detaching()
+"""
+"""Has the service wait for a lock before it deletes a device. A move does not wait: its statements may take longer."""
+
+
+async def test_late_detaching_of_a_phone_that_moved_is_asked_to_try_again(service: WithSouth) -> None:
+    assert (await service.put(NORTH)).status_code == 204
+    assert (await register(service, NORTH)).status_code == 204
+    path = f"/notifications/devices/{'ab' * 32}"
+    async with pool(service.urls[NORTH], 2) as north:
+        async with north.connection() as dba:
+            await dba.execute(HOLD_DETACHING)
+            await dba.execute("select pg_advisory_lock(77)")
+            late = asyncio.create_task(service.as_user(NORTH, "DELETE", path))
+            await reaches(partial(blocked, dba), 1)
+            moving_on = asyncio.create_task(move_to_south(service, NORTH, NORTH))
+            await reaches(partial(dba.fetchval, "select count(*) from moves where state = 'moved'"), 1)
+            await dba.execute("select pg_advisory_unlock(77)")
+            answer = await late
+            await moving_on
+        assert (answer.status_code, "moving" in answer.text) == (503, True), answer.text
+    assert await value(service.urls[SOUTH], "select count(*) from devices") == 1
+    assert (await service.as_user(NORTH, "DELETE", path)).status_code == 204
+    assert await value(service.urls[SOUTH], "select count(*) from devices") == 0
+
+
 @asynccontextmanager
 async def hanging(url: str) -> AsyncIterator[None]:
     """Let a cell not answer which companies have moved."""

@@ -11,7 +11,7 @@ from tocsin.api.documented import problems
 from tocsin.api.limiting import count, counted
 from tocsin.api.requests import Endpoint, SubscriptionBody, Token
 from tocsin.api.routes import OPTIONAL, Given, router
-from tocsin.api.state import AppState, State
+from tocsin.api.state import AppState, State, refuse_moved
 from tocsin.devices import Device
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.push import probe
@@ -63,12 +63,12 @@ async def subscribe_browser(request: Request, user: User, app_state: State, body
 
 
 @routes.delete("/notifications/web-push", status_code=204, responses=problems(NO_ENDPOINT))
-async def unsubscribe_browser(user: User, app_state: State, body: Endpoint) -> None:
+async def unsubscribe_browser(request: Request, user: User, app_state: State, body: Endpoint) -> None:
     """Detach a browser.
 
     Also succeeds if the caller has no such subscription.
     """
-    await devices.detach(app_state.database, user.id, endpoint_of(body.endpoint))
+    await _detach(request, app_state, user, endpoint_of(body.endpoint))
 
 
 @routes.post("/notifications/web-push/test", responses=problems(NotFound, NO_ENDPOINT))
@@ -115,12 +115,12 @@ async def register_device(
 
 
 @routes.delete("/notifications/devices/{token}", status_code=204)
-async def detach_device(user: User, app_state: State, token: Token) -> None:
+async def detach_device(request: Request, user: User, app_state: State, token: Token) -> None:
     """Detach a phone.
 
     Also succeeds if the caller has no such device.
     """
-    await devices.detach(app_state.database, user.id, token)
+    await _detach(request, app_state, user, token)
 
 
 @routes.post("/notifications/devices/{token}/test", responses=problems(NotFound))
@@ -135,6 +135,11 @@ async def test_device(request: Request, user: User, app_state: State, token: Tok
 async def _register(request: Request, app_state: AppState, user: InboxOwner, body: DeviceWithToken) -> None:
     async with counted(request, "devices", user.id):
         await devices.register(app_state.database, user.id, body.device(), body.replaced())
+
+
+async def _detach(request: Request, app_state: AppState, user: InboxOwner, token: str) -> None:
+    await devices.detach(app_state.database, user.id, token)
+    await refuse_moved(request.scope)
 
 
 async def _push_test(request: Request, app_state: AppState, user: InboxOwner, token: str) -> PushOutcome:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Path
+from starlette.requests import Request
 
 from tocsin import devices, directory
 from tocsin.api.answers import TeamAnswer, Teams, Users
@@ -23,7 +24,7 @@ from tocsin.api.requests import (
     UserId,
 )
 from tocsin.api.routes import Given, router
-from tocsin.api.state import AppState, State
+from tocsin.api.state import AppState, State, refuse_moved
 from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.formats import DEFAULT_COMPANY, TeamBody, TeamLine, User, UserBody, UserLine, company_of, errors_of_company
@@ -107,18 +108,22 @@ async def erase_user(service: DirectoryWriter, actor: Acting, app_state: State, 
 
 
 @routes.delete("/directory/users/{user_id}/devices", status_code=204, responses=problems(NotFound))
-async def detach_devices_of_user(service: DirectoryWriter, app_state: State, user_id: UserId) -> None:
+async def detach_devices_of_user(request: Request, service: DirectoryWriter, app_state: State, user_id: UserId) -> None:
     """Detach all devices of a user."""
     await devices.detach_for(app_state.database, user_id, service.company_id)
+    await refuse_moved(request.scope)
 
 
 @routes.delete("/directory/users/{user_id}/devices/{token}", status_code=204, responses=problems(NotFound))
-async def detach_device_of_user(service: DirectoryWriter, app_state: State, user_id: UserId, token: Token) -> None:
+async def detach_device_of_user(
+    request: Request, service: DirectoryWriter, app_state: State, user_id: UserId, token: Token
+) -> None:
     """Detach a device of a user.
 
     For example, if the user left a tablet logged in.
     """
     await devices.detach_for(app_state.database, user_id, service.company_id, token)
+    await refuse_moved(request.scope)
 
 
 @routes.get(

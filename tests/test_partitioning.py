@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from itertools import count
 
@@ -12,13 +13,16 @@ from tests.support.built_in import CATALOGUE
 from tests.support.commands import TOCSIN
 from tests.support.events import custom, note, post
 from tests.support.partitions import whole_database
-from tests.support.service import Api, serving
-from tests.support.waiting import bounded
+from tests.support.service import SECRET, Api, serving
+from tests.support.waiting import bounded, until
 from tocsin import invariants, partitioning, retention
 from tocsin.background import end
+from tocsin.cli.doctor.database import check_database
 from tocsin.db.pool import Connection, connect
 from tocsin.errors import Refusal
+from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
+from tocsin.settings import Settings
 
 TABLES = ("events", "contents", "recipients", "subjects", "inbox", "changes")
 USERS = range(1, 21)
@@ -202,6 +206,38 @@ async def test_partition_that_hangs_after_a_step_holds_no_lock(
     await end([running])
 
 
+async def test_partition_that_waits_for_a_lock_says_who_holds_it(
+    whole: str, admin: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitioning, "FIRST_SAY", 0)
+    monkeypatch.setattr(partitioning, "LOCK_INTERVAL", 0.01)
+    said: list[str] = []
+    await admin.execute("set application_name = 'dump'; begin; lock table events in access share mode")
+    running = asyncio.create_task(partitioning.partition(whole, said.append))
+    await until(lambda: said[-1:] and said[-1].startswith("Waiting"))
+    assert re.fullmatch(r"Waiting for a lock. The session with .*: process \d+, \w+, dump, for \d+ s.", said[-1])
+    settings = Settings.model_validate({"database_url": whole, "jwt_secret": SECRET})
+    [warned] = [str(each) async for each in check_database(settings) if each.what == "partitions"]
+    assert warned.startswith(
+        "warn partitions: `tocsin partition` has not ended, and each write to events is done twice"
+    )
+    await admin.execute("rollback")
+    await running
+    assert [str(each) async for each in check_database(settings) if each.what == "partitions"] == []
+    await partitioning.abandon(whole, said.append)
+    assert said[-1] == "There is no copy to delete."
+
+
+async def test_partition_by_a_role_that_does_not_own_the_tables_is_refused(whole: str, admin: Connection) -> None:
+    name = f"writer_{new_id().hex}"
+    await admin.execute(f"create role {name}; grant usage, create on schema tocsin to {name}")
+    await admin.execute(f"grant all on all tables in schema tocsin to {name}")
+    owner = await admin.fetchval("select current_user")
+    with pytest.raises(Refusal, match=f"^Run this command as {owner}, the role that owns the tables.$"):
+        await partitioning.partition(f"{whole}&role={name}", quiet)
+    await admin.execute(f"drop owned by {name}; drop role {name}")
+
+
 async def test_partition_whose_session_ends_says_that_it_can_continue(
     whole: str, filled: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,8 +276,8 @@ async def test_copy_that_differs_does_not_replace_its_table(
 ) -> None:
     before, patiently = await marks(admin), partitioning._patiently  # noqa: SLF001 - rows get lost when it ends
 
-    async def and_lose(connection: Connection, statement: str, *arguments: str | int) -> object:
-        found = await patiently(connection, statement, *arguments)
+    async def and_lose(connection: Connection, say: partitioning.Say, statement: str, *arguments: str | int) -> object:
+        found = await patiently(connection, say, statement, *arguments)
         with contextlib.suppress(Exception):
             await admin.execute("delete from contents_next")
         return found

@@ -12,6 +12,7 @@ from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.poolers import refuse_shared_sessions
 from tocsin.db.url import check_files, in_schema, place_of
 from tocsin.errors import Refusal, Unavailable
+from tocsin.partitioning import unfinished
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.push import deliveries
 from tocsin.replica import PROMOTED
@@ -204,6 +205,9 @@ async def _schema(connection: Connection) -> AsyncIterator[Finding]:
         yield Finding("FAIL", "schema", f"{len(missing)} migrations are pending", "run `tocsin migrate`")
         return
     yield Finding("ok", "schema", "it has every migration of this release")
+    if begun := await unfinished(connection):
+        said = f"`tocsin partition` has not ended, and each write to {', '.join(begun)} is done twice"
+        yield Finding("warn", "partitions", said, "run it again, or with --abandon")
 
 
 async def _queue(connection: Connection) -> AsyncIterator[Finding]:

@@ -3,6 +3,10 @@
 -- name: turn
 select pg_try_advisory_lock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
+-- name: other_owner
+-- The role that owns the tables, if this one cannot act as it.
+select pg_get_userbyid(relowner) from pg_class where oid = to_regclass('events') and not pg_has_role(relowner, 'usage')
+
 -- name: tables
 -- The tables that can have partitions, those of events first: their names, whether they have partitions, and whether
 -- `<table>_next` is there.

@@ -242,7 +242,10 @@ async def test_a_read_only_server_writes_nothing_to_a_primary(pair: Pair, catalo
 async def test_worker_refuses_a_standby_but_waits_for_one_of_several_hosts(pair: Pair) -> None:
     async with data_folder() as data:
         refused = Program(data, "worker", variables={"TOCSIN_DATABASE_URL": pair.standby_url})
-        assert "A worker writes, and the database cannot be used: it is a standby" in await refused.output()
+        try:
+            assert "A worker writes, and the database cannot be used: it is a standby" in await refused.output()
+        finally:
+            await refused.kill()
         assert refused.status == 1
         both = pair.standby_url.replace("/tocsin", f",127.0.0.1:{pair.standby.port}/tocsin")
         async with Program(data, "worker", variables={"TOCSIN_DATABASE_URL": both}) as waiting:

@@ -143,7 +143,8 @@ class _Response:
 
     def _remember(self, repeat: "Repeat", start: Message) -> None:
         repeat.take(start["headers"])
-        self._scope[CYCLE][2].remember(repeat)
+        cycle, _, connection = self._scope[CYCLE]
+        connection.remember(cycle, repeat)
 
     def _seal(self, start: Message) -> None:
         self.status = start["status"]

@@ -16,7 +16,7 @@ from tocsin.api.cors import EXPOSED
 from tocsin.api.joining import Joining
 from tocsin.api.middleware import ABORT, CYCLE
 from tocsin.api.refusing import OVERLOADED, Header, Refusing, response_to
-from tocsin.api.repeats import MAX_BYTES, MAX_REPEATS, Repeat, Repeats
+from tocsin.api.repeats import MAX_BYTES, MAX_REPEATS, Repeat, Repeats, is_one_head
 from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 
 MAX_HEAD_BYTES = 2**16
@@ -140,7 +140,7 @@ class Protocol(HttpToolsProtocol):
         self._repeats: Repeats = {} if repeats is None else repeats
         self._repeating: asyncio.Task[None] | None = None  # a request that was remembered is answered
         self._is_ending = False  # the connection is closed after that
-        self._whole = b""  # the current request, if it can be remembered
+        self._whole: tuple[Any, bytes] | None = None  # the cycle of a request that can be remembered, and its bytes
         self.part_at = -inf
         """The time of the event loop at which the last part of the current body arrived."""
         self._is_skipping = False  # the rest of a request that is refused because of overload
@@ -336,11 +336,10 @@ class Protocol(HttpToolsProtocol):
         is_first = was_in_head or not self._is_answering()
         is_new = is_first and not (was_in_head or self._is_skipping or self._rest is not None)
         self._framing += len(data)
-        self._whole = data if is_new and len(data) <= MAX_BYTES else b""
+        self._whole = None
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self._whole = b""
             self._refuse(self._refusal or Malformed("The request is not valid HTTP."))
             return
         if self._in_head:
@@ -353,8 +352,8 @@ class Protocol(HttpToolsProtocol):
             self._refuse(HeadTooLarge())
         elif self.cycle and self.cycle.more_body:
             self._note_who_waits()
-        if self.parser is not parser or not self._is_conditional():
-            self._whole = b""
+        if is_new and self.parser is parser and is_one_head(data) and self._is_conditional():
+            self._whole = self.cycle, data
 
     def _feed(self, data: bytes) -> None:
         """Parse data. Requests to change the protocol are ignored (RFC 9110, section 7.8)."""
@@ -408,15 +407,15 @@ class Protocol(HttpToolsProtocol):
         """Return whether one whole request was read, and its response depends on what the client has."""
         if self._in_head or self.pipeline or not self._is_answering() or self.cycle.more_body:
             return False
-        return self.scope["method"] == "GET" and any(name == b"if-none-match" for name, _ in self.headers)
+        return any(name == b"if-none-match" for name, _ in self.headers)
 
-    def remember(self, repeat: Repeat) -> None:
-        """Answer the current request so if it comes again."""
-        if self._whole:
+    def remember(self, cycle: Any, repeat: Repeat) -> None:
+        """Answer the request of this cycle so if it comes again."""
+        if self._whole and self._whole[0] is cycle:
             if len(self._repeats) >= MAX_REPEATS:
-                self._repeats.clear()
-            self._repeats[self._key(self._whole)] = repeat
-            self._whole = b""
+                del self._repeats[next(iter(self._repeats))]
+            self._repeats[self._key(self._whole[1])] = repeat
+            self._whole = None
 
     def _key(self, data: bytes) -> Hashable:
         return data, self.client and self.client[0], self.server
@@ -476,7 +475,6 @@ class Protocol(HttpToolsProtocol):
 
     def _answer_overload(self) -> None:
         """Refuse the current request and keep the connection open: a new one would cost more."""
-        self._whole = b""  # it has this request, too
         keeps = self.parser.should_keep_alive()
         self.transport.write(self._response_to(OVERLOADED, *(() if keeps else (_CLOSING,))))
         if not keeps:

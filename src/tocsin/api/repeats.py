@@ -25,6 +25,8 @@ MAX_REPEATS, MAX_BYTES = 2_000, 2_000
 
 NOT_MODIFIED = 304
 
+_END = b"\r\n\r\n"
+
 _LIMIT = "user-requests"
 _OWN = frozenset({b"x-request-id", b"ratelimit-policy", b"ratelimit"})
 """Headers of each single response."""
@@ -104,6 +106,11 @@ class Repeat:
 
 Repeats = dict[Hashable, Repeat]
 """The requests that are remembered, by their bytes and addresses."""
+
+
+def is_one_head(data: bytes) -> bool:
+    """Return whether these bytes look like one request without a body, which is short enough to be remembered."""
+    return len(data) <= MAX_BYTES and data.startswith(b"GET ") and data.find(_END) == len(data) - len(_END)
 
 
 def offer(request: Request, user: UserCaller, cursor: str) -> None:

@@ -7,13 +7,15 @@ import random
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from tests.support.answers import field_errors, raw
-from tests.support.database import everything, locked, make_database, waiting_at
+from tests.support.commands import TOCSIN
+from tests.support.database import everything, locked, make_database, value, waiting_at
 from tests.support.events import custom
 from tests.support.imports import (
     CONTACT,
@@ -27,12 +29,14 @@ from tests.support.imports import (
     user,
 )
 from tests.support.resolutions import NAMES, resolve, settled, traces
+from tests.support.servers import own_server
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import LONGEST_WAIT, bounded, reaches, until
 from tocsin import jobs
 from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
+from tocsin.db.migrate import migrate
 from tocsin.db.pool import Borrowed, Connection
 from tocsin.errors import Overrun, Unavailable
 from tocsin.formats import MAX_TEAM_MEMBERS
@@ -679,3 +683,27 @@ async def test_contact_erasure_applies_to_imported_history(api: Api) -> None:
     await settled(api)
     assert traces(await everything(api)) == []
     assert (await entries(api, 1))[0]["message"] == "(deleted)"
+
+
+@pytest.mark.processes
+async def test_command_imports_everything_across_a_restart_of_the_database(tmp_path: Path) -> None:
+    count = 40_000
+    lines = (f'{{"user": {{"id": {n}, "first_name": "A", "last_name": "B"}}}}\n' for n in range(1, count + 1))
+    (tmp_path / "users").write_text("".join(lines))
+    async with own_server(fsync="on") as own:
+        url = own.url(database=await own.fresh("tocsin"))
+        await migrate(url, accept_undurable=True)
+        environment = {"TOCSIN_DATABASE_URL": url, "TOCSIN_DATABASE_DURABLE": "yes"}
+        process = await asyncio.create_subprocess_exec(
+            TOCSIN, "import", tmp_path / "users", env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stderr
+        async with bounded():
+            while b"applied 5,000 of" not in await process.stderr.readline():
+                pass
+            own.kill()
+            await own.start()
+            _, said = await process.communicate()
+        assert process.returncode == 0, said
+        assert await value(url, "select count(*) from tocsin.users") == count
+        assert await value(url, "select count(*) from tocsin.imports") == 0

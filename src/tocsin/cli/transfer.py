@@ -4,19 +4,22 @@ import asyncio
 import os
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from tocsin.audit import actor_of_command
+from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.cli.terminal import writing
+from tocsin.db.errors import sentence_on
 from tocsin.db.pool import Database
-from tocsin.errors import Invalid, Problem, Refusal
+from tocsin.errors import Invalid, Problem, Refusal, Unavailable
 from tocsin.pubsub import PubSub
 from tocsin.settings import Settings
-from tocsin.store import WORKER_CONNECTIONS, pool, store
+from tocsin.store import START_TIMEOUT, WORKER_CONNECTIONS, pool, store
 from tocsin.transfer.exports import export
 from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker
@@ -84,14 +87,28 @@ async def _checked(incoming: Import, source: BinaryIO, report: Report) -> dict[s
 
 
 async def _applied(database: Database, pubsub: PubSub, incoming: Import, report: Report) -> None:
-    reported = -1
-    try:
-        while (count := await applied(database, pubsub, incoming.id)) is not None:
-            if count != reported:
-                report(f"applied {count:,} of {incoming.lines:,} lines")
-            reported = count
-    except Problem:
-        raise Refusal("The import could not be applied: see the log of the worker.") from None
+    """Report the progress until the import is applied. An outage of the database delays it."""
+    reported, away_since, backoff = -1, None, Backoff("import")
+    while True:
+        try:
+            count = await applied(database, pubsub, incoming.id)
+        except Unavailable as error:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > START_TIMEOUT:
+                remedy = "The import is stored, and continues when a worker runs and the database answers."
+                raise Refusal(f"{sentence_on(error)} {remedy}") from error
+            await backoff.pause(error)
+            continue
+        except Problem:
+            raise Refusal(
+                f"The import {incoming.id} has failed: its reason is in the table dead_letters. What was applied stays."
+            ) from None
+        away_since = None
+        if count is None:
+            return
+        if count != reported:
+            report(f"applied {count:,} of {incoming.lines:,} lines")
+        reported = count
 
 
 def file_of(source: BinaryIO) -> str:

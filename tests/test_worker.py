@@ -1,6 +1,7 @@
 """Workers: leases, failures, fairness, and wakeups."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from tests.support.service import Api, serving
 from tests.support.waiting import bounded, until
-from tocsin import fanout, jobs, pubsub
+from tocsin import fanout, jobs, pubsub, worker
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Words
 from tocsin.db.pool import Database, connect
@@ -70,14 +71,19 @@ def beating(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def look_again_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[None]:
-    """Set how long lanes wait for a wakeup; the queue gets an item whenever a lane starts to wait."""
+    """Set how long lanes wait for a wakeup; the queue gets an item whenever a lane starts to wait.
+
+    Those of workers that go on after the test, as of a service that tests share, look again soon after it.
+    """
     begun = asyncio.Queue[None]()
 
     async def wait(bell: asyncio.Event) -> None:
         begun.put_nowait(None)
-        await pubsub.wait(bell, seconds)
+        end = time.monotonic() + seconds
+        while not bell.is_set() and time.monotonic() < end and vars(worker)["wait"] is wait:
+            await pubsub.wait(bell, min(seconds, pubsub.POLL))
 
-    monkeypatch.setattr("tocsin.worker.wait", wait)
+    monkeypatch.setattr(worker, "wait", wait)
     return begun
 
 

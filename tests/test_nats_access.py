@@ -79,8 +79,7 @@ async def test_messages_go_on_when_a_server_of_a_cluster_with_tls_is_lost(databa
             await servers[port].wait()
             heard.clear()
             await until(hears(here, heard, 7))
-        assert not here.problem
-        assert not there.problem
+        await until(lambda: not here.problem and not there.problem)  # a message can come before the word of the client
 
 
 async def test_problem_names_why_tls_fails(database: Database, port: int, tmp_path: Path) -> None:

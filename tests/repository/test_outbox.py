@@ -309,10 +309,17 @@ async def test_relay_ends_at_a_signal_and_deletes_old_rows(
         assert await process.wait() == 0
 
 
+@pytest.fixture
+async def lacking(crm: asyncpg.Connection) -> AsyncIterator[str]:
+    """A role without rights in the application's database."""
+    await crm.execute("create role lacking")
+    yield "lacking"
+    await crm.execute("drop owned by lacking; drop role lacking")
+
+
 async def test_relay_refuses_a_wrong_table_role_database_or_token_file(
-    server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+    server: Embedded, crm: asyncpg.Connection, lacking: str, tmp_path: Path
 ) -> None:
-    assert crm
     where = {"OUTBOX_DATABASE_URL": url_for(server, "crm"), "TOCSIN_JWT_SECRET": SECRET}
     for table in ("public.nothing", "pg_catalog.pg_class"):
         said = await asyncio.to_thread(refusal, "relay", "--table", table, cwd=tmp_path, **where)
@@ -320,11 +327,10 @@ async def test_relay_refuses_a_wrong_table_role_database_or_token_file(
     for lacks in ("select", "update", "delete"):
         rights = ", ".join({"select", "update", "delete"} - {lacks})
         await crm.execute(
-            "do $$ begin if to_regrole('lacking') is null then create role lacking; end if; end $$;"
-            f"revoke all on notifications_outbox from lacking; grant {rights} on notifications_outbox to lacking"
+            f"revoke all on notifications_outbox from {lacking}; grant {rights} on notifications_outbox to {lacking}"
         )
-        lacking = where | {"OUTBOX_DATABASE_URL": f"{url_for(server, 'crm')}&role=lacking"}
-        said = await asyncio.to_thread(refusal, "relay", cwd=tmp_path, **lacking)
+        by_it = where | {"OUTBOX_DATABASE_URL": f"{url_for(server, 'crm')}&role={lacking}"}
+        said = await asyncio.to_thread(refusal, "relay", cwd=tmp_path, **by_it)
         assert "permission denied for table notifications_outbox; its role needs select, update and delete" in said
     missing = await asyncio.to_thread(refusal, "relay", "--token-file", "nothing", cwd=tmp_path, **where)
     assert "The token file nothing cannot be read: No such file or directory." in missing

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from tocsin.db.errors import SETTING, first_line, is_hopeless, is_outage, sentence_on
-from tocsin.errors import Overrun, Unavailable
+from tocsin.errors import Overrun, Refusal, Unavailable
 from tocsin.http_client.fetch import FetchError
 from tocsin.retry_delay import growing
 
@@ -114,7 +114,9 @@ class Backoff:
         self._logged_at[kind], self._is_logged = now, True
         is_away = is_outage(error) and not is_hopeless(error)
         reason = sentence_on(error, self._setting) if is_away else first_line(error)
-        more: dict[str, Any] = {} if is_away or isinstance(error, Overrun | FetchError) else {"exc_info": error}
+        more: dict[str, Any] = (
+            {} if is_away or isinstance(error, Overrun | FetchError | Refusal) else {"exc_info": error}
+        )
         log.warning("work failed; it will be retried", work=self.name, error=kind, reason=reason, **more)
 
 

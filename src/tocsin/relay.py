@@ -166,11 +166,13 @@ class Relay:
         content = json.dumps(body).encode()
         while not self.stopping.is_set():
             await connection.execute("select 1")
-            headers = (f"Authorization: Bearer {self.token()}", "Content-Type: application/json")
             try:
+                headers = (f"Authorization: Bearer {self.token()}", "Content-Type: application/json")
                 await fetch(
                     self.url + path, body=content, headers=headers, seconds=_REQUEST_TIMEOUT, limit=_MAX_ANSWER_BYTES
                 )
+            except Refusal as error:  # the file of the token is away, as while it is replaced
+                await self._backoff.pause(error)
             except FetchError as error:
                 if error.status in _REFUSED:
                     raise

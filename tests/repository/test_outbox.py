@@ -183,6 +183,10 @@ async def test_relay_waits_for_the_service_for_its_url_and_for_a_valid_token(
         [line] = logged(tmp_path, "work failed; it will be retried")
         assert line["reason"] == "The answer has the status 401: The token is not a JWT"
         assert await waiting(crm) == 1
+        (tmp_path / "token").unlink()
+        await until(lambda: len(logged(tmp_path, "work failed; it will be retried")) == 2)
+        line = logged(tmp_path, "work failed; it will be retried")[-1]
+        assert line["reason"] == f"The token file {tmp_path / 'token'} cannot be read: No such file or directory"
         (tmp_path / "token").write_text(mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)))
         await until_empty(crm)
     assert await delivered_ids(api, [id_, other]) == [other, id_]

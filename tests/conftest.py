@@ -104,7 +104,7 @@ async def quiet_database(server: Embedded) -> str:
 @pytest.fixture
 async def url(quiet_database: str) -> AsyncIterator[str]:
     """A database with an empty schema and no worker."""
-    await wipe(quiet_database)
+    await wipe(quiet_database, is_served=False)
     yield quiet_database
     assert await left_behind(quiet_database) == []
 

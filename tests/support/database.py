@@ -60,9 +60,11 @@ _sessions: dict[str, Connection] = {}
 _definitions: dict[str, set[str]] = {}
 
 
-async def wipe(url: str) -> None:
-    """Empty the schema except the running workers; the session is reused."""
+async def wipe(url: str, *, is_served: bool = True) -> None:
+    """Empty the schema; if a service uses it, except its workers. The session is reused."""
     session = await _session(url)
+    if not is_served:
+        await session.execute("delete from workers")
     await session.execute("delete from jobs")  # a delivery under way ends first, or finds its job gone
     await session.execute(_WIPE)
 

@@ -1,13 +1,9 @@
 -- name: holders
 -- The sessions that hold locks on the tables, the longest first. Not everything of other roles' sessions is visible.
 -- An index that is built concurrently ($1) waits for every older snapshot in the database, too.
-select concat_ws(
-        ', ',
-        'process ' || a.pid,
-        a.usename,
-        nullif(a.application_name, ''),
-        'for ' || extract(epoch from clock_timestamp() - a.xact_start)::int || ' s'
-    ) as holder
+select
+-- include: holder
+    as holder
 from pg_stat_activity a
 where a.pid <> pg_backend_pid()
     and a.datname = current_database()
@@ -27,13 +23,9 @@ limit 5
 
 -- name: waited_for
 -- The sessions that a session waits for; null if it does not wait.
-select string_agg(concat_ws(
-        ', ',
-        'process ' || a.pid,
-        a.usename,
-        nullif(a.application_name, ''),
-        'for ' || extract(epoch from clock_timestamp() - a.xact_start)::int || ' s'
-    ), '; ' order by a.xact_start, a.pid)
+select string_agg(
+-- include: holder
+    , '; ' order by a.xact_start, a.pid)
 from unnest(pg_blocking_pids($1)) as blocking(pid)
 join pg_stat_activity a using (pid)
 

@@ -92,6 +92,12 @@ async def remembered(client: Client, user: int = 1, *more: str) -> bytes:
     return request
 
 
+async def begin(api: Api, client: Client, request: bytes) -> None:
+    """Send a request, and wait until it is processed, as it is while the heads are locked."""
+    client.writer.write(request)
+    await until(lambda: api.app_state.capacity.in_use == 1)
+
+
 def without_own(answer: bytes) -> list[bytes]:
     """Return the lines of a response, in any order, without what differs in each."""
     return sorted(re.sub(rb"(date: |x-request-id: |;r=|;t=)[^\r;]+", rb"\1", answer).split(b"\r\n"))
@@ -286,8 +292,7 @@ async def test_requests_behind_a_repeated_one_are_answered_in_order(
     async with listening(idle) as port, connected(port) as client:
         request = await remembered(client)
         async with locked(dba, "heads"):
-            client.writer.write(request)
-            await until(lambda: idle.app_state.capacity.in_use == 1)
+            await begin(idle, client, request)
             client.writer.write(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n" + request[:40])
             await asyncio.sleep(0.05)
             client.writer.write(request[40:])
@@ -303,8 +308,7 @@ async def test_client_that_leaves_during_a_repeated_request_releases_its_slot(
     async with listening(idle) as port, connected(port) as client:
         request = await remembered(client)
         async with locked(dba, "heads"), connected(port) as other:
-            other.writer.write(request)
-            await until(lambda: idle.app_state.capacity.in_use == 1)
+            await begin(idle, other, request)
         await until(lambda: idle.app_state.capacity.in_use == 0)
         assert status_of(await client.ask(request)) == 304
     assert len(repeated) == 2
@@ -318,8 +322,7 @@ async def test_stop_lets_a_repeated_request_end_and_closes_its_connection(
     async with connected(await stack.enter_async_context(listening(idle))) as client:
         request = await remembered(client)
         async with locked(dba, "heads"):
-            client.writer.write(request)
-            await until(lambda: idle.app_state.capacity.in_use == 1)
+            await begin(idle, client, request)
             stopping = asyncio.create_task(stack.aclose())
             await asyncio.sleep(0.2)
         answer = await client.answer()
@@ -339,8 +342,7 @@ async def test_stop_answers_a_repeated_request_that_hangs(
     async with connected(await stack.enter_async_context(listening(idle))) as client:
         request = await remembered(client)
         async with locked(dba, "heads"):
-            client.writer.write(request)
-            await until(lambda: idle.app_state.capacity.in_use == 1)
+            await begin(idle, client, request)
             await stack.aclose()
             answer = await client.answer()
     assert status_of(answer) == 503

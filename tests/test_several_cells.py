@@ -19,7 +19,7 @@ import pytest
 from asyncpg import UndefinedTableError
 
 from tests.support.built_in import CATALOGUE
-from tests.support.database import blocked, make_database, url_for, value
+from tests.support.database import blocked, locked, make_database, url_for, value
 from tests.support.events import custom, in_future
 from tests.support.processes import Program, children_of
 from tests.support.second_cell import routing_of
@@ -96,19 +96,21 @@ class WithSouth(Service):
     south: OwnServer
 
 
-def serving_cells(folder: Path, url: str, *command: str) -> Program:
+def serving_cells(folder: Path, url: str, *command: str, **more: str) -> Program:
     """Return `tocsin serve`, or another command, with the cells of a file in the folder."""
     variables = {
         "TOCSIN_DATABASE_URL": url,
         "TOCSIN_DATABASE_DURABLE": "yes",
         "TOCSIN_JWT_SECRET": SECRET,
         "TOCSIN_CELLS_FILE": str(folder / "cells.toml"),
+        **more,
     }
     return Program(folder / "data", *(command or ("serve",)), variables=variables)
 
 
 @pytest.fixture
-async def service(server: Embedded, tmp_path: Path) -> AsyncIterator[WithSouth]:
+async def service(request: pytest.FixtureRequest, server: Embedded, tmp_path: Path) -> AsyncIterator[WithSouth]:
+    """The parameter, if there is one, are further settings."""
     here = await make_database(server, f"cells_{tmp_path.name[-20:].replace('-', '_')}".lower())
     async with AsyncExitStack() as stack:
         south = await stack.enter_async_context(own_server())
@@ -117,7 +119,7 @@ async def service(server: Embedded, tmp_path: Path) -> AsyncIterator[WithSouth]:
             f"[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [{NORTH}]\n\n"
             f"[south]\nurl = {json.dumps(there)}\ncompanies = [{SOUTH}]\n"
         )
-        program = await stack.enter_async_context(serving_cells(tmp_path, here))
+        program = await stack.enter_async_context(serving_cells(tmp_path, here, **getattr(request, "param", {})))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=program.greeting["url"], timeout=60))
         urls = {MAIN: here, NORTH: in_schema(here, "tocsin_north"), SOUTH: there}
         found = WithSouth(http, urls, south)
@@ -394,6 +396,34 @@ async def test_late_request_of_a_company_that_moved_is_asked_to_try_again(servic
     for number, status in enumerate([202, 202, 202, 202, 204]):
         await reaches(partial(repeated, number), status)
     await reaches(partial(service.total, NORTH), 4)
+
+
+@pytest.mark.parametrize("service", [{"TOCSIN_LIMIT_SERVICE_REQUESTS": "99/minute"}], indirect=True)
+async def test_late_list_of_a_company_that_moved_is_not_answered_as_empty(service: WithSouth) -> None:
+    """The requests wait for the rate limit, between their place and the list."""
+    assert (await service.put(NORTH)).status_code == 204
+    assert (await service.as_service("PUT", "/directory/teams/7", json={"name": "T", "company_id": NORTH})).is_success
+    assert (await register(service, NORTH)).status_code == 204
+    paths = "/directory/users", "/directory/teams", "/operations/devices?ending=ababab", "/operations/users?search=A+B"
+
+    async def read(path: str) -> httpx.Response:
+        return await service.as_service("GET", path, company_id=NORTH, scopes=("directory:write", "operations"))
+
+    async with pool(service.urls[NORTH], 1) as holding, pool(service.urls[NORTH], 1) as looking:
+        async with holding.connection() as dba, locked(dba, "rate_limits"):
+            late = [asyncio.create_task(read(path)) for path in paths]
+            async with looking.connection() as watching_them:
+                await reaches(partial(blocked, watching_them), 1)
+            await move_to_south(service, NORTH, NORTH)
+        answers = await asyncio.gather(*late)
+    assert [answer.status_code for answer in answers] == [503] * len(paths), [answer.text for answer in answers]
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers)
+
+    async def listed(path: str) -> int:
+        return len((await read(path)).json().get("data", ()))
+
+    for path in paths:
+        await reaches(partial(listed, path), 1)
 
 
 HOLD_DETACHING = """

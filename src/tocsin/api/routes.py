@@ -22,7 +22,7 @@ from tocsin.api import documented
 from tocsin.api.auth import Authentication, Service, UserToken
 from tocsin.api.body import JSON, MAX_BODY_BYTES, body_of
 from tocsin.api.idempotency import HEADER, do_once
-from tocsin.api.state import AppState, app_state_of
+from tocsin.api.state import AppState, app_state_of, refuse_moved
 from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import (
     ContentType,
@@ -105,9 +105,10 @@ class Parameters:
 
 
 class Call:
-    """Calls the endpoint of a route with its declared arguments."""
+    """Calls the endpoint of a route with its declared arguments. `reads`: it changes nothing."""
 
-    def __init__(self, dependant: Dependant, status: int) -> None:
+    def __init__(self, dependant: Dependant, status: int, *, reads: bool) -> None:
+        self._reads = reads
         self._endpoint = cast("Callable[..., Awaitable[Any]]", dependant.call)
         self._status = status
         self._request = dependant.request_param_name
@@ -164,7 +165,10 @@ class Call:
             await routing.place_service(request, given)
 
     async def run(self, request: Request, caller: Any, app_state: AppState) -> Response:
-        """Validate the request and call the endpoint with this state. Raises `Invalid` with all errors."""
+        """Validate the request and call the endpoint with this state.
+
+        Raises `Invalid` with all errors, and `Unavailable` if it read in a cell that the company has left.
+        """
         arguments: Arguments = {self._caller: caller} if self._caller else {}
         field_errors: list[FieldError] = []
         if self._request:
@@ -187,7 +191,10 @@ class Call:
         if field_errors:
             await self._confirm(request, caller)
             raise Invalid(field_errors)
-        return _answer(await self._endpoint(**arguments), self._status)
+        found = await self._endpoint(**arguments)
+        if self._reads:
+            await refuse_moved(request.scope)
+        return _answer(found, self._status)
 
     async def _confirm(self, request: Request, caller: Any) -> None:
         if self.authentication:
@@ -255,7 +262,7 @@ class ApiRoute(APIRoute):
 
     def get_route_handler(self) -> Any:
         """Return the handler of requests."""
-        self.call = Call(self.dependant, self.status_code or 200)
+        self.call = Call(self.dependant, self.status_code or 200, reads="GET" in self.methods)
         self._write: Handler = self.handle_once if "POST" in self.methods and self.keeps_keys else self.call
         self.handler: Handler = self.call if "GET" in self.methods else self.write
         return self.handler

@@ -565,6 +565,28 @@ async def test_steps_of_an_import_do_not_read_the_lines_of_the_steps_before(
     assert max(reads[:-1]) < 100, reads
 
 
+@pytest.mark.parametrize(
+    ("earlier", "later", "waits"), [(None, None, True), (1, 1, True), (1, None, True), (None, 1, True), (2, 1, False)]
+)
+async def test_import_waits_for_earlier_ones_of_its_company(
+    idle: Api, catalogue: Catalogue, earlier: int | None, later: int | None, waits: bool
+) -> None:
+    database, leased = idle.app_state.database, []
+    for company, name in ((earlier, "Earlier"), (later, "Later")):
+        incoming = imports.Import(database, idle.app_state.pubsub, catalogue, Actor("test", company))
+        await incoming.open()
+        await incoming.feed(text_of([user(company or 1, first_name=name)]))
+        await incoming.close()
+        leased += await jobs.claim(database, worker := new_id(), "bulk", 1)
+    names = "select array_agg(first_name order by id) from users"
+    await imports.apply(database, worker, leased[1])
+    assert await database.value(names) == (None if waits else ["Later"])
+    await database.value("update jobs set worker_id = null")
+    async with working(idle, catalogue):
+        await until(lambda: database.value("select not exists (select from jobs)"))
+    assert await database.value(names) == (["Later"] if waits else ["Later", "Earlier"])
+
+
 SPOILED = {
     "a user that is no JSON": ("user", "'{'", "InvalidTextRepresentationError"),
     "a user without a name": ("user", "(body::jsonb - 'first_name')::text", "NotNullViolationError"),
@@ -707,3 +729,33 @@ async def test_command_imports_everything_across_a_restart_of_the_database(tmp_p
         assert process.returncode == 0, said
         assert await value(url, "select count(*) from tocsin.users") == count
         assert await value(url, "select count(*) from tocsin.imports") == 0
+
+
+@pytest.mark.processes
+async def test_interrupted_command_says_that_a_later_one_continues(tmp_path: Path) -> None:
+    (tmp_path / "users").write_bytes(text_of([user(id_) for id_ in range(1, 20_001)]))
+    (tmp_path / "later").write_bytes(text_of([user(1, first_name="Later")]))
+    async with own_server() as own:
+        url = own.url(database=await own.fresh("tocsin"))
+        await migrate(url, accept_undurable=True)
+        environment = {"TOCSIN_DATABASE_URL": url, "TOCSIN_DATABASE_DURABLE": "yes"}
+
+        async def start(file: str) -> asyncio.subprocess.Process:
+            return await asyncio.create_subprocess_exec(
+                TOCSIN, "import", file, env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+            )
+
+        process = await start("users")
+        assert process.stderr
+        async with bounded():
+            while b"applied 2,500 of" not in await process.stderr.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+            _, said = await process.communicate()
+            assert said.decode().splitlines()[-1] == (
+                "The import is stored, and continues when a worker runs, such as that of the next import."
+            )
+            assert process.returncode == 130
+            assert await (await start("later")).wait() == 0
+        assert await value(url, "select count(*) from tocsin.users") == 20_000
+        assert await value(url, "select first_name from tocsin.users where id = 1") == "Later"

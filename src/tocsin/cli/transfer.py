@@ -27,6 +27,8 @@ from tocsin.worker import Worker
 PIECE = 2**16
 """Bytes per read."""
 
+_STORED = "The import is stored, and continues when a worker runs"
+
 Report = Callable[[str], None]
 
 
@@ -46,7 +48,11 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
                 await incoming.discard()
                 raise
             async with _working(Worker(database, catalogue, pubsub)):
-                await _applied(database, pubsub, incoming, report)
+                try:
+                    await _applied(database, pubsub, incoming, report)
+                except asyncio.CancelledError:
+                    report(f"{_STORED}, such as that of the next import.")
+                    raise
             await pubsub.close()
             return counts
 
@@ -95,8 +101,7 @@ async def _applied(database: Database, pubsub: PubSub, incoming: Import, report:
         except Unavailable as error:
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > START_TIMEOUT:
-                remedy = "The import is stored, and continues when a worker runs and the database answers."
-                raise Refusal(f"{sentence_on(error)} {remedy}") from error
+                raise Refusal(f"{sentence_on(error)} {_STORED} and the database answers.") from error
             await backoff.pause(error)
             continue
         except Problem:

@@ -1,7 +1,8 @@
 """Imports: users, teams, devices and notifications, all checked before the first line is applied.
 
 Lines are staged in the database while they are checked. A job applies them in small steps, each a transaction that
-removes its lines: after a crash, the next worker continues with the remaining lines.
+removes its lines: after a crash, the next worker continues with the remaining lines. Imports of one company are applied
+one after another, in the order in which they began, so that the newer lines stay.
 """
 
 import asyncio
@@ -46,6 +47,7 @@ APPLY_BATCH_SIZE = 2_500
 
 _COLUMNS = ("import_id", *Line._fields)
 _POLL_INTERVAL = 0.25
+_TURN_INTERVAL = 0.5
 _SQL = queries("imports")
 
 
@@ -224,7 +226,7 @@ async def applied(database: Database, pubsub: PubSub, id_: UUID) -> int | None:
 
 
 async def apply(database: Database, worker: UUID, job: Job) -> None:
-    """Apply the next lines of an import; after the last, finish the job.
+    """Apply the next lines of an import; after the last, finish the job. It waits for earlier ones of its company.
 
     Raises `Lost` if the lease is lost, and `Inapplicable` if the lines can never be applied.
     """
@@ -240,6 +242,9 @@ async def _apply(database: Database, worker: UUID, job: Job) -> None:
         if found is None or found["step"] == len(_STEPS):
             await jobs.finish(connection, worker, [job.id])
             await connection.execute(_SQL["discard"], job.id)
+            return
+        if found["waits"]:
+            await jobs.hand_back(connection, worker, [job.id], _TURN_INTERVAL)
             return
         await jobs.save_progress(connection, worker, [(job.id, job.progress + 1)])
         applied, step = Applied(0, found["reached"]), found["step"]

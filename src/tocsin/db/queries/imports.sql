@@ -356,4 +356,12 @@ where pair.before > pair.created_at
 update imports set applied = applied + $2, step = $3, reached = $4, touched_at = clock_timestamp() where id = $1
 
 -- name: reached
-select company_id, step, reached from imports where id = $1
+-- How far an import is, and whether an earlier one, which may concern the same company, is not applied yet.
+select i.company_id, i.step, i.reached, exists (
+    select
+    from imports o
+    join jobs j on j.id = o.id
+    where o.id < i.id and o.state = 'applying' and (o.company_id = i.company_id) is not false
+) as waits
+from imports i
+where i.id = $1

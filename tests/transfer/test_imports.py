@@ -569,7 +569,7 @@ async def test_steps_of_an_import_do_not_read_the_lines_of_the_steps_before(
     ("earlier", "later", "waits"), [(None, None, True), (1, 1, True), (1, None, True), (None, 1, True), (2, 1, False)]
 )
 async def test_import_waits_for_earlier_ones_of_its_company(
-    idle: Api, catalogue: Catalogue, earlier: int | None, later: int | None, waits: bool
+    idle: Api, catalogue: Catalogue, *, earlier: int | None, later: int | None, waits: bool
 ) -> None:
     database, leased = idle.app_state.database, []
     for company, name in ((earlier, "Earlier"), (later, "Later")):

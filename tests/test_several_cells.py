@@ -543,6 +543,42 @@ async def test_divided_event_is_cancelled_in_all_cells(service: WithSouth) -> No
     assert (await service.as_service("DELETE", f"/events/{divided}")).status_code == 503
 
 
+async def test_resolution_without_users_is_done_in_all_cells(service: WithSouth) -> None:
+    users = (MAIN, NORTH, SOUTH)
+    for user in users:
+        assert (await service.put(user)).status_code == 204
+
+    async def post(about: str) -> None:
+        for user in users:
+            accepted = await service.as_service("POST", "/events", json={**custom(user), "about": [about]})
+            assert accepted.status_code == 202
+
+    async def resolve(about: str, query: str = "", **headers: str) -> int:
+        body = {"about": about, "as": "read"}
+        return (await service.as_service("POST", f"/events/resolve{query}", json=body, headers=headers)).status_code
+
+    async def unread() -> list[int]:
+        answers = [await service.as_user(user, "GET", "/notifications") for user in users]
+        return [answer.json()["pagination"]["unread"] for answer in answers]
+
+    for number in range(1, 4):
+        await post(f"order:{number}")
+    await reaches(unread, [3, 3, 3])
+    assert await resolve("order:1", "?cell=north") == 202
+    await reaches(unread, [3, 2, 3])
+    assert await resolve("order:2") == 202
+    await reaches(unread, [2, 1, 2])
+    assert await resolve("order:3", **{"Idempotency-Key": "k"}) == 202
+    await reaches(unread, [1, 0, 1])
+    await close_company(service.urls[NORTH], NORTH)
+    await reaches(partial(resolve, "order:1"), 503)
+    await value(service.urls[NORTH], "delete from moves returning 1")
+    await reaches(partial(resolve, "order:1"), 202)
+    await reaches(unread, [0, 0, 0])
+    service.south.kill()
+    assert await resolve("order:1") == 503
+
+
 async def test_status_of_a_divided_event_is_the_sum_of_its_parts(service: WithSouth) -> None:
     other = 4
     for user in (MAIN, other):

@@ -38,9 +38,9 @@ from tocsin.readiness import Readiness
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
 
-NAMING, ACCEPTING = frozenset({"user_id", "team_id", "event_id"}), ("/events", "/events/batch")
-"""The parts of paths that name something in a cell, and the paths of events, which name their recipients. Requests in
-which these are not valid are refused by any cell."""
+NAMING, ACCEPTING = frozenset({"user_id", "team_id", "event_id"}), ("/events", "/events/batch", "/events/resolve")
+"""The parts of paths that name something in a cell, and the paths of what names its recipients. Requests in which these
+are not valid are refused by any cell, and a resolution without users is accepted by all."""
 
 T = TypeVar("T")
 
@@ -201,6 +201,29 @@ class Routing(Places[AppState]):
         if not self._dividing():
             return [await ask(app_state_of(request))]
         return (await self._ask_parts(request, ask))[0]
+
+    async def do_in_all(
+        self, request: Request, placed: AppState, do: Callable[[AppState], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Do what can be repeated in all cells, the default one in the state `placed`, or in the one that is named.
+
+        Raises `Unavailable` if a cell is away, or a company moves, which could be missed in both of its cells. It may
+        have been done in other cells then.
+        """
+        if "cell" in request.query_params:
+            await do(placed)
+            return
+        changes = self._moves.changes
+        if any(self._moves.closed_in(name) for name in self.names):
+            raise is_moving()
+        found = await ask_all({**self.states, self.cells.default.name: placed}, do)
+        for error in found.values():
+            if isinstance(error, BaseException) and not isinstance(error, Unavailable | Overrun):
+                raise error
+        if away := [name for name in self.names if name not in found or found[name]]:
+            raise unavailable(f"The cell {' or '.join(away)} is not available.")
+        if self._moves.changes != changes:
+            raise is_moving()
 
     async def _ask_parts(
         self, request: Request, ask: Callable[[AppState], Coroutine[Any, Any, T]]

@@ -146,7 +146,15 @@ async def resolve_subject(
         raise Invalid(field_errors)
     (DIRECTORY_WRITER if asked.how == "erased" else EVENTS_WRITER).require(service)
     resolution = Resolution(asked.about, asked.how, asked.users, service.name, service.company_id)
-    await resolve(app_state.database, app_state.pubsub, resolution, actor)
+
+    async def accept(in_cell: AppState) -> None:
+        await resolve(in_cell.database, in_cell.pubsub, resolution, actor)
+
+    routing = request.scope["app"].routing
+    if isinstance(routing, Routing) and service.company_id is None and asked.users is None:
+        await routing.do_in_all(request, app_state, accept)
+    else:
+        await accept(app_state)
     await refuse_moved(request.scope)
     return Queued(queued=True)
 

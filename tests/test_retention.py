@@ -96,6 +96,35 @@ async def test_retention_deletes_dead_letters_after_30_days(api: Api) -> None:
     assert (await state(api, id_))["state"] == "cancelled"
 
 
+FAILED_WORK = {
+    "import": "insert into imports (id, state) values ($1, 'applying')",
+    "erase": "insert into erasures (id, user_id, event_ids) values ($1, 1, array[$1::uuid])",
+    "resolve": "insert into resolutions (id, how, event_ids, rewritten) values ($1, 'erased', array[$1::uuid], false)",
+}
+
+
+@pytest.mark.parametrize("task", FAILED_WORK)
+async def test_retention_keeps_failed_work_only_if_it_must_be_done(api: Api, task: str) -> None:
+    database, id_ = api.app_state.database, new_id()
+    await database.value(FAILED_WORK[task], id_)
+    await database.value(
+        "insert into import_lines (import_id, number, part, user_id, body)"
+        " select id, number, 'user', number, '{}' from imports cross join generate_series(1, 3) number"
+    )
+    await database.value("insert into dead_letters values ($1, $2, 'bulk', 8, 0, '', now())", id_, task)
+    await age(api, "dead_letters", "died_at", 29)
+    before = await everything(api)
+    assert await go_round(api) == {}
+    assert await everything(api) == before
+    await age(api, "dead_letters", "died_at", 2)
+    if task == "import":
+        assert await go_round(api) == {"dead_letters": 1, "imports": 3}
+        assert await database.value("select count(*) from imports") == 0
+    else:
+        assert await go_round(api) == {}
+    assert await violations(api) == []
+
+
 async def test_retention_deletes_old_notifications_and_related_rows(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH_SIZE", 4)
     monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)

@@ -68,9 +68,13 @@ gone as (
 select count(*) from old
 
 -- name: dead_letters
--- An event whose dead letter expires is cancelled: it is not delivered further.
+-- An event whose dead letter expires is cancelled: it is not delivered further. The lines of an import are deleted by `imports`.
+-- Erasures and resolutions that failed are kept until they are replayed: texts would stay that were to be erased.
 with old as materialized (
-    select id, task from dead_letters where died_at < now() - make_interval(days => 30) order by died_at limit $1
+    select id, task from dead_letters
+    where died_at < now() - make_interval(days => 30) and task not in ('erase', 'resolve')
+    order by died_at
+    limit $1
 ),
 stopped as (
     insert into cancellations (event_id) select id from old where task = 'deliver' on conflict do nothing
@@ -80,6 +84,9 @@ person as (
 ),
 event as (
     delete from posted p using old o where p.id = o.id and o.task = 'post'
+),
+ended as (
+    update imports i set state = 'checking', touched_at = '-infinity' from old o where i.id = o.id and o.task = 'import'
 ),
 gone as (
     delete from dead_letters d using old o where d.id = o.id
@@ -114,7 +121,7 @@ gone as (
 select count(*) from old
 
 -- name: imports
--- Interrupted imports: their lines first.
+-- Imports that were interrupted, or whose dead letters have expired: their lines first.
 with old as materialized (
     select id from imports where state = 'checking' and touched_at < now() - make_interval(hours => 1)
 ),

@@ -14,7 +14,7 @@ from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 
 KEPT = timedelta(days=30)
-"""The retention period of dead letters, but for those of erasures and resolutions, which stay until they are replayed."""
+"""The retention period of dead letters. Those of erasures and resolutions stay until they are replayed."""
 
 REQUEUE_BATCH_SIZE = 10_000
 """Maximum pushes per replay."""

@@ -177,18 +177,20 @@ async def erase(database: Database, pubsub: PubSub, id_: int, actor: Actor) -> N
 
 
 async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
-    """Remove an erased user's id from the events that reached the user, in batches."""
-    last = False
-    while not last:
-        async with database.transaction() as connection:
-            row = await connection.fetchrow(_SQL["erasure"], job.id, EVENTS_BATCH_SIZE)
-            if row is not None:
-                await connection.execute(_SQL["mask"], row["user_id"], row["event_ids"])
-                await connection.execute(_SQL["masked"], job.id, EVENTS_BATCH_SIZE)
-            last = row is None or row["last"]
-            if last:
-                await connection.execute(_SQL["forget_erasure"], job.id)
-                await jobs.finish(connection, worker, [job.id])
+    """Remove an erased user's id from the next events that reached the user; after the last, finish the job.
+
+    Raises `Lost` if the lease of the job is lost.
+    """
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(_SQL["erasure"], job.id, EVENTS_BATCH_SIZE)
+        if row is None or row["last"]:
+            await jobs.finish(connection, worker, [job.id])
+            await connection.execute(_SQL["forget_erasure"], job.id)
+        else:
+            await jobs.save_progress(connection, worker, [(job.id, job.progress + 1)])
+            await connection.execute(_SQL["masked"], job.id, EVENTS_BATCH_SIZE)
+        if row is not None:
+            await connection.execute(_SQL["mask"], row["user_id"], row["event_ids"])
 
 
 async def _put_team(connection: Connection, team: Team, company_id: int | None) -> bool:

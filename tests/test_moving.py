@@ -89,6 +89,7 @@ async def pools(urls: tuple[str, str]) -> AsyncIterator[tuple[Database, Database
 @pytest.fixture(autouse=True)
 def without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moving, "CLOSE_DELAY", 0.0)  # no process looks which companies are closed
+    monkeypatch.setattr(moving, "PAUSE", 0.1)
 
 
 async def empty(url: str) -> None:
@@ -448,6 +449,33 @@ async def test_target_that_is_away_leaves_the_company_open_in_its_cell(
     assert not (await moving.whereabouts(pools[0]))[COMPANY].is_closed
     assert (await cells[0].as_user(3, "PUT", "/notifications/read")).status_code == 204
     await cells[0].post(note(3), company_id=COMPANY)
+
+
+async def test_move_continues_when_a_database_comes_back_within_the_pauses(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    monkeypatch.setattr(moving, "PAUSE", 1.0)
+    copy, said, coming = moving._Move._copy, list[str](), list[asyncio.Task[None]]()  # noqa: SLF001
+
+    async def copy_and_lose(self: Any) -> None:
+        await copy(self)
+        await pools[1].close()
+
+    async def come_back() -> None:
+        await asyncio.sleep(1.5)
+        await pools[1].open()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("attempt 1"):
+            coming.append(asyncio.create_task(come_back()))
+
+    monkeypatch.setattr(moving._Move, "_copy", copy_and_lose)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b", say)
+    attempts = [line.rpartition("; ")[2] for line in said if line.startswith("attempt")]
+    assert attempts == ["the next one begins in 1 s", "the next one begins in 2 s"]
+    assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
 
 
 async def test_companies_that_share_an_event_can_move_one_after_the_other(

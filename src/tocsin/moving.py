@@ -49,6 +49,9 @@ ROUNDS, FEW = 5, 100
 ATTEMPTS = 3
 """How often a company is closed if it cannot be compared or locked in time."""
 
+PAUSE = 10.0
+"""Seconds until the second attempt after an outage of a database; the pause before the third one is twice as long."""
+
 CLOSE_DELAY = 2.0
 """Seconds between the closing of a company and the locks: processes look every second which companies are closed."""
 
@@ -296,11 +299,16 @@ class _Move(Copy):
             except (Changed, Unavailable) as error:
                 self.closed += time.monotonic() - began
                 problem = error.reason if isinstance(error, Unavailable) else str(error)
-                self._say(f"attempt {attempt}: {problem}")
                 if attempt == ATTEMPTS:
+                    self._say(f"attempt {attempt}: {problem}")
                     raise Refusal(
                         f"Company {self._company} cannot be closed: {problem}. It stays in its cell."
                     ) from error
+                pause = PAUSE * 2 ** (attempt - 1) if isinstance(error, Unavailable) else 0
+                self._say(
+                    f"attempt {attempt}: {problem}" + (f"; the next one begins in {pause:.0f} s" if pause else "")
+                )
+                await asyncio.sleep(pause)
             else:
                 return
 

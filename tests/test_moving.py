@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
@@ -23,7 +24,7 @@ from httpx_sse import aconnect_sse
 
 from tests.support.built_in import CATALOGUE
 from tests.support.commands import refusal, run
-from tests.support.database import make_database
+from tests.support.database import make_database, value
 from tests.support.events import CASE as CONTACT
 from tests.support.events import custom, in_future, message_event, note, state
 from tests.support.resolutions import resolve, settled
@@ -711,6 +712,48 @@ async def test_command_that_hangs_at_the_switch_holds_up_no_event_for_long(
     await move
     assert [each for each in said if each.startswith("attempt 1")]
     assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
+
+
+async def test_command_that_hangs_holds_up_the_retention_of_no_cell_for_long(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    monkeypatch.setattr(moving, "COMPANY_HELD_FOR", 0.5)
+    lock, held = moving._Move._lock, list[int]()  # noqa: SLF001
+
+    async def hang(self: Any, source: Connection) -> None:
+        if not held:
+            time.sleep(2)  # noqa: ASYNC251 - as if it were suspended
+            locks = (
+                "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ShareLock'"
+                " and database = (select oid from pg_database where datname = current_database())"
+            )
+            held.extend([await value(url, locks) for url in urls])
+        await lock(self, source)
+
+    monkeypatch.setattr(moving._Move, "_lock", hang)  # noqa: SLF001
+    said: list[str] = []
+    await moving.move(*pools, COMPANY, "a", "b", said.append)
+    assert held == [0, 0]
+    assert [each for each in said if each.startswith("attempt 1")]
+    assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
+
+
+async def test_switch_that_takes_long_keeps_the_transaction_of_the_target(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    monkeypatch.setattr(moving, "COMPANY_HELD_FOR", 0.5)
+    lock = moving._Move._lock  # noqa: SLF001
+
+    async def slow(self: Any, source: Connection) -> None:
+        await source.execute("select pg_sleep(2)")
+        await lock(self, source)
+
+    monkeypatch.setattr(moving._Move, "_lock", slow)  # noqa: SLF001
+    said: list[str] = []
+    await moving.move(*pools, COMPANY, "a", "b", said.append)
+    assert not [each for each in said if each.startswith("attempt")]
 
 
 async def test_switch_prepares_no_statement_while_all_events_wait(

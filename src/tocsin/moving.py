@@ -68,7 +68,7 @@ EVENTS_LOCK_TIMEOUT = 0.2
 """Seconds that the switch waits for the lock of all events, behind which new events of the cell wait."""
 
 COMPANY_HELD_FOR, EVENTS_HELD_FOR = 120.0, 5.0
-"""Seconds after which the source ends the switch of a process that hangs and has locked the company, or all events."""
+"""Seconds after which the servers end the switch of a process that hangs and has locked the company, or all events."""
 
 TURN_TIMEOUT = 5.0
 """Seconds to wait for the end of another move. The sessions of a process that was killed end soon."""
@@ -356,28 +356,31 @@ class _Move(Copy):
         async with self._source.transaction() as source, self._target.transaction() as target:
             for each in (source, target):
                 await each.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
-            await limit_idleness(source, COMPANY_HELD_FOR)
-            await limit_idleness(target, 0)  # it waits for the source
-            await limit_locks(source, LOCK_TIMEOUT)
-            await self._lock(source)
-            await self._follow(source)
-            await source.execute(_SQL["stash_rest"], self._company)
-            pending = await self._pending(source)
-            await self._stash(source, pending)
-            await source.execute(_SQL["release"], self._company)
-            posts, keys, switch = [await source.prepare(_SQL[name]) for name in ("stash_posts", "stash_keys", "switch")]
-            await limit_locks(source, EVENTS_LOCK_TIMEOUT)
-            await limit_idleness(source, EVENTS_HELD_FOR)  # the server does not count the time after it has prepared
-            await source.execute(_SQL["hold_events"])
-            kept = {row["id"] for row in pending}
-            late = [row for row in await self._pending(source) if row["id"] not in kept]
-            await self._stash(source, late)
-            await posts.fetch(self._company)
-            await keys.fetch(self._company, self._since)
-            await self._check_idle(source)
-            await switch.fetch(self._company, self._turn)
-            if switch.get_statusmsg() != "UPDATE 1":
-                raise Changed("the company did not stay closed")
+                await limit_idleness(each, COMPANY_HELD_FOR)
+            async with _in_use(target):
+                await self._let_go(source)
+
+    async def _let_go(self, source: Connection) -> None:
+        await limit_locks(source, LOCK_TIMEOUT)
+        await self._lock(source)
+        await self._follow(source)
+        await source.execute(_SQL["stash_rest"], self._company)
+        pending = await self._pending(source)
+        await self._stash(source, pending)
+        await source.execute(_SQL["release"], self._company)
+        posts, keys, switch = [await source.prepare(_SQL[name]) for name in ("stash_posts", "stash_keys", "switch")]
+        await limit_locks(source, EVENTS_LOCK_TIMEOUT)
+        await limit_idleness(source, EVENTS_HELD_FOR)  # the server does not count the time after it has prepared
+        await source.execute(_SQL["hold_events"])
+        kept = {row["id"] for row in pending}
+        late = [row for row in await self._pending(source) if row["id"] not in kept]
+        await self._stash(source, late)
+        await posts.fetch(self._company)
+        await keys.fetch(self._company, self._since)
+        await self._check_idle(source)
+        await switch.fetch(self._company, self._turn)
+        if switch.get_statusmsg() != "UPDATE 1":
+            raise Changed("the company did not stay closed")
 
     async def _lock(self, source: Connection) -> None:
         """Lock users, heads and teams, then work that waits; requests and deliveries that began before end first."""
@@ -449,6 +452,27 @@ class _Move(Copy):
             await self._source.rows(_SQL["discard_events"], self._company, found)
             first = found[-1]
         await self._source.rows(_SQL["forget_rest"], self._company)
+
+
+@contextlib.asynccontextmanager
+async def _in_use(connection: Connection) -> AsyncIterator[None]:
+    """Use a connection from time to time, so that the server ends its transaction only if this process hangs."""
+    is_over = asyncio.Event()
+
+    async def use() -> None:
+        while not is_over.is_set():
+            try:
+                async with asyncio.timeout(COMPANY_HELD_FOR / 4):
+                    await is_over.wait()
+            except TimeoutError:
+                await connection.execute("select")
+
+    using = asyncio.create_task(use())
+    try:
+        yield
+    finally:
+        is_over.set()
+        await asyncio.gather(using, return_exceptions=True)
 
 
 async def _patiently(is_done: Callable[[], Awaitable[bool]], problem: str, seconds: float = IDLE_TIMEOUT) -> None:

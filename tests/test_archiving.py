@@ -104,19 +104,35 @@ async def test_archive_that_cannot_be_written_is_refused_at_start(place: Path) -
 async def test_failures_of_the_archive_are_logged_and_their_end(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    states = iter([archive_of_log.Archiving(failing=True, waiting=3, oldest="0A", since=None), None])
+    failing = archive_of_log.Archiving(failing=True, waiting=3, oldest="0A", since=None)
+    assert await logged(database, monkeypatch, [failing, None]) == ["log archiving failed", "log archiving works again"]
+
+
+async def test_watch_of_the_archive_logs_an_unexpected_error_and_goes_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = archive_of_log.Archiving(failing=True, waiting=3, oldest="0A", since=None)
+    found = await logged(database, monkeypatch, [ValueError("a segment of another name"), failing])
+    assert found == ["work failed; it will be retried", "log archiving failed", "work recovered"]
+
+
+async def logged(
+    database: Database, monkeypatch: pytest.MonkeyPatch, states: list[archive_of_log.Archiving | Exception | None]
+) -> list[str]:
+    """Return what is logged when the archive has these states, one after the other, or asking for one fails."""
+    coming = iter(states)
 
     async def state(_: Database) -> archive_of_log.Archiving | None:
-        try:
-            return next(states)
-        except StopIteration:
-            raise KeyboardInterrupt from None
+        found = next(coming, KeyboardInterrupt())
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     monkeypatch.setattr(archive_of_log, "state", state)
     monkeypatch.setattr(archive_of_log, "INTERVAL", 0)
     with structlog.testing.capture_logs() as lines, pytest.raises(KeyboardInterrupt):
         await archive_of_log.watch(database)
-    assert [line["event"] for line in lines] == ["log archiving failed", "log archiving works again"]
+    return [line["event"] for line in lines]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from datetime import datetime
 
 import structlog
 
+from tocsin.backoff import Backoff
 from tocsin.db.errors import DRIVER_ERRORS, is_denied
 from tocsin.db.pool import Connection, Database, queries
-from tocsin.errors import Unavailable
 from tocsin.postgres.segments import SEGMENT_BYTES, is_segment, name_of, number_of, timeline_of
 
 INTERVAL = 60.0
@@ -68,16 +68,18 @@ async def state(database: Database | Connection) -> Archiving | None:
 
 async def watch(database: Database) -> None:
     """Log failures of the archive and their end, forever."""
+    backoff = Backoff("archive of the log")
     problem = None
-    while True:
-        try:
-            found = await state(database)
-        except (*DRIVER_ERRORS, Unavailable):  # the pool logs it
-            await asyncio.sleep(INTERVAL)
-            continue
+
+    async def look() -> None:
+        nonlocal problem
+        found = await state(database)
         before, problem = problem, found.problem if found else None
         if found and problem:
             log.error("log archiving failed", oldest=found.oldest, waiting=found.waiting, since=str(found.since))
         elif before:
             log.info("log archiving works again")
+
+    while True:
+        await backoff.attempt(look)
         await asyncio.sleep(INTERVAL)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.commands import run
 from tests.support.database import locked, make_database, url_for
+from tests.support.nats_access import Authority
 from tests.support.openid_provider import CLIENT_ID, openid_provider
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.servers import nats
@@ -150,6 +151,33 @@ async def test_doctor_reports_nats_that_does_not_answer(
     with socket.create_server(("127.0.0.1", port)):  # it accepts connections, and says nothing
         level, words = (await found())["bus"]
         assert (level, "NATS cannot be reached: no answer in time;" in words) == ("FAIL", True)
+
+
+@pytest.mark.processes
+async def test_doctor_prints_its_own_sentences_alone_if_nats_uses_tls(port: int, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    certificate, key = authority.issue("server")
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text(
+        f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{authority.certificate}", verify: true }}'
+    )
+    environment = {"TOCSIN_NATS_URL": f"tls://127.0.0.1:{port}", "TOCSIN_DATA_DIR": str(tmp_path / "data")}
+    known, foreign = (
+        {"TOCSIN_NATS_CERT_FILE": str(file), "TOCSIN_NATS_KEY_FILE": str(private)}
+        for file, private in (authority.issue("known"), other.issue("foreign"))
+    )
+    async with nats(port, tmp_path, "-c", str(configuration)):
+        for ca, client, said in (
+            (authority, known, "ok   bus: NATS answers"),
+            (authority, foreign, "FAIL bus: NATS cannot be reached: "),
+            (authority, {}, "FAIL bus: NATS cannot be reached: "),
+            (other, known, "FAIL bus: NATS cannot be reached: [SSL: CERTIFICATE_VERIFY_FAILED]"),
+        ):
+            files = {"TOCSIN_NATS_CA_FILE": str(ca.certificate), **client}
+            done = run("doctor", cwd=tmp_path, **environment, **files)
+            assert done.stderr == ""
+            assert [line for line in done.stdout.splitlines() if line.startswith(said)], done.stdout
+            assert {line[:5] for line in done.stdout.splitlines()} <= {"ok   ", "warn ", "FAIL "}
 
 
 async def test_doctor_reports_invalid_preference_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

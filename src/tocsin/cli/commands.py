@@ -5,6 +5,7 @@ function imports what it runs, so that a command loads only what it needs.
 """
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,7 @@ Url = Annotated[str | None, typer.Option(help="The url of the service. Default: 
 def main() -> None:
     """Run the command line. A `Refusal` or an `OSError` is printed to stderr as one sentence, with exit status 1."""
     terminal.open_standard_streams()
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries log is for logs, which replace this
     # structlog would load `rich` for tracebacks that the log never shows: 80 modules and 4 MB. FastAPI would load
     # `pydantic.v1` to refuse models of it: 22 modules and 1.5 MB. Both do without them.
     absent: Any = None

@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.events import custom
-from tests.support.processes import TOCSIN, Program, children_of, data_folder, postgres_of
+from tests.support.processes import LONGEST_START, TOCSIN, Program, children_of, data_folder, postgres_of
+from tests.support.servers import free_port
 from tests.support.service import HOUR, SECRET, standing_token
 from tests.support.waiting import until
 from tocsin import processes, siblings
@@ -178,6 +179,22 @@ async def test_a_port_is_not_shared_with_another_service() -> None:
         said = await other.output()
         assert other.status == 1
         assert f"Cannot listen on 127.0.0.1:{service.address[1]}: Address already in use" in said
+
+
+@pytest.mark.processes
+async def test_of_two_services_started_together_on_a_port_one_ends() -> None:
+    port = {"TOCSIN_PORT": str(free_port())}
+    async with data_folder() as data, data_folder() as other_data:
+        services = [Program(folder, "serve", variables=port) for folder in (data, other_data)]
+        outputs = [asyncio.create_task(service.output()) for service in services]
+        try:
+            done, _ = await asyncio.wait(outputs, timeout=LONGEST_START, return_when=asyncio.FIRST_COMPLETED)
+            assert [f"Cannot listen on 127.0.0.1:{port['TOCSIN_PORT']}" in await each for each in done] == [True]
+            assert sorted(service.alive for service in services) == [False, True]
+        finally:
+            for service in services:
+                await service.kill()
+            await asyncio.gather(*outputs)
 
 
 @pytest.mark.processes

@@ -22,7 +22,7 @@ from tocsin.background import in_background
 from tocsin.cells import of_cell
 from tocsin.errors import Refusal
 from tocsin.retry_delay import growing
-from tocsin.settings import PREFIX, Settings
+from tocsin.settings import Settings
 from tocsin.siblings import START, Key, Link, Samples, decoded, encoded
 from tocsin.sockets import bound, port_of, url_of
 from tocsin.store import store
@@ -55,13 +55,12 @@ async def serve(settings: Settings, count: int, arguments: Iterable[str], cell: 
     async with contextlib.AsyncExitStack() as stack:
         variables = {}
         taken = []
-        for name, port in (("PORT", settings.port), ("OPERATIONS_PORT", settings.operations_port)):
-            if port is not None:
-                with bound(settings.host, port):
-                    pass  # refused if another service listens there, even if that shares its port too
-                # Held for as long as the service runs, also while no process listens.
-                taken.append(stack.enter_context(bound(settings.host, port, shared=True)))
-                variables[PREFIX + name] = str(port_of(taken[-1]))
+        for setting, port in settings.ports.items():
+            with bound(settings.host, port, setting):
+                pass  # refused if another service listens there, even if that shares its port too
+            # Held for as long as the service runs, also while no process listens.
+            taken.append(stack.enter_context(bound(settings.host, port, setting, shared=True)))
+            variables[setting] = str(port_of(taken[-1]))
         await stack.enter_async_context(store(of_cell(settings, cell), alone=True, processes=count))
         await Processes(count, (sys.executable, "-m", "tocsin", "serve", *arguments), variables).run(url_of(taken[0]))
 

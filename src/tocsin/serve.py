@@ -33,10 +33,10 @@ from tocsin.metrics import Metrics
 from tocsin.postgres.supervisor import url_of as embedded_url
 from tocsin.preferences import Operator, record_locks
 from tocsin.readiness import STANDBY, Readiness, why_read_only
-from tocsin.settings import Settings
+from tocsin.settings import OPERATIONS_PORT, Settings
 from tocsin.siblings import Siblings
 from tocsin.signals import on_signals, reloading_keys, survive_signals
-from tocsin.sockets import bound, port_of, url_of
+from tocsin.sockets import bound, listen, port_of, url_of
 from tocsin.startup import guard_of, open_lanes
 from tocsin.store import API_STATEMENT_TIMEOUT, is_running, pool, store
 from tocsin.worker import Worker
@@ -82,9 +82,8 @@ async def serve(  # noqa: PLR0913 - what a command can say
     from_settings.provider_of(own)
     async with contextlib.AsyncExitStack() as stack:
         sockets = [
-            stack.enter_context(bound(own.host, port, shared=siblings is not None))
-            for port in (own.port, own.operations_port)
-            if port is not None
+            stack.enter_context(bound(own.host, port, setting, shared=siblings is not None))
+            for setting, port in own.ports.items()
         ]
         is_first = siblings is None
         opening = store(own, alone=is_first, quiet=not is_first, while_starting=_routes)
@@ -247,7 +246,8 @@ async def _watched(settings: Settings, watched: Watched, stopping: asyncio.Event
     if settings.operations_port is None:
         yield
         return
-    with bound(settings.host, settings.operations_port) as listening:
+    with bound(settings.host, settings.operations_port, OPERATIONS_PORT) as listening:
+        listen(listening)
         survive_signals()
         server = Server(_routes().watching_service(watched), connections=Connections.of_files(watched.metrics))
         serving = asyncio.create_task(server.serve([listening]))
@@ -274,6 +274,8 @@ async def _together(
         await _forget_workers(app_state)
     survive_signals()
     _freeze()
+    for each in sockets:
+        listen(each)
     listeners = [asyncio.create_task(each) for each in (pubsub.receive(), app_state.streams.watch())]
     working = [asyncio.create_task(worker.run())] if worker else []
     living = [asyncio.create_task(siblings.run(app_state.metrics.samples))] if siblings else []

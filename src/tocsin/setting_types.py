@@ -178,6 +178,12 @@ def _contact(value: str) -> str:
     return contact
 
 
+def _base_url(value: AnyHttpUrl) -> AnyHttpUrl:
+    if value.username or value.password or value.query is not None or value.fragment is not None:
+        raise ValueError("paths are appended to this url: it has no user, password, query or fragment")
+    return value
+
+
 def _jwks_url(value: AnyHttpUrl) -> AnyHttpUrl:
     if value.username or value.password or value.fragment:
         raise ValueError("a JWKS is public: its url has no user, password or fragment")
@@ -275,11 +281,13 @@ Limit = Annotated[Rate | None, BeforeValidator(_rate)]
 Size = Annotated[ByteSize, BeforeValidator(_size)]
 """A number of bytes, such as 500MB or 2GiB; `none` is 0."""
 Port = Annotated[int, Field(ge=0, le=65535)]
-PublicUrl = Annotated[AnyHttpUrl, UrlConstraints(max_length=MAX_URL_LENGTH)]
+_Url = Annotated[AnyHttpUrl, UrlConstraints(max_length=MAX_URL_LENGTH)]
+BaseUrl = Annotated[_Url, AfterValidator(_base_url)]
+"""A URL to which paths are appended."""
 Schema = Annotated[str, AfterValidator(_schema)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 NatsUrl = Annotated[SecretStr, AfterValidator(_nats_url)]
-JwksUrl = Annotated[PublicUrl, AfterValidator(_jwks_url)]
+JwksUrl = Annotated[_Url, AfterValidator(_jwks_url)]
 RootPath = Annotated[str, AfterValidator(_root_path)]
 Networks = Annotated[_Words, AfterValidator(_networks)]
 Origins = Annotated[_Words, AfterValidator(_origins)]

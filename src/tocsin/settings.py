@@ -19,6 +19,7 @@ from tocsin.errors import Refusal
 from tocsin.postgres.archive import Archive
 
 PREFIX = "TOCSIN_"
+OPERATIONS_PORT = f"{PREFIX}OPERATIONS_PORT"
 
 _OF_KUBERNETES = re.compile(r"TOCSIN_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
@@ -71,7 +72,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
     """the port to listen on; 0: any free port"""
     operations_port: types.Port | None = None
     """a separate port for metrics and the console; unset: on the main port, with a token"""
-    public_url: types.PublicUrl | None = None
+    public_url: types.BaseUrl | None = None
     """the url of the service for clients, used in answers; unset: taken from the request"""
     root_path: types.RootPath = ""
     """the path prefix of all routes, such as `/notify`"""
@@ -97,9 +98,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
     """the id of the team at Apple"""
     apns_topic: types.Name | None = None
     """the bundle id of the app"""
-    apns_url: AnyHttpUrl = AnyHttpUrl("https://api.push.apple.com")
+    apns_url: types.BaseUrl = AnyHttpUrl("https://api.push.apple.com")
     """the url of APNs"""
-    apns_sandbox_url: AnyHttpUrl = AnyHttpUrl("https://api.sandbox.push.apple.com")
+    apns_sandbox_url: types.BaseUrl = AnyHttpUrl("https://api.sandbox.push.apple.com")
     """the url of the sandbox of APNs"""
     apns_sandbox_key_file: types.File | None = None
     """the key for the sandbox, if one key is not valid for both"""
@@ -107,7 +108,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
     """the id of that key"""
     fcm_credentials_file: types.File | None = None
     """Google's service account for pushes over FCM"""
-    fcm_url: AnyHttpUrl = AnyHttpUrl("https://fcm.googleapis.com")
+    fcm_url: types.BaseUrl = AnyHttpUrl("https://fcm.googleapis.com")
     """the url of FCM"""
     apps_file: types.File | None = None
     """a file with further apps and their keys (TOML)"""
@@ -182,6 +183,16 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
     def has_keys(self) -> bool:
         """Whether keys for tokens are set. If not, the embedded mode creates a secret."""
         return bool(self.jwt_secret or self.jwt_public_key_files or self.jwt_jwks_url)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports of a server by the names of their settings. Raises `Refusal` if they are the same."""
+        ports = {f"{PREFIX}PORT": self.port}
+        if self.operations_port is not None:
+            ports[OPERATIONS_PORT] = self.operations_port
+        if self.port and self.port == self.operations_port:
+            raise Refusal(f"{' and '.join(ports)} are both {self.port}; set one of them to another port.")
+        return ports
 
     @property
     def own_database_url(self) -> str | None:

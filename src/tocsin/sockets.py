@@ -13,8 +13,8 @@ to 4 MiB for a client that does not read, and copying them blocks the event loop
 
 
 @contextlib.contextmanager
-def bound(host: str, port: int, *, shared: bool = False) -> Iterator[socket.socket]:
-    """Bind a port without listening, so that connections are refused until the service is ready.
+def bound(host: str, port: int, setting: str, *, shared: bool = False) -> Iterator[socket.socket]:
+    """Bind the port of a setting without listening, so that connections are refused until the service is ready.
 
     With `shared`, other processes of the same user can bind it too. Raises `Refusal`.
     """
@@ -27,11 +27,20 @@ def bound(host: str, port: int, *, shared: bool = False) -> Iterator[socket.sock
         try:
             taken.bind((host, port))
         except OSError as error:
-            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             is_of_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
-            remedy = "set TOCSIN_PORT to another" if is_of_port else "set TOCSIN_HOST to an address of this machine"
-            raise Refusal(f"Cannot listen on {where}: {error.strerror}; {remedy}.") from error
+            remedy = f"set {setting} to another" if is_of_port else "set TOCSIN_HOST to an address of this machine"
+            raise Refusal(f"Cannot listen on {_address(host, port)}: {error.strerror}; {remedy}.") from error
         yield taken
+
+
+def listen(taken: socket.socket) -> None:
+    """Listen on a bound port. Raises `Refusal` if another service does since it was bound; uvloop ignores that."""
+    try:
+        taken.listen()
+    except OSError as error:
+        where = _address(*taken.getsockname()[:2])
+        reason = f"{error.strerror}; another service started at the same time"
+        raise Refusal(f"Cannot listen on {where}: {reason}.") from error
 
 
 def port_of(taken: socket.socket) -> int:
@@ -42,5 +51,8 @@ def port_of(taken: socket.socket) -> int:
 
 def url_of(taken: socket.socket) -> str:
     """Return the url of a bound socket."""
-    host, port = taken.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_address(*taken.getsockname()[:2])}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

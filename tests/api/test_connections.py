@@ -620,7 +620,7 @@ class TestClients:
 def test_kernel_buffers_little_of_an_answer_that_is_not_read() -> None:
     """Otherwise each such connection takes megabytes, and the event loop is blocked while they are copied."""
     sent = 0
-    with bound("127.0.0.1", 0) as taken:
+    with bound("127.0.0.1", 0, "TOCSIN_PORT") as taken:
         taken.listen()
         with socket.create_connection(taken.getsockname()) as client, taken.accept()[0] as accepted:
             accepted.settimeout(0)

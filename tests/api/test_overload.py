@@ -378,7 +378,7 @@ async def refusing(
     await until(lambda: used.waiting == 1)
     used.refuse(kind)
     server = Server(app, connections=connections, capacity=used)
-    with bound("127.0.0.1", 0) as taken:
+    with bound("127.0.0.1", 0, "TOCSIN_PORT") as taken:
         running = asyncio.create_task(server._serve([taken]))  # noqa: SLF001 - serve() would install signal handlers
         await server.ready.wait()
         try:

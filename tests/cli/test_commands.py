@@ -117,10 +117,11 @@ def test_serve_with_external_database_requires_a_secret(tmp_path: Path, server: 
 def test_port_in_use_is_named(tmp_path: Path, server: Embedded) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        said = refusal(
-            "serve", cwd=tmp_path, TOCSIN_PORT=port, TOCSIN_JWT_SECRET=SECRET, TOCSIN_DATABASE_URL=server.url
-        )
-    assert f"127.0.0.1:{port}" in said
+        serve = partial(refusal, "serve", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_DATABASE_URL=server.url)
+        in_use = f"Cannot listen on 127.0.0.1:{port}: Address already in use; set"
+        assert f"{in_use} TOCSIN_PORT" in serve(TOCSIN_PORT=port)
+        assert f"{in_use} TOCSIN_OPERATIONS_PORT" in serve(TOCSIN_PORT="0", TOCSIN_OPERATIONS_PORT=port)
+    assert "TOCSIN_PORT and TOCSIN_OPERATIONS_PORT are both" in serve(TOCSIN_PORT=port, TOCSIN_OPERATIONS_PORT=port)
 
 
 def test_migrate_updates_an_external_database(tmp_path: Path, server: Embedded, quiet_database: str) -> None:

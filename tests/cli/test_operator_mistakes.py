@@ -294,9 +294,6 @@ def test_config_shows_locations_and_no_password(tmp_path: Path) -> None:
     urls = {
         "TOCSIN_DATABASE_URL": "postgresql://crm:geheim@db.example.com:5433/staging?sslpassword=geheim",
         "TOCSIN_NATS_URL": "nats://geheim@nats:4222,nats://u:geheim@nats2:4222",
-        "TOCSIN_PUBLIC_URL": "https://u:geheim@crm.example.com/",
-        "TOCSIN_APNS_URL": "https://u:geheim@apns.example.com/",
-        "TOCSIN_FCM_URL": "https://u:geheim@fcm.example.com/",
     }
     said = commands.run("config", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, **urls).stdout
     assert "geheim" not in said

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
@@ -28,6 +29,9 @@ Result = TypeVar("Result")
 
 START_TIMEOUT = 60.0
 """Seconds that a process waits for the database at its start."""
+
+RETRY_INTERVAL, MAX_LOG_INTERVAL = 1.0, 60.0
+"""Seconds between two attempts, and the longest between two log lines about the same reason."""
 
 log = structlog.get_logger(__name__)
 
@@ -102,13 +106,25 @@ async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:
 
 
 async def patiently(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Return what an attempt returns, repeated while the database cannot be reached. Raises `Refusal` in the end."""
-    end = time.monotonic() + START_TIMEOUT
+    """Return what an attempt returns, repeated while the database cannot be reached. Raises `Refusal` in the end.
+
+    It is logged when the reason changes, and else after twice as long each time.
+    """
+    began, since = time.monotonic(), datetime.now(UTC)
+    reason, next_log, interval = "", 0.0, 1.0
     while True:
         try:
             return await attempt()
         except (*DRIVER_ERRORS, ValueError) as error:
-            if not is_outage(error) or is_hopeless(error) or time.monotonic() > end:
-                raise Refusal(sentence_on(error)) from error
-            log.warning("database cannot be reached; the connection will be retried", reason=sentence_on(error))
-            await asyncio.sleep(1)
+            before, reason, waited = reason, sentence_on(error), time.monotonic() - began
+            if not is_outage(error) or is_hopeless(error) or waited > START_TIMEOUT:
+                raise Refusal(reason) from error
+            if reason != before or waited >= next_log:
+                interval = 1.0 if reason != before else min(2 * interval, MAX_LOG_INTERVAL)
+                next_log = waited + interval
+                log.warning(
+                    "database cannot be reached; the connection will be retried",
+                    reason=reason,
+                    since=since.isoformat(timespec="seconds"),
+                )
+            await asyncio.sleep(RETRY_INTERVAL)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -402,6 +403,32 @@ async def test_role_connection_limit_is_reported_with_remedy(own: OwnServer, mon
             pass
     await held.close()
     assert "geheim" not in str(refused.value)
+
+
+async def test_database_that_is_away_at_the_start_is_logged_rarely(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    monkeypatch.setattr(store, "RETRY_INTERVAL", 0.1)
+    monkeypatch.setattr(store, "START_TIMEOUT", 3.5)
+    with capture_logs() as lines, pytest.raises(Refusal, match="Connect call failed"):
+        await store.patiently(lambda: asyncpg.connect(f"postgresql://app@127.0.0.1:{port}/app"))
+    assert [line["event"][:26] for line in lines] == ["database cannot be reached"] * 3, "after 0, 1 and 3 s"
+    [since] = {line["since"] for line in lines}
+    assert 3 < (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() < 30
+
+
+async def test_new_reason_why_the_database_is_away_is_logged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "RETRY_INTERVAL", 0)
+    refused, starting = ConnectionRefusedError(111, "Connection refused"), asyncpg.CannotConnectNowError("starting up")
+    coming = iter([refused, refused, starting, starting, refused])
+
+    async def attempt() -> str:
+        if error := next(coming, None):
+            raise error
+        return "connected"
+
+    with capture_logs() as lines:
+        assert await store.patiently(attempt) == "connected"
+    reasons = [line["reason"] for line in lines]
+    assert (len(reasons), reasons[0] == reasons[2] != reasons[1]) == (3, True), reasons
 
 
 async def test_wrong_password_is_reported_immediately(own: OwnServer) -> None:

@@ -27,7 +27,7 @@ from bench.service import Client, Service, clients, database, folder, started
 from tocsin.auth.keys import own_secret
 from tocsin.auth.minting import mint_service
 from tocsin.db.pool import Connection, Record
-from tocsin.inbox import cursor_of, micros
+from tocsin.inbox import cursor_of, made_in
 from tocsin.postgres.binaries import programs_for
 from tocsin.postgres.process import run, this_user
 from tocsin.postgres.supervisor import Embedded
@@ -70,7 +70,7 @@ async def main() -> None:
             owners = await fill.users(connection, OWNERS)
             await fill.history(connection, owners, SIZE)
             heads = await connection.fetch(
-                "select user_id, made_at, position from heads where user_id = any($1)", owners
+                "select user_id, made_at, position, salt from heads, timelines where user_id = any($1)", owners
             )
             entries = await connection.fetch("select user_id, event_id from inbox order by position, user_id")
             standby = await stack.enter_async_context(_standby(holder, connection))
@@ -104,7 +104,7 @@ def _requests(running: Service, heads: Sequence[Record], entries: Sequence[Recor
     """Return endless requests of each kind. Marks take the notifications of all users in turn."""
     chance = random.Random(1)  # noqa: S311 - the same users for both
     owners = [head["user_id"] for head in heads]
-    cursors = [cursor_of(micros(head["made_at"]), head["position"]) for head in heads]
+    cursors = [cursor_of(made_in(head), head["position"]) for head in heads]
     pages = [running.get("/notifications", user=owner) for owner in owners]
     changes = [
         running.get(f"/notifications/changes?since={cursor}", user=owner)

@@ -7,7 +7,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -93,11 +93,11 @@ async def test_response_begins_with_the_first_event_so_that_nothing_is_missed(
 
 
 def test_count_follows_each_group_of_changes_even_if_it_is_unchanged() -> None:
-    reader = Stream(1, time.time() + 100)
-    reader.take(InboxChanges(made=1, at=1, unread=3, forgotten=0))
+    reader, now = Stream(1, time.time() + 100), datetime.now(UTC)
+    reader.take(InboxChanges(made=1, at=1, unread=3, forgotten=0, made_at=now))
     both = [Entry(2, "deleted", '{"id":"x"}'), Entry(3, "notification", "{}")]
-    reader.take(InboxChanges(made=1, at=3, unread=3, forgotten=0, entries=both))
-    reader.take(InboxChanges(made=1, at=3, unread=3, forgotten=0, entries=both))  # which it knows
+    reader.take(InboxChanges(made=1, at=3, unread=3, forgotten=0, made_at=now, entries=both))
+    reader.take(InboxChanges(made=1, at=3, unread=3, forgotten=0, made_at=now, entries=both))  # which it knows
     sent: list[bytes] = []
 
     async def send(lines: bytes) -> None:

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -59,13 +59,14 @@ class Entry(NamedTuple):
 class InboxChanges:
     """The changes of an inbox since a position, and its current position. `more`: further changes follow these.
 
-    `made` identifies the inbox, since an erased user's id can get a new one. Changes before `forgotten` are deleted.
+    `made` identifies the inbox, as in `made_in`. Changes before `forgotten` are deleted.
     """
 
     made: int
     at: int
     unread: int
     forgotten: int
+    made_at: datetime
     tokens_from: datetime | None = None
     entries: list[Entry] = field(default_factory=list)
     more: bool = False
@@ -77,7 +78,7 @@ class InboxChanges:
 
     def admits(self, issued: float | None) -> bool:
         """Return whether a token that was issued at this time is for this inbox, not for that of an erased user."""
-        return _admits(issued, datetime.fromtimestamp(self.made / 1e6, UTC), self.tokens_from)
+        return _admits(issued, self.made_at, self.tokens_from)
 
 
 async def changes(database: Database, user: UserCaller, since: str, limit: int = MAX_CHANGES) -> Changes:
@@ -108,9 +109,10 @@ async def changes_since(
         rows = await database.rows(_SQL["changes_of_one"], *next(iter(since.items())), limit)
     else:
         rows = await database.rows(_SQL["changes"], list(since), list(since.values()), limit)
-    for user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data in rows:
+    for row in rows:
+        user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data, _ = row
         if user_id not in found:
-            found[user_id] = InboxChanges(micros(made_at), at, unread_count, forgotten, tokens_from)
+            found[user_id] = InboxChanges(made_in(row), at, unread_count, forgotten, made_at, tokens_from)
         if event is not None:
             found[user_id].entries.append(Entry(position, event, data))
     for one in found.values():
@@ -121,7 +123,7 @@ async def changes_since(
 async def heads(database: Database, user_ids: Sequence[int]) -> dict[int, tuple[int, int, int]]:
     """Return for each of these inboxes when it was created, its position and its unread count."""
     rows = await database.rows(_SQL["heads"], user_ids)
-    return {row["user_id"]: (micros(row["made_at"]), row["at"], row["unread"]) for row in rows}
+    return {row["user_id"]: (made_in(row), row["at"], row["unread"]) for row in rows}
 
 
 async def one(database: Database, user: UserCaller, id_: UUID) -> str:
@@ -239,9 +241,9 @@ async def recount(connection: Connection, user_ids: Sequence[int]) -> None:
     await connection.execute(_SQL["recount"], user_ids)
 
 
-async def rebase(connection: Connection) -> None:
+async def outdate_cursors(connection: Connection) -> None:
     """After a restore of the database, let all clients load their lists: what they saw last may be lost."""
-    await connection.execute(_SQL["rebase"])
+    await connection.execute(_SQL["outdate_cursors"])
 
 
 async def lock_own(connection: Connection, user: UserCaller) -> int:
@@ -293,6 +295,11 @@ def position_in(cursor: str) -> tuple[int, int]:
     return (int(found[1], 16), int(found[2])) if found else (0, 0)
 
 
-def micros(moment: datetime) -> int:
-    """Return a time in microseconds since 1970."""
-    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+def made_in(row: Record) -> int:
+    """Return what identifies an inbox in cursors: when it was created, in microseconds since 1970, and the salt.
+
+    The id of an erased user can get a new inbox, and a server that is promoted can give positions to other changes.
+    """
+    moment: datetime = row["made_at"]
+    salt: int = row["salt"]
+    return int(moment.timestamp()) * 1_000_000 + moment.microsecond + salt

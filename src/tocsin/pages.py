@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tocsin.auth.claims import UserCaller
 from tocsin.db.pool import Database, Record, queries
-from tocsin.inbox import admitted, cursor_of, micros
+from tocsin.inbox import admitted, cursor_of, made_in
 from tocsin.shared_statements import SharedStatements
 
 NEWEST = 2**63 - 1
@@ -59,7 +59,7 @@ class Cursors:
     async def of(self, user: UserCaller) -> str:
         """Return the cursor of the caller's inbox. It is different after each change. Raises like `owner`."""
         found = await admitted(self._database, user, await self._shared.of(user.id))
-        return cursor_of(micros(found["made_at"]), found["at"])
+        return cursor_of(made_in(found), found["at"])
 
     async def _look(self, user_ids: Sequence[int]) -> dict[int, Record]:
         return {row["user_id"]: row for row in await self._database.rows(_SQL["heads"], user_ids)}
@@ -75,8 +75,9 @@ class Pages:
     async def of(self, user: UserCaller, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
         """Return up to `limit` (at most 100) notifications of a caller below position `before`. Raises like `owner`."""
         row = await self._shared.of(AskedPage(user.id, before, limit, unread))
-        _, at, made_at, _, total, unread_count, more, last, data = await admitted(self._database, user, row)
-        return Page(data, total, unread_count, last, more, cursor_of(micros(made_at), at))
+        found = await admitted(self._database, user, row)
+        _, at, _, _, total, unread_count, more, last, data, _ = found
+        return Page(data, total, unread_count, last, more, cursor_of(made_in(found), at))
 
     async def _look(self, asked: Sequence[AskedPage]) -> dict[AskedPage, Record]:
         if len(asked) == 1:

@@ -227,6 +227,7 @@ class TestNames:
             "push_services",
             "resolutions",
             "streams",
+            "timelines",
             "trials",
             "worker_processes",
             "workers",

@@ -87,7 +87,7 @@ async def _finish(url: str) -> None:
     await migrate.migrate(url)
     connection = await connect(url)
     try:
-        await inbox.rebase(connection)
+        await inbox.outdate_cursors(connection)
     finally:
         await connection.close()
 

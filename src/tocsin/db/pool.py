@@ -66,6 +66,9 @@ _ENDING = (
 )
 """Ends a statement without a timeout soon after its client was killed. Not all systems of servers can do that."""
 
+_NOTE_TIMELINE = "do $$ begin if to_regproc('note_timeline') is not null then perform note_timeline(); end if; end $$"
+"""Another process may not have migrated the database yet."""
+
 _COMMENT = re.compile(r"\A(?:--[^\n]*\n)+")
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (\w+)(?:\((.*)\))?\n", re.MULTILINE)
@@ -101,19 +104,23 @@ Record = asyncpg.Record
 """A database connection. The service never changes session settings, so it is not reset between uses."""
 
 
-async def connect(url: str, slowest: float | None = None) -> Connection:
+async def connect(url: str, slowest: float | None = None, *, notes_timeline: bool = False) -> Connection:
     """Open a connection within `CONNECT_TIMEOUT` per host. The timeout of statements is `slowest` seconds.
 
-    Session settings are set by a statement after connecting, because poolers reject startup parameters. Raises one of
-    `DRIVER_ERRORS` if the database cannot be reached.
+    Session settings are set by a statement after connecting, because poolers reject startup parameters. With
+    `notes_timeline`, cursors are different from then on if the server was promoted. Raises one of `DRIVER_ERRORS` if
+    the database cannot be reached.
     """
     target = target_of(url)
     connection = await reach(target, slowest)
     register(connection)
     try:
         settings = _session(target.settings, slowest, connection.get_server_version().major)
+        first = _set(settings) + ("" if slowest else _ENDING)
+        if notes_timeline:
+            first += f"; {_NOTE_TIMELINE}"
         with in_time():
-            await connection.execute(_set(settings) + ("" if slowest else _ENDING), timeout=CONNECT_TIMEOUT)
+            await connection.execute(first, timeout=CONNECT_TIMEOUT)
     except BaseException:
         connection.terminate()
         raise
@@ -285,7 +292,7 @@ class Database:
                 connection = self._sound()
             if connection is not None:
                 return slot, connection
-            connection = await connect(self._url, self._patience)
+            connection = await connect(self._url, self._patience, notes_timeline=not self.is_read_only)
             if self._yields:
                 _give_way(connection)
         except BaseException:

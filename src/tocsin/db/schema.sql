@@ -344,6 +344,10 @@ CREATE FUNCTION tocsin.new_event_id() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send(((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid;
 
+CREATE FUNCTION tocsin.new_salt() RETURNS bigint
+    LANGUAGE sql
+    RETURN (1 + ((random() * ('1000000000000'::numeric)::double precision))::bigint);
+
 CREATE FUNCTION tocsin.note_registration() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -376,6 +380,29 @@ begin
     select distinct named.id from unnest(new.event_ids) as named (id) where exists (select from moves where state = 'copying')
     on conflict do nothing;
     return new;
+end
+$$;
+
+CREATE FUNCTION tocsin.note_timeline() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    present int;
+begin
+    if current_setting('transaction_read_only') = 'on' then
+        return;
+    end if;
+    begin
+        present := ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int;
+    exception when feature_not_supported or insufficient_privilege or undefined_function then
+        return; -- servers that share their storage, and lose nothing
+    end;
+    if exists (select from timelines where timeline is distinct from present) then
+        perform set_config('synchronous_commit', 'local', true);
+        update timelines
+        set timeline = present, salt = case when timeline is null then salt else new_salt() end
+        where timeline is distinct from present;
+    end if;
 end
 $$;
 
@@ -1075,6 +1102,13 @@ CREATE TABLE tocsin.subjects (
 )
 PARTITION BY RANGE (event_id);
 
+CREATE TABLE tocsin.timelines (
+    id integer NOT NULL,
+    timeline integer,
+    salt bigint NOT NULL,
+    CONSTRAINT timelines_id_check CHECK ((id = 1))
+);
+
 CREATE TABLE tocsin.trials (
     user_id integer NOT NULL,
     sent_at timestamp with time zone[] NOT NULL
@@ -1237,6 +1271,9 @@ ALTER TABLE ONLY tocsin.subjects
 
 ALTER TABLE ONLY tocsin.teams
     ADD CONSTRAINT teams_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.timelines
+    ADD CONSTRAINT timelines_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY tocsin.trials
     ADD CONSTRAINT trials_pkey PRIMARY KEY (user_id);

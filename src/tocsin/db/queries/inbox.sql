@@ -9,7 +9,8 @@
 -- read; they are merged. The constant limits, one more than the largest page, and the number of pages as the limit of the
 -- list show the planner that the rows are few.
 select a.number, h.position as at, h.made_at, h.tokens_from, case when a.unread then h.unread else h.total end as total,
-       h.unread, found.more, found.last, coalesce(found.data, '') as data
+       h.unread, found.more, found.last, coalesce(found.data, '') as data,
+-- include: salt
 from (
     select *
     from unnest($1::int[], $2::bigint[], $3::int[], $4::bool[]) with ordinality as page (user_id, before, size, unread, number)
@@ -21,7 +22,8 @@ from (
 -- One page, as `pages` gives it. The planner does not evaluate a comparison of rows, so that it does not know the user: the
 -- plan for any user costs as little as one for this user, and is kept. The execution opens only the partition of the user.
 select a.number, h.position as at, h.made_at, h.tokens_from, case when a.unread then h.unread else h.total end as total,
-       h.unread, found.more, found.last, coalesce(found.data, '') as data
+       h.unread, found.more, found.last, coalesce(found.data, '') as data,
+-- include: salt
 from (
     select case when (0, 0) <= (0, 0) then $1::int end as user_id, (select $2::bigint) as before, (select $3::int) as size,
            (select $4::bool) as unread, 1::bigint as number
@@ -87,7 +89,10 @@ select array(select user_id from retired) as retired,
        (select greatest(extract(epoch from max(tokens_from) - clock_timestamp()), 0)::float from head) as wait
 
 -- name: heads
-select user_id, position as at, made_at, tokens_from, unread from heads where user_id = any($1::int[]) and active
+select user_id, position as at, made_at, tokens_from, unread,
+-- include: salt
+from heads
+where user_id = any($1::int[]) and active
 
 -- name: one
 select h.made_at, h.tokens_from, i.deleted_at is not null as is_deleted,
@@ -309,7 +314,8 @@ select position from inbox where user_id = $1 and event_id = $2
 -- The notifications and changes of each of these inboxes since a position, in the order of positions, at most $3. Imported
 -- history, at position 0 and below, is left out. An inbox without changes is one row without an event. The limit of the list
 -- is its length. It shows the planner that they are few.
-select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data
+select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data,
+-- include: salt
 from (
     select * from unnest($1::int[], $2::bigint[]) as given (user_id, since) limit cardinality($1::int[])
 ) a
@@ -317,7 +323,8 @@ from (
 
 -- name: changes_of_one
 -- The same of one inbox. The execution opens only the partition of its user, as in `page`.
-select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data
+select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data,
+-- include: salt
 from (select case when (0, 0) <= (0, 0) then $1::int end as user_id, (select $2::bigint) as since) a
 -- include: changes
 
@@ -428,10 +435,9 @@ set position = h.position + 1, forgotten = h.position + 1, total = h.total + p.n
 from unnest($1::int[], $2::int[], $3::int[], $4::timestamptz[]) as p (user_id, n, unread, newest)
 where h.user_id = p.user_id
 
--- name: rebase
--- After a restore to an earlier time, move all inboxes to positions that no client has seen. Clients with the cursors of
--- changes that are lost load the list again, instead of missing what gets the same positions.
-update heads set position = position + 1000000000, forgotten = position + 1000000000
+-- name: outdate_cursors
+-- After a restore, let all clients load their lists: what they saw last may be lost.
+update timelines set salt = new_salt() where id = 1
 
 -- name: recount
 -- Count the entries of locked inboxes again. Clients have to load the list again.

@@ -1,0 +1,139 @@
+"""The promotion of a standby that lacks the last changes: their positions are taken by other changes."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.support.database import value
+from tests.support.events import message_event
+from tests.support.servers import OwnServer, own_server, standby_of
+from tests.support.service import Api, serving
+from tests.support.streams import watching
+from tests.support.waiting import reaches, until
+from tocsin.catalogue import Catalogue
+from tocsin.db import migrate
+
+pytestmark = pytest.mark.processes
+
+DATABASE = "tocsin"
+LOST, NEW = "What the standby lacks", "What comes after the promotion"
+
+
+@dataclass(frozen=True)
+class Late:
+    """A primary, a standby that is promoted without the last changes, and another one that has them."""
+
+    primary: OwnServer
+    standby: OwnServer
+    other: OwnServer
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in (self.primary, self.standby))
+        return f"postgresql://dba:geheim@{hosts}/{DATABASE}?target_session_attrs=primary"
+
+    async def cut(self) -> None:
+        """Disconnect the standby from the primary when it has all changes so far."""
+        await self._replays(self.standby)
+        await self.standby.run("alter system set primary_conninfo = ''", "select pg_reload_conf()")
+        await until(lambda: value(self.standby.url(), "select not exists (select from pg_stat_wal_receiver)"))
+
+    async def promote(self) -> None:
+        await self._replays(self.other)
+        self.primary.kill()
+        await value(self.standby.url(), "select pg_promote(true)")
+
+    async def _replays(self, standby: OwnServer) -> None:
+        written = await value(self.primary.url(), "select pg_current_wal_flush_lsn()::text")
+        replayed = "select pg_last_wal_replay_lsn() >= $1::text::pg_lsn"
+        await until(lambda: value(standby.url(), replayed, written))
+
+
+@pytest.fixture
+async def late() -> AsyncIterator[Late]:
+    async with AsyncExitStack() as stack:
+        primary = await stack.enter_async_context(own_server(wal_keep_size="1GB"))
+        await primary.fresh(DATABASE)
+        await migrate.migrate(primary.url(database=DATABASE), accept_undurable=True)
+        standbys = [await stack.enter_async_context(standby_of(primary)) for _ in range(2)]
+        yield Late(primary, *standbys)
+
+
+async def messages(api: Api) -> list[str]:
+    return [entry["message"] for entry in (await api.inbox(1))["data"]]
+
+
+async def posted_again(api: Api, event: dict[str, Any]) -> None:
+    """Post until the service has found the new primary."""
+
+    async def is_accepted() -> bool:
+        return (await api.as_service("POST", "/events", json=event)).status_code == 202
+
+    await until(is_accepted)
+
+
+async def test_clients_load_their_lists_again_after_changes_were_lost(late: Late, catalogue: Catalogue) -> None:
+    async with serving(late.url, catalogue) as api:
+        await api.people(1)
+        await api.post(message_event("Before", 1))
+        await late.cut()
+        await api.post(message_event(LOST, 1))
+        page = await api.as_user(1, "GET", "/notifications")
+        known = {"Authorization": page.request.headers["authorization"], "If-None-Match": page.headers["etag"]}
+        for _ in range(2):  # the second one is remembered, byte by byte
+            assert (await api.http.get("/notifications", headers=known)).status_code == 304
+        cursor = (await api.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
+        async with watching(api) as watch:
+            await late.promote()
+            await posted_again(api, message_event(NEW, 1))
+            await watch.until_received("resync")
+        again = await api.http.get("/notifications", headers=known)
+        assert (again.status_code, await messages(api)) == (200, [NEW, "Before"])
+        changes = await api.as_user(1, "GET", f"/notifications/changes?since={cursor}")
+        assert json.loads(changes.text)["resync"] is True
+        async with watching(api, mark=cursor) as resumed:
+            await resumed.until_received("resync")
+        cursor = (await api.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
+        await api.post(message_event("Later", 1))
+        following = (await api.as_user(1, "GET", f"/notifications/changes?since={cursor}")).json()
+        assert [change["data"]["message"] for change in following["data"]] == ["Later"]
+
+
+async def test_replica_with_lost_changes_is_not_read_at_their_positions(late: Late, catalogue: Catalogue) -> None:
+    async with serving(late.url, catalogue) as api:
+        await api.people(1)
+        await late.cut()
+        await api.post(message_event(LOST, 1))
+        await late.promote()
+        await posted_again(api, message_event(NEW, 1))
+        fill = "select pg_logical_emit_message(false, '', repeat('.', 100000))"
+        await value(late.standby.url(), fill)  # else the replica is known to be ahead
+        replica = late.other.url(database=DATABASE)
+        async with serving(late.url, catalogue, with_worker=False, replica_url=replica) as reading:
+            await reaches(lambda: problems(reading), [])
+            assert await messages(reading) == [NEW]
+
+
+async def problems(api: Api) -> list[str]:
+    found: list[str] = (await api.call("GET", "/readyz")).json()["problems"]
+    return [each for each in found if "worker" not in each]
+
+
+async def test_inboxes_are_read_after_a_promotion_while_commits_wait_for_a_standby(
+    late: Late, catalogue: Catalogue
+) -> None:
+    async with serving(late.url, catalogue) as api:
+        await api.people(1)
+        await api.post(message_event("Before", 1))
+        await late.cut()
+        await late.standby.run("alter system set synchronous_standby_names = '*'", "select pg_reload_conf()")
+        await late.promote()
+
+        async def is_read() -> bool:
+            return (await api.as_user(1, "GET", "/notifications")).status_code == 200
+
+        await until(is_read, 10)

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -138,6 +139,31 @@ async def test_a_process_that_hangs_is_restarted_and_others_go_on() -> None:
         await post(service, 20)
         await service.stop()
         assert service.status == 0
+
+
+async def test_a_process_that_hangs_before_it_is_ready_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(processes, "CHECK_INTERVAL", 0.5)
+    monkeypatch.setattr(processes, "STARTING_CHECKS", 4)
+    monkeypatch.setattr(processes.Processes, "_handle_signals", lambda _: None)
+    hangs_once = (
+        "import pathlib, socket, sys, time\n"
+        f"place = pathlib.Path({str(tmp_path / 'started')!r})\n"
+        "is_first = not place.exists()\n"
+        "place.touch()\n"
+        "link = socket.socket(fileno=int(sys.argv[-1]))\n"
+        "is_first or link.send(b'{\"ready\": true}\\n')\n"
+        "time.sleep(60)"
+    )
+    service = processes.Processes(1, (sys.executable, "-c", hangs_once), {})
+    with structlog.testing.capture_logs() as lines:
+        running = asyncio.create_task(service.run("http://here"))
+        await until(lambda: running.done() or any(line["event"] == "serving" for line in lines))
+        service._stop()  # noqa: SLF001 - as a signal does
+        await running
+    said = [line["event"] for line in lines]
+    assert said == ["process did not get ready; killing it", "process exited; restarting it", "serving"]
 
 
 @pytest.mark.processes

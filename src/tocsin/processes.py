@@ -1,6 +1,6 @@
 """`tocsin serve --processes N`: the first process starts the database, and starts the others.
 
-It restarts those that end, and kills those that no longer answer.
+It restarts those that end, and kills those that do not get ready, or no longer answer.
 
 The others share a port: the kernel gives each connection to one of them.
 """
@@ -41,6 +41,9 @@ SILENT_CHECKS = 12
 process answers in milliseconds, and one that waits for a processor in seconds. Checks are counted instead of seconds,
 since a machine that was suspended stopped this process, too."""
 
+STARTING_CHECKS = 24
+"""Checks, two minutes, after which a process that is not ready is killed. One without a database ends itself before."""
+
 COLLECT_TIMEOUT = 2.0
 """Seconds for which a process may take to send its metrics; otherwise those that it sent last are shown."""
 
@@ -66,7 +69,10 @@ async def serve(settings: Settings, count: int, arguments: Iterable[str], cell: 
 
 
 class Child:
-    """A process that serves, which is restarted when it ends. `silent_checks` have been unanswered."""
+    """A process that serves, which is restarted when it ends. `silent_checks` have been unanswered.
+
+    `is_stuck`: it did not get ready, and was killed.
+    """
 
     def __init__(self, number: int, command: Iterable[str], variables: Mapping[str, str]) -> None:
         self.number = number
@@ -75,6 +81,7 @@ class Child:
         self.gauges: Samples = {}
         self.running: tuple[asyncio.subprocess.Process, Link] | None = None
         self.silent_checks = 0
+        self.is_stuck = False
         self._command, self._variables = command, variables
         self._sent: asyncio.Future[None] | None = None
 
@@ -184,7 +191,7 @@ class Processes:
             child.ended()
             if self._stopping.is_set():
                 return
-            if not was_ready:
+            if not was_ready and not child.is_stuck:
                 raise Refusal("The service did not start; its log says why.")
             failures = 1 if loop.time() - began > STEADY else failures + 1
             log.error("process exited; restarting it", process=child.number, status=status)
@@ -204,8 +211,13 @@ class Processes:
         return status
 
     async def _check(self, child: Child, link: Link) -> None:
-        """Kill the process if it no longer answers."""
-        await child.ready.wait()
+        """Kill the process if it does not get ready, or no longer answers."""
+        child.is_stuck = False
+        if not await self._gets_ready(child):
+            child.is_stuck = True
+            log.error("process did not get ready; killing it", process=child.number)
+            child.signal(signal.SIGKILL)
+            return
         child.silent_checks = 0
         while child.silent_checks < SILENT_CHECKS:
             child.silent_checks += 1
@@ -213,6 +225,13 @@ class Processes:
             await asyncio.sleep(CHECK_INTERVAL)
         log.error("process does not answer; killing it", process=child.number)
         child.signal(signal.SIGKILL)
+
+    async def _gets_ready(self, child: Child) -> bool:
+        for _ in range(STARTING_CHECKS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_INTERVAL):
+                    return await child.ready.wait()
+        return False
 
     async def _listen(self, child: Child, link: Link) -> None:
         while message := await link.receive():

@@ -28,7 +28,11 @@ from tocsin.strict_json import HUGE, MAX_INTEGER_LENGTH
 from tocsin.validation import Between, RequestModel, field_error, refusal, refusals
 
 MAX_TEAM_MEMBERS = 1_000_000
-MAX_TEXT_LENGTH = 20_000
+MAX_TEXT_LENGTH = 120_000
+"""Maximum characters of an old message. Those of the catalogue can list a hundred things of a thousand characters."""
+
+MAX_HTML_LENGTH = 6 * MAX_TEXT_LENGTH
+"""Maximum characters of its HTML, in which a character of the message takes up to five, and the tags some more."""
 
 DEFAULT_COMPANY = 1
 """The company of users and teams that name none, if the token is not bound to one."""
@@ -219,6 +223,6 @@ class NotificationLine(RequestModel, title="OldNotification"):
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
     data: Annotated[dict[str, Any], AfterValidator(_exact)]
     message: Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
-    message_formatted: Annotated[str, Field(max_length=2 * MAX_TEXT_LENGTH), AfterValidator(_safe_html)] | None = None
+    message_formatted: Annotated[str, Field(max_length=MAX_HTML_LENGTH), AfterValidator(_safe_html)] | None = None
     read_at: Past | None = None
     created_at: Past

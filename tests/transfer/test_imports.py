@@ -695,6 +695,30 @@ async def test_export_and_import_round_trip(api: Api) -> None:
     assert again == lines
 
 
+@pytest.mark.parametrize("kind", ["note", "incoming_email", "high_fived/activity_created"])
+async def test_longest_notifications_are_imported_as_they_are_exported(
+    api: Api, catalogue: Catalogue, kind: str
+) -> None:
+    await api.people(1)
+    event = catalogue.samples[kind]["event"] | {"notify": {"users": [1]}}
+    properties = catalogue.schemas()[kind]["params"]["properties"]
+    longest = {name: longest_of(properties[name]) for name in event["params"]}
+    data = {name: (value * 100)[:100] if isinstance(value, list) else value for name, value in event["data"].items()}
+    await api.post({**event, "data": data, "params": {**event["params"], **longest}})
+    lines = await exported(api)
+    await api.as_service("DELETE", "/directory/users/1")
+    await reaches(lambda: api.app_state.database.value("select count(*) from jobs"), 0)
+    await import_lines(api, *lines)
+    assert await exported(api) == lines
+
+
+def longest_of(schema: Any) -> Any:
+    """Return the longest value of texts that become longest as HTML."""
+    if schema["type"] == "array":
+        return [longest_of(schema["items"])] * schema["maxItems"]
+    return "&" * schema["maxLength"]
+
+
 async def test_contact_erasure_applies_to_imported_history(api: Api) -> None:
     sample = api.app_state.catalogue.samples["incoming_email"]["notification"]
     contact = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": None}

@@ -33,7 +33,7 @@ async def export(database: Database, actor: Actor) -> AsyncIterator[str]:
 
 
 async def _walk(connection: Connection, part: str, *of: int | None, after: int = 0) -> AsyncIterator[str]:
-    """Yield the lines of a statement, a thousand at a time. A row without a line only marks the progress."""
+    """Yield the lines of a statement, up to a thousand at a time. A row without a line only marks the progress."""
     while rows := await connection.fetch(_SQL[part], after, *of):
         for row in rows:
             if row["line"] is not None:

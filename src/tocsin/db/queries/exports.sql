@@ -1,4 +1,4 @@
--- Exports: everything, a thousand lines at a time, in the format of imports.
+-- Exports: everything, up to a thousand lines at a time, in the format of imports.
 
 -- name: users
 -- The columns that come from the host application.
@@ -13,6 +13,7 @@ order by u.id
 limit 1000
 
 -- name: teams
+-- A few at a time, since each may have a million members.
 select t.id as last,
        '{"team":' || json_build_object(
            'id', t.id, 'name', t.name, 'company_id', t.company_id,
@@ -21,7 +22,7 @@ select t.id as last,
 from teams t
 where t.id > $1 and ($2::int is null or t.company_id = $2)
 order by t.id
-limit 1000
+limit 20
 
 -- name: devices
 -- The devices of the next users.

@@ -30,8 +30,8 @@ _SQL = queries("directory")
 class UnknownRecipients:
     """Ids of users and teams that do not exist or belong to another company."""
 
-    users: Collection[int]
-    teams: Collection[int]
+    users: frozenset[int]
+    teams: frozenset[int]
 
     def field_errors(self, users: Sequence[Any], teams: Sequence[Any], prefix: str = "") -> list[FieldError]:
         """Return an error for each unknown id in `users` and `teams`."""

@@ -438,7 +438,7 @@ def _outcome(row: Record, draft: Draft, users: Users) -> Outcome:
         if (draft.company_id, id_) not in users
     ]
     if not draft.skips:
-        unknown = UnknownRecipients(row["unknown_users"], row["unknown_teams"])
+        unknown = UnknownRecipients(frozenset(row["unknown_users"]), frozenset(row["unknown_teams"]))
         field_errors += unknown.field_errors(draft.users, draft.teams, "notify.")
     # Without errors, the id is in use. `_store` looks the event up; if it was removed since, the client must retry.
     return Invalid(field_errors) if field_errors else Unavailable()

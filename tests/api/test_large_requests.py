@@ -1,6 +1,7 @@
 """Requests at the size limits are answered in time and do not delay others."""
 
 import json
+import time
 from uuid import UUID
 
 import pytest
@@ -13,6 +14,7 @@ from tocsin.ids import new_id
 
 PEOPLE = 50_000
 UNKNOWN = 200_000
+JSON = {"Content-Type": "application/json"}
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +61,20 @@ async def test_batch_that_skips_all_recipients_is_stored_in_time(large: Api) -> 
     [stored] = await large.app_state.database.rows("select distinct users, skipped_users from events")
     assert stored["users"] == [1]
     assert stored["skipped_users"] == ids[1:]
+
+
+async def test_refusing_unknown_recipients_costs_no_more_than_skipping_them(idle: Api) -> None:
+    users = list(range(UNKNOWN, UNKNOWN + 10_000))
+    seconds = {}
+    for unknown, status in (("skip", 202), ("refuse", 422)):
+        event = {"type": "custom", "notify": {"users": users, "unknown": unknown}, "params": {"body": "Hello"}}
+        content = json.dumps({"events": [event] * 20})
+        began = time.process_time()
+        answer = await idle.as_service("POST", "/events/batch", content=content, headers=JSON)
+        seconds[unknown] = time.process_time() - began
+        assert answer.status_code == status
+    assert answer.json()["more"] == 20 * 10_000 - 100
+    assert seconds["refuse"] < 4 * seconds["skip"]
 
 
 async def test_events_with_many_recipients_do_not_delay_others(

@@ -392,6 +392,11 @@ async def test_unknown_users_of_all_parts_of_a_large_import_are_reported(
     assert field_errors(await send(api, lines)) == [(f"lines.{fault}", "unknown") for fault in faults[:3]]
 
 
+async def test_first_unknown_members_of_a_team_are_reported_in_their_order(api: Api) -> None:
+    answer = await send(api, [user(1), team(7, 1, *range(2, 132))])
+    assert field_errors(answer) == [(f"lines.2.team.users.{position}", "unknown") for position in range(1, 101)]
+
+
 async def test_user_of_an_import_is_known_to_lines_far_before(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "CHECK_BATCH_SIZE", 1)
     await import_lines(api, team(7, 1, 2), notification(2), device(1), user(1), user(2))

@@ -69,20 +69,20 @@ person as materialized (
     from named
 ),
 fault as (
-    select line.number, '.user.id' as path
+    select line.number, 0::bigint as ordinal, '.user.id' as path
     from line
     where line.part = 'user' and (select u.company_id <> $2 from users u where u.id = line.user_id)
     union all
-    select team.number, '.team.id'
+    select team.number, 0, '.team.id'
     from team
     join teams t on t.id = team.id
     where t.company_id <> $2
     union all
-    select number, '.team.users.' || ordinal - 1
+    select number, ordinal, '.team.users.' || ordinal - 1
     from person
     where number is not null and company_id is distinct from team_company_id
     union all
-    select l.number, '.' || l.part || '.user_id'
+    select l.number, 0, '.' || l.part || '.user_id'
     from person
     cross join unnest('{device,notification}'::text[]) as of (part)
     cross join lateral (
@@ -93,13 +93,13 @@ fault as (
     where person.number is null and (person.company_id is null or person.company_id <> $2)
     union all
     -- existing notifications are not changed
-    select line.number, '.notification.id'
+    select line.number, 0, '.notification.id'
     from line
     where $2::int is not null and line.part = 'notification'
       and (select e.company_id is distinct from $2 from events e where e.id = line.event_id)
       and (select i.user_id from inbox i where i.user_id = line.user_id and i.event_id = line.event_id) is null
 )
-select number, path, count(*) over () as total from fault order by number, path limit $3
+select number, path, count(*) over () as total from fault order by number, ordinal, path limit $3
 
 -- name: accept
 with accepted as (

@@ -124,7 +124,7 @@ def build(app_state: AppState | None = None) -> Application:
 def busy(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Handler]:
     """Return the handlers of the busiest routes, by method and path."""
     return {
-        (method, route.path): route.handler
+        (method, route.path): route.answer
         for route in routes
         if isinstance(route, ApiRoute)
         for method in route.methods

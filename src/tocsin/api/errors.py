@@ -7,19 +7,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
 
-from tocsin.api.state import refuse_moved
-from tocsin.errors import (
-    InternalError,
-    Invalid,
-    Malformed,
-    MethodNotAllowed,
-    NotFound,
-    Problem,
-    Unauthenticated,
-    Unavailable,
-)
+from tocsin.errors import InternalError, Malformed, MethodNotAllowed, NotFound, Problem
 from tocsin.notifications import to_json
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -36,22 +25,12 @@ def answer_to(problem: Problem) -> Response:
     )
 
 
-async def problem_of(scope: Scope, problem: Problem) -> Problem:
-    """Return the problem to report. If a company has moved, what is not found may be in another cell."""
-    if isinstance(problem, Invalid | NotFound | Unauthenticated):
-        try:
-            await refuse_moved(scope)
-        except Unavailable as moved:
-            return moved
-    return problem
-
-
 async def on_problem(request: Request, error: Exception) -> Response:
     """Return the response for a problem: 405 if a path such as `/events/batch` was taken for one with an id."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this type alone
     if isinstance(error, NotFound) and (own := _own_methods(request)) and request.method not in own:
         return answer_to(MethodNotAllowed(own))
-    return answer_to(await problem_of(request.scope, error))
+    return answer_to(error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.arriving import COMPLETE
-from tocsin.api.errors import BUG, answer_to, problem_of
+from tocsin.api.errors import BUG, answer_to
 from tocsin.api.joining import is_whole, write_whole
 from tocsin.api.limiting import STANDINGS, headers_of
 from tocsin.api.state import PLACED
@@ -203,7 +203,7 @@ class Shortcut:
         try:
             response = await endpoint(Request(scope, receive))
         except Problem as problem:
-            response = answer_to(await problem_of(scope, problem))
+            response = answer_to(problem)
         await response(scope, receive, send)
 
 

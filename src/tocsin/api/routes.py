@@ -105,10 +105,9 @@ class Parameters:
 
 
 class Call:
-    """Calls the endpoint of a route with its declared arguments. `reads`: it changes nothing."""
+    """Calls the endpoint of a route with its declared arguments."""
 
-    def __init__(self, dependant: Dependant, status: int, *, reads: bool) -> None:
-        self._reads = reads
+    def __init__(self, dependant: Dependant, status: int) -> None:
         self._endpoint = cast("Callable[..., Awaitable[Any]]", dependant.call)
         self._status = status
         self._request = dependant.request_param_name
@@ -165,10 +164,7 @@ class Call:
             await routing.place_service(request, given)
 
     async def run(self, request: Request, caller: Any, app_state: AppState) -> Response:
-        """Validate the request and call the endpoint with this state.
-
-        Raises `Invalid` with all errors, and `Unavailable` if it read in a cell that the company has left.
-        """
+        """Validate the request and call the endpoint with this state. Raises `Invalid` with all errors."""
         arguments: Arguments = {self._caller: caller} if self._caller else {}
         field_errors: list[FieldError] = []
         if self._request:
@@ -191,10 +187,7 @@ class Call:
         if field_errors:
             await self._confirm(request, caller)
             raise Invalid(field_errors)
-        found = await self._endpoint(**arguments)
-        if self._reads:
-            await refuse_moved(request.scope)
-        return _answer(found, self._status)
+        return _answer(await self._endpoint(**arguments), self._status)
 
     async def _confirm(self, request: Request, caller: Any) -> None:
         if self.authentication:
@@ -262,10 +255,25 @@ class ApiRoute(APIRoute):
 
     def get_route_handler(self) -> Any:
         """Return the handler of requests."""
-        self.call = Call(self.dependant, self.status_code or 200, reads="GET" in self.methods)
+        self.call = Call(self.dependant, self.status_code or 200)
+        self._reads = "GET" in self.methods
         self._write: Handler = self.handle_once if "POST" in self.methods and self.keeps_keys else self.call
-        self.handler: Handler = self.call if "GET" in self.methods else self.write
-        return self.handler
+        self._handle: Handler = self.call if self._reads else self.write
+        return self.answer
+
+    async def answer(self, request: Request) -> Response:
+        """Handle a request.
+
+        Raises `Unavailable` if its company has moved: what is unknown, or missing in a list, may be in its new cell.
+        """
+        try:
+            response = await self._handle(request)
+        except (Invalid, NotFound, Unauthenticated):
+            await refuse_moved(request.scope)
+            raise
+        if self._reads:
+            await refuse_moved(request.scope)
+        return response
 
     async def write(self, request: Request) -> Response:
         """Handle a request that changes something. Raises `ReadOnly` if this process cannot."""

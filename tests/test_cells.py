@@ -1,10 +1,13 @@
 """The file of cells, and the settings of each."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.service import settings_for
+from tocsin import cell_parts
 from tocsin.cells import Cells, cells_of, every_cell, of_cell, text_of, with_cell
 from tocsin.errors import Refusal
 from tocsin.settings import Settings
@@ -130,3 +133,23 @@ def test_printed_table_is_one_that_the_file_accepts(tmp_path: Path) -> None:
     table = {"url": "postgresql://h/d", "schema": "tocsin_west", "companies": [20, "30-39"]}
     cells = cells_in(tmp_path, f"[main]\ndefault = true\n\n{text_of('west', table)}\n")
     assert [cells.cell_of(company).name for company in (20, 35, 40)] == ["west", "west", "main"]
+
+
+async def test_cell_that_cannot_be_opened_is_logged_more_and_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cell_parts, "REOPEN_INTERVAL", 0.05)
+    attempts = list[int]()
+
+    async def use() -> None:
+        attempts.append(1)
+        raise Refusal("The password is wrong." if len(attempts) > 3 else "The database is away.")
+
+    failure, north = "cell cannot be served; it will be retried", cells_in(tmp_path, WHOLE).named("north")
+    with capture_logs() as lines:
+        trying = asyncio.create_task(cell_parts._again_and_again(use, failure, north))  # noqa: SLF001
+        await asyncio.sleep(2)
+        trying.cancel()
+    assert len(attempts) > 6
+    assert [line["reason"] for line in lines] == ["The database is away.", *["The password is wrong."] * 2]
+    assert {(line["event"], line["cell"]) for line in lines} == {(failure, "north")}

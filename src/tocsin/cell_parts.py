@@ -26,6 +26,7 @@ from tocsin.pubsub import PubSub
 from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.retention import run
+from tocsin.retry_delay import Reasons
 from tocsin.settings import Settings
 from tocsin.signals import Pushing
 from tocsin.startup import (
@@ -294,9 +295,11 @@ async def _run_while_held(worker: Worker, lease: CellLease, cell: Cell, metrics:
 
 async def _again_and_again(use: Callable[[], Awaitable[None]], failure: str, cell: Cell) -> None:
     """Use a cell, and again after any error, which stays without effect on the other cells."""
+    reasons = Reasons()
     while True:
         try:
             await use()
         except Exception as error:  # noqa: BLE001 - the other cells go on
-            log.warning(failure, cell=cell.name, reason=str(error))
+            if reasons.is_due(str(error)):
+                log.warning(failure, cell=cell.name, reason=str(error))
         await asyncio.sleep(REOPEN_INTERVAL)

@@ -16,6 +16,7 @@ from tocsin.db.url import SCHEMA, is_read_only, read_only
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served
+from tocsin.retry_delay import Reasons
 from tocsin.settings import Settings
 
 API_CONNECTIONS = 10
@@ -30,8 +31,8 @@ Result = TypeVar("Result")
 START_TIMEOUT = 60.0
 """Seconds that a process waits for the database at its start."""
 
-RETRY_INTERVAL, MAX_LOG_INTERVAL = 1.0, 60.0
-"""Seconds between two attempts, and the longest between two log lines about the same reason."""
+RETRY_INTERVAL = 1.0
+"""Seconds between two attempts."""
 
 log = structlog.get_logger(__name__)
 
@@ -110,18 +111,15 @@ async def patiently(attempt: Callable[[], Awaitable[Result]]) -> Result:
 
     It is logged when the reason changes, and else after twice as long each time.
     """
-    began, since = time.monotonic(), datetime.now(UTC)
-    reason, next_log, interval = "", 0.0, 1.0
+    end, since, reasons = time.monotonic() + START_TIMEOUT, datetime.now(UTC), Reasons()
     while True:
         try:
             return await attempt()
         except (*DRIVER_ERRORS, ValueError) as error:
-            before, reason, waited = reason, sentence_on(error), time.monotonic() - began
-            if not is_outage(error) or is_hopeless(error) or waited > START_TIMEOUT:
+            reason = sentence_on(error)
+            if not is_outage(error) or is_hopeless(error) or time.monotonic() > end:
                 raise Refusal(reason) from error
-            if reason != before or waited >= next_log:
-                interval = 1.0 if reason != before else min(2 * interval, MAX_LOG_INTERVAL)
-                next_log = waited + interval
+            if reasons.is_due(reason):
                 log.warning(
                     "database cannot be reached; the connection will be retried",
                     reason=reason,

@@ -32,6 +32,7 @@ from tocsin.api.cell_lookups import WATCH_INTERVAL
 from tocsin.api.cells import ReadinessOfCells
 from tocsin.api.drafts import draft_of
 from tocsin.auth.minting import mint_service, mint_user
+from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
 from tocsin.db.url import in_schema
 from tocsin.disk_guard import DiskGuard
@@ -350,6 +351,40 @@ async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(servic
     assert [each["id"] for each in listed.json()["data"]] == [NORTH]
 
 
+async def copy_only(monkeypatch: pytest.MonkeyPatch, *move: Any) -> None:
+    """Begin a move, as a command that is killed when all is copied."""
+
+    async def end(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(moving._Move, "_switch", end)  # noqa: SLF001
+        with pytest.raises(KeyboardInterrupt):
+            await moving.move(*move)
+
+
+async def test_copy_is_not_used_while_the_cell_that_a_company_leaves_is_away(
+    service: WithSouth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that was accepted for a copy would be lost when the move continues."""
+    assert (await service.put(SOUTH)).status_code == 204
+    async with pool(service.urls[SOUTH], CONNECTIONS) as here, pool(service.urls[NORTH], CONNECTIONS) as there:
+        move = here, there, SOUTH, "south", "north"
+        await copy_only(monkeypatch, *move)
+        assert await value(service.urls[NORTH], "select count(*) from users") == 1
+        service.south.kill()
+        for _ in range(2):
+            refused = await service.as_service("POST", "/events", json=custom(SOUTH))
+            assert (refused.status_code, await service.status(SOUTH)) == (503, 503), refused.text
+        await service.south.start()
+        await reaches(partial(service.status, SOUTH), 200)
+        assert (await service.as_service("POST", "/events", json=custom(SOUTH))).status_code == 202
+        await reaches(partial(service.total, SOUTH), 1)
+        await moving.move(*move)
+    await reaches(partial(service.status, SOUTH), 200)
+    assert await service.total(SOUTH) == 1
+
+
 def skipping(*users: int) -> dict[str, Any]:
     return {**custom(*users), "notify": {"users": list(users), "unknown": "skip"}}
 
@@ -645,14 +680,7 @@ async def test_process_of_one_cell_refuses_a_company_of_another_cell(
     assert await seen(moves) == [200, 401, 202, 422]
     async with AsyncExitStack() as stack:
         here, there = [await stack.enter_async_context(pool(url, CONNECTIONS)) for url in main.urls.values()]
-
-        async def end(_: Any) -> None:
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(moving._Move, "_switch", end)  # noqa: SLF001 - a command that is killed when all is copied
-            with pytest.raises(KeyboardInterrupt):
-                await moving.move(here, there, moves, "main", "north")
+        await copy_only(monkeypatch, here, there, moves, "main", "north")
         await reaches(partial(seen, moves), [200, 503, 202, 503])
         assert (await north.put(moves)).status_code == 503
         own = await north.as_service("POST", "/events", json=custom(moves), company_id=moves)
@@ -669,9 +697,39 @@ async def test_process_of_one_cell_refuses_a_company_of_another_cell(
         own = await main.as_service("POST", "/events", json=skipping(moves), company_id=moves)
         assert own.status_code == 503
         await reaches(partial(main.status, 77), 401)
+        await copy_only(monkeypatch, there, here, moves, "north", "main")
+        await asyncio.sleep(2 * WATCH_INTERVAL)
+        assert await seen(moves) == [503, 200, 503, 202]
+        await moving.give_up(there, here, moves, "north", "main")
+        await asyncio.sleep(2 * WATCH_INTERVAL)
+        assert await seen(moves) == [503, 200, 503, 202]
+        assert await listed() == (503, True)
         await moving.move(there, here, moves, "north", "main")
         await reaches(partial(seen, moves), [200, 503, 202, 503])
         await reaches(listed, (200, False))
+
+
+async def test_process_of_one_cell_serves_a_company_that_returns_from_a_third_cell(
+    server: Embedded, tmp_path: Path
+) -> None:
+    names, company = ("main", "north", "east"), 5
+    here = await make_database(server, f"round_{tmp_path.name[-20:].replace('-', '_')}".lower())
+    urls = [here, *(in_schema(here, f"tocsin_{name}") for name in names[1:])]
+    (tmp_path / "cells.toml").write_text(
+        "[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\n\n[east]\nschema = 'tocsin_east'\n"
+    )
+    for url in urls:
+        await migrate(url, accept_undurable=True)
+    async with AsyncExitStack() as stack:
+        program = await stack.enter_async_context(serving_cells(tmp_path, here, "serve", "--cell", "main"))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=program.greeting["url"], timeout=60))
+        main = Service(http, {})
+        assert (await main.put(company)).status_code == 204
+        pools = [await stack.enter_async_context(pool(url, CONNECTIONS)) for url in urls]
+        for source, target in ((0, 1), (1, 2), (2, 0)):
+            await moving.move(pools[source], pools[target], company, names[source], names[target])
+        await reaches(partial(main.status, company), 200, 20)
+        assert (await main.as_service("POST", "/events", json=custom(company))).status_code == 202
 
 
 async def test_process_of_one_cell_serves_other_companies_while_one_is_closed(pair: dict[int, Service]) -> None:

@@ -423,12 +423,12 @@ class _Move(Copy):
             async with self._target.transaction() as target:
                 await self._receive(target)
                 received = rows[-1]["number"]
-                if not await target.fetch(_SQL["received"], self._company, received, self._turn):
+                if not await target.fetch(_SQL["received"], self._company, received, self._turn, self._origin):
                     raise is_taken()
                 await self._put(target, by_table(rows))
             await self._source.rows(_SQL["forget_rows"], self._company, received)
         await self._source.rows(_SQL["forget_rows"], self._company, received)
-        await self._target.rows(_SQL["received"], self._company, received, self._turn)
+        await self._target.rows(_SQL["received"], self._company, received, self._turn, self._origin)
 
     async def _copy_audit_entries(self) -> None:
         """Copy the audit entries of the company. Those of the source stay: its log is append-only."""

@@ -1,7 +1,7 @@
 """Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -292,17 +292,29 @@ class Routing(Places[AppState]):
             elif isinstance(known, BaseException):
                 raise known
         in_cells = {name: known for name, known in found.items() if not isinstance(known, BaseException)}
+        copies = await self._copies(in_cells, missed)
         without, several = set[Key](), dict[Key, Sequence[str]]()
         for key in keys:
             there = [name for name, known in in_cells.items() if key in known]
             if len(there) > 1:
                 several[key] = there
-            elif there:
+            elif there and key not in copies:
                 self._remembered[key] = there[0]
             elif missed:
                 without.add(key)
         self._remembered.update(await self._owners_of(several))
         return dict.fromkeys(asked, Looked(missed, without))
+
+    async def _copies(self, found: Mapping[str, set[Key]], missed: Collection[str]) -> set[Key]:
+        """Return which users and teams are only copies: their company is in a missed cell, and moves from there."""
+        copies = set[Key]()
+        for name, known in found.items() if missed else ():
+            if known:
+                await self.look(name)
+            for company_id in {*self._moves.of(name), *self._moves.copied} if known else ():
+                if self._moves.cell_of(company_id) in missed:
+                    copies |= await known_in(self.states[name].database, known, company_id)
+        return copies
 
     async def _owners_of(self, several: Mapping[Key, Sequence[str]]) -> dict[Key, str]:
         """Return which of several cells has these users and teams, while their company moves: that of the company."""

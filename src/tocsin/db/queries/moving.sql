@@ -9,7 +9,7 @@ select pg_advisory_unlock($1::bigint + hashtext(current_schema()) - hashtext('to
 
 -- name: whereabouts
 select company_id, turn, state, other, coalesce(closed_until > clock_timestamp(), false) as is_closed, is_leaving,
-       state = 'here' and received_turn > turn as is_coming
+       state <> 'copying' and received_turn > turn as is_coming
 from moves
 
 -- name: has_company
@@ -29,11 +29,13 @@ returning turn
 -- name: expect
 -- At the target: which move brings the company here. This waits for what an earlier one still writes.
 insert into moves (company_id, turn, state, other, received_turn) values ($1, 0, 'here', $3, $2)
-on conflict (company_id) do update set received_turn = excluded.received_turn, received = 0
+on conflict (company_id) do update
+set received_turn = excluded.received_turn, received = 0,
+    other = case when moves.state = 'here' then excluded.other else moves.other end
 
 -- name: expect_no_longer
 -- At the target: the move is given up, and nothing of it is here.
-update moves set received_turn = 0 where company_id = $1 and received_turn = $2 and state = 'here'
+update moves set received_turn = 0 where company_id = $1 and received_turn = $2 and state <> 'copying'
 
 -- name: close
 update moves set closed_until = clock_timestamp() + make_interval(secs => $2) where company_id = $1 and state = 'copying'
@@ -657,7 +659,9 @@ select number, table_name, row from moved_rows where company_id = $1 and number 
 
 -- name: received
 -- Note which rows are here; no row if another command has brought them.
-update moves set received = $2, state = 'here' where company_id = $1 and received_turn = $3 and (received < $2 or $2 = 0) returning received
+update moves set received = $2, state = 'here', other = $4
+where company_id = $1 and received_turn = $3 and (received < $2 or $2 = 0)
+returning received
 
 -- name: forget_rows
 delete from moved_rows where company_id = $1 and number <= $2

@@ -171,7 +171,7 @@ async def test_erasure_during_deliveries_leaves_no_rows(api: Api) -> None:
         assert await api.app_state.database.value(f"select count(*) from {table} where user_id = {PERSON}") == 0
 
 
-async def test_erasure_is_finished_in_steps_under_the_lease_of_its_job(
+async def test_erasure_is_finished_in_parts_under_the_leases_of_their_jobs(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory, "EVENTS_BATCH_SIZE", 2)
@@ -179,15 +179,15 @@ async def test_erasure_is_finished_in_steps_under_the_lease_of_its_job(
     ids = [(await idle.as_service("POST", "/events", json=custom(PERSON, 1))).json()["id"] for _ in range(5)]
     await work(idle)
     await idle.as_service("DELETE", f"/directory/users/{PERSON}")
-    database, steps = idle.app_state.database, 0
+    database, parts = idle.app_state.database, 0
     while leased := await jobs.claim(database, worker := new_id(), "bulk", 1):
         before = await everything(idle)
         with pytest.raises(jobs.Lost):
             await directory.finish_erasure(database, new_id(), leased[0])
         assert await everything(idle) == before
         await directory.finish_erasure(database, worker, leased[0])
-        steps += 1
-    assert steps == 3
+        parts += 1
+    assert parts == 3
     assert str(PERSON) not in (await everything(idle))["recipients"]
     assert await database.value("select count(*) from erasures") == 0
     assert sorted(await idle.ids(1)) == sorted(ids)

@@ -157,7 +157,7 @@ async def leave(database: Database, team_id: int, user_id: int, company_id: int 
 
 
 async def erase(database: Database, pubsub: PubSub, id_: int, actor: Actor) -> None:
-    """Erase a user with all their data, at once; a job removes their id from notifications of others.
+    """Erase a user with all their data, at once; jobs remove their id from notifications of others.
 
     Raises `NotFound`, also for a user of another company than the actor's.
     """
@@ -170,27 +170,22 @@ async def erase(database: Database, pubsub: PubSub, id_: int, actor: Actor) -> N
         await connection.execute(_SQL["erase_deliveries"], id_)
         await devices.clear_phones(connection, [id_])
         await devices.detach_all(connection, id_)
-        await connection.execute(_SQL["erase"], id_, new_id())
+        await connection.execute(_SQL["erase"], id_, EVENTS_BATCH_SIZE, f"erasure:{new_id()}")
         await connection.execute(_SQL["next_generation"])  # last, since all erasures wait here for each other
     for topic in ("bulk", "clear"):
         pubsub.publish(topic)
 
 
 async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
-    """Remove an erased user's id from the next events that reached the user; after the last, finish the job.
+    """Remove an erased user's id from a part of the events that reached the user, and finish the job of this part.
 
     Raises `Lost` if the lease of the job is lost.
     """
     async with database.transaction() as connection:
-        row = await connection.fetchrow(_SQL["erasure"], job.id, EVENTS_BATCH_SIZE)
-        if row is None or row["last"]:
-            await jobs.finish(connection, worker, [job.id])
-            await connection.execute(_SQL["forget_erasure"], job.id)
-        else:
-            await jobs.save_progress(connection, worker, [(job.id, job.progress + 1)])
-            await connection.execute(_SQL["masked"], job.id, EVENTS_BATCH_SIZE)
-        if row is not None:
-            await connection.execute(_SQL["mask"], row["user_id"], row["event_ids"])
+        await jobs.finish(connection, worker, [job.id])
+        for user_id, ids in await connection.fetch(_SQL["end_erasure"], job.id):
+            for start in range(0, len(ids), EVENTS_BATCH_SIZE):  # a job of an earlier release has all events
+                await connection.execute(_SQL["mask"], user_id, ids[start : start + EVENTS_BATCH_SIZE])
 
 
 async def _put_team(connection: Connection, team: Team, company_id: int | None) -> bool:

@@ -108,6 +108,7 @@ where (event_id, device_id) in (
 )
 
 -- name: erase
+-- The user's id stays in the events that reached the user. They are changed by jobs, $2 events each, in turns of their own ($3).
 with gone as (
     delete from inbox where user_id = $1 returning event_id
 ),
@@ -144,16 +145,16 @@ remembered as (
 ),
 erasure as (
     insert into erasures (id, user_id, event_ids)
-    select $2, $1, array(select event_id from gone)
+    select gen_random_uuid(), $1, array_agg(event_id order by event_id)
+    from (select event_id, row_number() over (order by event_id) - 1 as place from gone) sorted
+    group by place / $2::int
+    returning id
 )
-insert into jobs (id, task, lane) values ($2, 'erase', 'bulk')
+insert into jobs (id, task, lane, sender) select id, 'erase', 'bulk', $3 from erasure
 
 -- name: next_generation
 -- A user who gets the id from now on is not a recipient of events that were accepted before.
 insert into generations as g (id, current) values (1, 1) on conflict (id) do update set current = g.current + 1
-
--- name: erasure
-select user_id, event_ids[1:$2] as event_ids, cardinality(event_ids) <= $2 as last from erasures where id = $1
 
 -- name: mask
 -- Remove the user's id from these events; delete the words of events that no other user received.
@@ -195,8 +196,5 @@ set users = array_remove(e.users, $1), excepted = array_remove(e.excepted, $1),
     subjects = case when e.id in (select event_id from alone) then '{}' else e.subjects end
 where e.id = any($2::uuid[])
 
--- name: masked
-update erasures set event_ids = event_ids[$2::int + 1:] where id = $1
-
--- name: forget_erasure
-delete from erasures where id = $1
+-- name: end_erasure
+delete from erasures where id = $1 returning user_id, event_ids

@@ -12,7 +12,10 @@ from tests.support.service import Api
 from tests.support.waiting import reaches
 from tests.support.workers import work
 from tocsin import directory, jobs
+from tocsin.audit import Actor
+from tocsin.db.pool import Connection
 from tocsin.ids import new_id
+from tocsin.store import pool
 
 NAME, EMAIL = "Zebulon", "zebulon@example.com"
 PERSON = 424_242
@@ -191,6 +194,23 @@ async def test_erasure_is_finished_in_parts_under_the_leases_of_their_jobs(
     assert str(PERSON) not in (await everything(idle))["recipients"]
     assert await database.value("select count(*) from erasures") == 0
     assert sorted(await idle.ids(1)) == sorted(ids)
+
+
+SLOWLY = """
+create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(1.2); return null; end';
+create trigger slowly before delete on inbox for each statement execute function wait();
+"""
+
+
+async def test_erasure_has_more_time_than_other_statements(idle: Api, url: str, dba: Connection) -> None:
+    await made(idle)
+    await dba.execute(SLOWLY)
+    try:
+        async with pool(url, 1, patience=1.0) as database:
+            await directory.erase(database, idle.app_state.pubsub, PERSON, Actor("test"))
+    finally:
+        await dba.execute("drop function wait cascade")
+    assert (await idle.as_service("GET", f"/directory/users/{PERSON}")).status_code == 404
 
 
 async def test_teams_and_users_are_paginated(api: Api) -> None:

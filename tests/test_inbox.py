@@ -17,8 +17,9 @@ from tests.support.workers import work
 from tocsin import inbox, marks, pages
 from tocsin.auth.claims import UserCaller
 from tocsin.db.pool import Connection, Database, queries
-from tocsin.errors import Missing, NotFound, Unauthenticated, Unavailable
+from tocsin.errors import Missing, NotFound, Overrun, Unauthenticated, Unavailable
 from tocsin.invariants import check_rows
+from tocsin.store import pool
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -237,6 +238,28 @@ async def test_created_at_never_decreases_even_if_the_clock_does(api: Api) -> No
     await api.app_state.database.value("update heads set last_at = '2999-01-01 00:00:00+00'")
     await fill(api, 1, 1)
     assert (await api.inbox(1))["data"][0]["created_at"] == "2999-01-01 00:00:00"
+
+
+async def test_many_are_marked_read_by_a_statement_that_may_take_longer(
+    idle: Api, url: str, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "MANY", 2)
+    await idle.people(1, 2)
+    for users in ((1, 2), (1, 2), (2,)):
+        await idle.as_service("POST", "/events", json=custom(*users))
+    await work(idle)
+    await dba.execute(
+        "create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(1.2); return null; end';"
+        " create trigger slowly before update on inbox for each statement execute function wait()"
+    )
+    try:
+        async with pool(url, 1, patience=1.0) as database:
+            with pytest.raises(Overrun):
+                await marks.read_all(database, UserCaller(1, 0))
+            await marks.read_all(database, UserCaller(2, 0))
+    finally:
+        await dba.execute("drop function wait cascade")
+    assert [(await idle.inbox(user))["pagination"]["unread"] for user in (1, 2)] == [2, 0]
 
 
 async def test_notification_arriving_during_read_all_stays_unread(api: Api) -> None:

@@ -246,13 +246,15 @@ async def outdate_cursors(connection: Connection) -> None:
     await connection.execute(_SQL["outdate_cursors"])
 
 
-async def lock_own(connection: Connection, user: UserCaller) -> int:
-    """Lock the head of a caller until the end of the transaction; return the position before. Raises like `owner`."""
+async def lock_own(connection: Connection, user: UserCaller) -> tuple[int, int]:
+    """Lock the head of a caller until the end of the transaction; return the position before, and the unread count.
+
+    Raises like `owner`.
+    """
     row = await connection.fetchrow(_SQL["lock_own"], user.id, user.issued)
     if row is None:
         raise await refusal(connection.fetchval, user)
-    began: int = row["began"]
-    return began
+    return row["began"], row["unread"]
 
 
 async def admitted(database: Database, user: UserCaller, row: Record | None) -> Record:

@@ -6,11 +6,14 @@ from uuid import UUID
 
 from tocsin import inbox
 from tocsin.auth.claims import UserCaller
-from tocsin.db.pool import Database, Record, queries
+from tocsin.db.pool import Database, Record, allow, queries
 from tocsin.errors import Invalid, Missing, NotFound
 from tocsin.inbox import lock_own, refusal
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
+
+MANY, MANY_TIMEOUT = 100_000, 60.0
+"""Unread notifications beyond which all are marked by a statement that may take longer than others, and its seconds."""
 
 _SQL = queries("inbox")
 
@@ -86,12 +89,16 @@ async def read_all(database: Database, user: UserCaller, up_to: UUID | None = No
     Raises `Invalid` if `up_to` is not in the inbox, and like `owner`.
     """
     async with database.transaction() as connection:
-        last: int | None = await lock_own(connection, user)
+        last: int | None
+        last, unread = await lock_own(connection, user)
         if up_to is not None:
             last = await connection.fetchval(_SQL["position"], user.id, up_to)
             if last is None:
                 raise Invalid([field_error("up_to", "unknown", "is not in this inbox")])
-        await connection.execute(_SQL["read_all"], user.id, last)
+        seconds = MANY_TIMEOUT if unread > MANY else None
+        if seconds:
+            await allow(connection, seconds)
+        await connection.execute(_SQL["read_all"], user.id, last, timeout=seconds)
 
 
 async def read_some(database: Database, user: UserCaller, ids: Sequence[UUID]) -> None:

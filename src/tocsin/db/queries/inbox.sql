@@ -135,14 +135,14 @@ for update
 -- for the user's phones, if the user is active and a token that was issued at $2 (seconds since 1970, or null) is for this
 -- inbox. `began` is the position before the statement waited for the lock.
 with own as materialized (
-    select h.user_id, h.position
+    select h.user_id, h.position, h.unread
     from heads h
     where h.user_id = $1
 -- include: admitted(issued=$2)
     for update
 ),
 -- include: noted
-select (select b.position from heads b where b.user_id = $1) as began from own
+select (select b.position from heads b where b.user_id = $1) as began, unread from own
 
 -- name: marks
 -- Mark one notification each of several users as `read`, `unread` or `deleted`. A head that another session locks is passed

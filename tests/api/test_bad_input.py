@@ -2,7 +2,9 @@
 
 import asyncio
 import copy
+import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from html.parser import HTMLParser
 from typing import Any
@@ -239,6 +241,18 @@ async def test_content_type_parameters_and_case_are_ignored(guarded: Api) -> Non
             f"{handler[0]} {handler[1]} HTTP/1.1\nAuthorization: Bearer {handler[2]}\nTransfer-Encoding: chunked\n"
         )
         assert (await raw(guarded, chunked, b"0\r\n\r\n")).status_code == 422
+
+
+async def test_compressed_body_is_refused_by_its_coding(guarded: Api) -> None:
+    routes = [*((*door, JSON) for door in DOORS), ("POST", "/directory/import", CRM, "application/x-ndjson")]
+    for method, path, token, kind in routes:
+        for coding, content in (("gzip", gzip.compress(b"{}")), ("Deflate", zlib.compress(b"{}"))):
+            headers = {"Content-Type": kind, "Content-Encoding": coding}
+            answer = await guarded.call(method, path, token, content=content, headers=headers)
+            assert codes_of(answer) == (415, [("content_type", None)]), (path, coding)
+            assert "Content-Encoding" in answer.json()["errors"][0]["message"]
+        headers = {"Content-Type": kind, "Content-Encoding": "identity"}
+        assert (await guarded.call(method, path, token, content=b"{}", headers=headers)).status_code == 422
 
 
 async def test_custom_notification_reports_all_errors(guarded: Api) -> None:

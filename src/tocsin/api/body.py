@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from tocsin.api.arriving import ARRIVING, COMPLETE
 from tocsin.api.middleware import ABORT, CYCLE
 from tocsin.api.slots import complete
-from tocsin.errors import ContentType, TooLarge
+from tocsin.errors import ContentType, Malformed, TooLarge
 from tocsin.strict_json import parse_object
 
 JSON = ("application/json",)
@@ -33,7 +33,19 @@ async def body_of(request: Request, limit: int = MAX_BODY_BYTES, types: Collecti
         return {}
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in types:
         raise ContentType
-    return parse_object(body) if len(body) <= MAX_INLINE_PARSE_BYTES else await asyncio.to_thread(parse_object, body)
+    try:
+        if len(body) <= MAX_INLINE_PARSE_BYTES:
+            return parse_object(body)
+        return await asyncio.to_thread(parse_object, body)
+    except Malformed:
+        refuse_encoded(request)  # only here, because almost no request has the header
+        raise
+
+
+def refuse_encoded(request: Request) -> None:
+    """Raise `ContentType` if the body is compressed (RFC 9110, section 15.5.16)."""
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ContentType("The body must be sent without Content-Encoding: compressed bodies are not supported.")
 
 
 async def bytes_of(request: Request, limit: int) -> bytes:

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from tocsin import idempotency
 from tocsin.api.answers import Imported
 from tocsin.api.auth import Acting, DirectoryWriter
-from tocsin.api.body import parts_of
+from tocsin.api.body import parts_of, refuse_encoded
 from tocsin.api.documented import problems
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
 from tocsin.api.routes import StreamedRoute, router
@@ -63,6 +63,7 @@ async def import_lines(request: Request, service: DirectoryWriter, actor: Acting
     # The lines are staged in the database while the body is read. The key is checked when all lines are staged.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
         raise ContentType(f"The body must be sent with Content-Type: {NDJSON}.")
+    refuse_encoded(request)
     app_state.disk.check()
     key = key_of(request, service) if HEADER in request.headers else None
     incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, actor)

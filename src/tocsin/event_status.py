@@ -119,7 +119,7 @@ def _why(row: Record) -> str:
     if row["delivered_at"]:
         return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
     if row["is_excepted"]:
-        return "left out: the event excludes the user"
+        return "left out: the event excludes the user, or was resolved for them"
     if not row["is_known"]:
         return "there is no such user in the directory"
     if row["member_of"] is None and (not row["is_named"] or row["is_successor"]):

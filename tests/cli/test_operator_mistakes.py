@@ -164,6 +164,7 @@ URLS = {
     "postgres://u:geheim@h/db?port=x": "port",
     "postgres://u:geheim@h,,h2/db": "empty host",
     "postgres://u:geheim@h/db?geheim": "name=value",
+    "postgresql://u:geheim@h/db?target_session_attrs=master": "target_session_attrs must be one of primary",
     "mysql://u:geheim@h/db": "postgresql://",
     "u:geheim@h/db": "postgresql://",
 }

@@ -32,6 +32,9 @@ _IGNORED = (
 )
 """Other parameters of libpq, which asyncpg would send to the server as settings."""
 
+_KINDS = ("primary", "read-write", "standby", "prefer-standby", "read-only", "any")
+"""The values of `target_session_attrs`."""
+
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25\w+)?\]|[^\[\]:@/?#\s]*)(?::(\d{1,5}))?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _PORT = re.compile(r"\d{1,5}")
@@ -76,6 +79,8 @@ def check(url: str) -> None:
     for listed in (hosts, parameters.get("host", "")):
         if "," in listed and not all(each.partition(":")[0] for each in listed.split(",")):
             raise ValueError("it names an empty host")
+    if parameters.get("target_session_attrs", "any") not in _KINDS:
+        raise ValueError(f"its target_session_attrs must be one of {', '.join(_KINDS)}")
     ports = [(_HOST.fullmatch(host) or (None, "0"))[1] for host in hosts.split(",")]
     if not all(port is None or 0 < int(port) <= _LAST_PORT for port in [*ports, *_ports_of(parameters)]):
         raise ValueError(f"its host or port cannot be read: a port is 1 to {_LAST_PORT}; {ENCODE}")

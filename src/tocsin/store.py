@@ -15,6 +15,7 @@ from tocsin.db.pool import STATEMENT_TIMEOUT, Database
 from tocsin.db.url import SCHEMA, is_read_only, read_only
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
+from tocsin.postgres.data_dir import refuse_missing
 from tocsin.postgres.supervisor import Embedded, is_served
 from tocsin.retry_delay import Reasons
 from tocsin.settings import Settings
@@ -72,6 +73,15 @@ async def store(
         taken = await patiently(lambda: _migrate(settings, url))
         tell = log.info if taken or not quiet else log.debug
         tell("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def existing_store(settings: Settings) -> AsyncIterator[str]:
+    """Yield the url of a database that a service has used, and may be using. Raises `Refusal` if there is none yet."""
+    if settings.own_database_url is None and not is_running(settings):
+        refuse_missing(settings.data_dir)
+    async with store(settings, alone=False, quiet=True) as url:
         yield url
 
 

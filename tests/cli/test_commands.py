@@ -149,6 +149,23 @@ def test_invalid_arguments_are_rejected_before_starting_the_database(tmp_path: P
     assert not (tmp_path / "data").exists()
 
 
+def test_commands_for_an_existing_database_create_none(tmp_path: Path) -> None:
+    (tmp_path / "export").write_text("kept")
+    for arguments in (
+        ["export", "export"],
+        ["explain", "--user", "4"],
+        ["replay"],
+        ["cancel", str(uuid4())],
+        ["sign-out", "--all"],
+        ["partition"],
+        ["post-role", "crm", "--all-companies"],
+    ):
+        said = refusal(*arguments, cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "data"))
+        assert f"There is no database in {tmp_path}/data; set TOCSIN_DATA_DIR." in said, arguments
+    assert not (tmp_path / "data").exists()
+    assert (tmp_path / "export").read_text() == "kept"
+
+
 async def test_cancel_command_cancels_an_event(tmp_path: Path, idle: Api, quiet_database: str) -> None:
     await idle.people(1)
     held, delivered = [(await idle.as_service("POST", "/events", json=custom(1))).json()["id"] for _ in range(2)]

@@ -16,6 +16,7 @@ from tocsin.errors import Refusal
 from tocsin.postgres import archive, supervisor
 from tocsin.postgres.backup import SECRET_NAMES, Backup, Source, back_up, backups_in, remove_old, stream
 from tocsin.postgres.binaries import installed
+from tocsin.postgres.data_dir import refuse_missing
 from tocsin.postgres.restore import Wanted, choose
 from tocsin.postgres.restore import restore as restore_backup
 from tocsin.postgres.segments import number_of
@@ -102,8 +103,7 @@ async def _source(settings: Settings) -> AsyncIterator[Source]:
     """Yield the running server, or start it for the duration of the block."""
     async with contextlib.AsyncExitStack() as stack:
         if not is_running(settings):
-            if not (settings.data_dir / "postgres").exists():
-                raise Refusal(f"There is no database in {settings.data_dir}; set {PREFIX}DATA_DIR.")
+            refuse_missing(settings.data_dir)
             await stack.enter_async_context(Embedded(settings.data_dir, settings.archive))
         url = supervisor.url_of(settings.data_dir)
         await patiently(lambda: _connect(url))  # the server may be starting

@@ -136,12 +136,12 @@ def partition(
 ) -> None:
     """Divide the tables of notifications by user and by month, while the service runs. It can be repeated."""
     from tocsin import partitioning
-    from tocsin.store import store
+    from tocsin.store import existing_store
 
     settings = load_cell(cell)
 
     async def run() -> None:
-        async with store(settings, alone=False, quiet=True) as url:
+        async with existing_store(settings) as url:
             await (partitioning.abandon if abandon else partitioning.partition)(url, say)
 
     run_command(run())

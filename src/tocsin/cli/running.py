@@ -81,11 +81,11 @@ def run_command(coroutine: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.asynccontextmanager
 async def open_database(settings: "Settings", connections: int = 2) -> "AsyncIterator[tuple[Database, PubSub]]":
-    """Open the database of a service that may be running. Messages are sent at the end of the block."""
+    """Open the existing database of a service that may be running. Messages are sent at the end of the block."""
     from tocsin.pubsub import PubSub
-    from tocsin.store import pool, store
+    from tocsin.store import existing_store, pool
 
-    async with store(settings, alone=False, quiet=True) as url, pool(url, connections) as database:
+    async with existing_store(settings) as url, pool(url, connections) as database:
         pubsub = PubSub(url, database)
         yield database, pubsub
         await pubsub.close()

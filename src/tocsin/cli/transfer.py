@@ -19,7 +19,7 @@ from tocsin.db.pool import Database
 from tocsin.errors import Invalid, Problem, Refusal, Unavailable
 from tocsin.pubsub import PubSub
 from tocsin.settings import Settings
-from tocsin.store import START_TIMEOUT, WORKER_CONNECTIONS, pool, store
+from tocsin.store import START_TIMEOUT, WORKER_CONNECTIONS, existing_store, pool, store
 from tocsin.transfer.exports import export
 from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker
@@ -60,14 +60,14 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
 async def export_file(settings: Settings, file: str, company_id: int | None) -> int:
     """Export to a file that only this user can read (`-`: stdout), and return the number of lines."""
     lines = 0
-    with writing(f"The file {file}" if file != "-" else "Standard output"), _opened(file, "wb") as target:
-        async with store(settings, alone=False, quiet=True) as url, pool(url, 1) as database:
+    async with existing_store(settings) as url, pool(url, 1) as database:
+        with writing(f"The file {file}" if file != "-" else "Standard output"), _opened(file, "wb") as target:
             async for line in export(database, actor_of_command("tocsin export", company_id)):
                 target.write(line.encode() + b"\n")
                 lines += 1
-        target.flush()
-        if stat.S_ISREG(os.fstat(target.fileno()).st_mode):
-            os.fsync(target.fileno())
+            target.flush()
+            if stat.S_ISREG(os.fstat(target.fileno()).st_mode):
+                os.fsync(target.fileno())
     return lines
 
 

@@ -232,6 +232,12 @@ def write_configuration(
     _write(database / "pg_ident.conf", _configuration("pg_ident.conf").format(user=_name_of(os.geteuid())), user)
 
 
+def refuse_missing(folder: Path) -> None:
+    """Raise `Refusal` if there is no database in this folder, nor one that its start puts back or refuses."""
+    if not any((folder / name).exists() for name in ("postgres", BEFORE_UPGRADE, RESTORING)):
+        raise Refusal(f"There is no database in {folder}; set TOCSIN_DATA_DIR.")
+
+
 def refuse_unfinished(folder: Path) -> None:
     """Raise `Refusal` if a restore into this folder did not end. It puts the database in its place last."""
     if (folder / "postgres").exists():

@@ -17,7 +17,17 @@ import structlog
 
 from tocsin.errors import Refusal
 from tocsin.postgres.binaries import make_draft, programs_for
-from tocsin.postgres.data_dir import BEFORE_UPGRADE, BUNDLED, MAJOR, NAME, claim, major_of, own, write_configuration
+from tocsin.postgres.data_dir import (
+    BEFORE_UPGRADE,
+    BUNDLED,
+    MAJOR,
+    NAME,
+    claim,
+    major_of,
+    own,
+    refuse_missing,
+    write_configuration,
+)
 from tocsin.postgres.process import end, end_leftovers, last_words, run
 from tocsin.postgres.supervisor import launch
 from tocsin.secret_files import sync
@@ -62,8 +72,7 @@ async def upgrade(folder: Path, confirm: Callable[[str], Awaitable[None]]) -> Pa
 
 
 def _refuse_what_cannot_be_upgraded(database: Path) -> str:
-    if not database.exists():
-        raise Refusal(f"There is no database in {database.parent}; set TOCSIN_DATA_DIR.")
+    refuse_missing(database.parent)
     major = major_of(database)
     if major == MAJOR:
         raise Refusal(f"The database in {database.parent} is of PostgreSQL {MAJOR} already.")

@@ -166,6 +166,14 @@ def test_commands_for_an_existing_database_create_none(tmp_path: Path) -> None:
     assert (tmp_path / "export").read_text() == "kept"
 
 
+def test_url_to_which_no_path_can_be_appended_is_refused(tmp_path: Path) -> None:
+    settings = {"TOCSIN_JWT_SECRET": SECRET, "OUTBOX_DATABASE_URL": "postgresql://127.0.0.1:1/crm"}
+    for arguments in (["console"], ["inbox"], ["relay"], ["send", "--user", "1", "Hello"]):
+        for url in ("crm.example.com", "https://x.example/?a=b", "https://x.example/#a", "http://[::1"):
+            said = refusal(*arguments, "--url", url, cwd=tmp_path, **settings)
+            assert f"'{url}' is not the url of a service" in said, arguments
+
+
 async def test_cancel_command_cancels_an_event(tmp_path: Path, idle: Api, quiet_database: str) -> None:
     await idle.people(1)
     held, delivered = [(await idle.as_service("POST", "/events", json=custom(1))).json()["id"] for _ in range(2)]

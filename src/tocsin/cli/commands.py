@@ -224,12 +224,12 @@ def console(
     from tocsin.auth.claims import ROLES
     from tocsin.auth.from_settings import signer_of
     from tocsin.auth.minting import mint_service
-    from tocsin.cli.send import operations_url_of
+    from tocsin.cli.send import base_of, operations_url_of
 
     settings = read_settings()
     signer = signer_of(settings, "services")
     made = mint_service(signer, "console", [ROLES[role]], timedelta(hours=1), company_id)
-    say(f"{(url or operations_url_of(settings)).rstrip('/')}/console#token={made}")
+    say(f"{base_of(url or operations_url_of(settings))}/console#token={made}")
 
 
 @app.command()
@@ -303,9 +303,9 @@ def inbox(
 ) -> None:
     """Print the script tag of the web inbox, with the version and the integrity hash of the file."""
     from tocsin.api.pages import script_of
-    from tocsin.cli.send import url_of
+    from tocsin.cli.send import base_of, url_of
 
-    say(script_of((url or url_of(read_settings())).rstrip("/")))
+    say(script_of(base_of(url or url_of(read_settings()))))
 
 
 @catalogue.command()

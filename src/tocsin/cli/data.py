@@ -199,7 +199,7 @@ def relay(
     url: Annotated[str | None, typer.Option(help="The url of the service. Default: from the settings.")] = None,
 ) -> None:
     """Post the events of an outbox, a table of your own database, until a signal ends it."""
-    from tocsin.cli.send import tokens, url_of
+    from tocsin.cli.send import base_of, tokens, url_of
     from tocsin.files import setting_file
     from tocsin.relay import Relay
     from tocsin.signals import on_signals
@@ -214,7 +214,7 @@ def relay(
     except Refusal as error:
         raise Refusal(f"{error} Or give a file with a service token by --token-file.") from error
     token()  # a file that cannot be read is refused at the start
-    relaying = Relay(database, table, (url or url_of(settings)).rstrip("/"), token)
+    relaying = Relay(database, table, base_of(url or url_of(settings)), token)
 
     async def run() -> None:
         on_signals(relaying.stopping.set)

@@ -56,10 +56,7 @@ class EventSender:
     @classmethod
     def of(cls, settings: Settings, signer: Signer | str, url: str | None) -> Self:
         """Return the service at `url`, or the one that the settings describe. Raises `Refusal`."""
-        url = (url or url_of(settings)).rstrip("/")
-        if urlsplit(url).scheme not in {"http", "https"}:
-            raise Refusal(f"{url!r} is not the url of a service: write it like http://127.0.0.1:8080.")
-        return cls(url, mint_service(signer, SERVICE, ["events:write"], _LIFETIME))
+        return cls(base_of(url or url_of(settings)), mint_service(signer, SERVICE, ["events:write"], _LIFETIME))
 
     async def post(self, event: dict[str, Any]) -> str:
         """Post an event and return its id. Raises `Refusal` with all field errors."""
@@ -98,6 +95,17 @@ def tokens(settings: Settings, service: str) -> Callable[[], str]:
     """Return a function that makes a token of a service that may post events. Raises `Refusal` without a key."""
     signer = signer_of(settings, "services")
     return lambda: mint_service(signer, service, ["events:write"], _LIFETIME)
+
+
+def base_of(url: str) -> str:
+    """Return the url of a service without a slash at its end. Raises `Refusal` if paths cannot be appended to it."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.hostname and not parts.query and not parts.fragment:
+            return url.rstrip("/")
+    except ValueError:  # such as `http://[::1`
+        pass
+    raise Refusal(f"{url!r} is not the url of a service: write it like http://127.0.0.1:8080.")
 
 
 def url_of(settings: Settings) -> str:

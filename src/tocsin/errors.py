@@ -192,7 +192,7 @@ class TooLarge(Problem):
 
 
 class ContentType(Problem):
-    """The body is not declared as JSON."""
+    """The body is not declared as JSON, or is compressed."""
 
     status = 415
     code = "content_type"

@@ -103,6 +103,29 @@ async def test_clients_load_their_lists_again_after_changes_were_lost(late: Late
         assert [change["data"]["message"] for change in following["data"]] == ["Later"]
 
 
+async def test_streams_and_changes_continue_if_nothing_was_lost(late: Late, catalogue: Catalogue) -> None:
+    async with serving(late.url, catalogue) as api:
+        await api.people(1, 2)
+        for message in ("One", "Two"):
+            await api.post(message_event(message, 1))
+        [two, one] = await api.ids(1)
+        await api.as_user(1, "DELETE", f"/notifications/{one}")
+        cursor = (await api.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
+        await api.as_user(1, "PUT", f"/notifications/{two}/read")
+        async with watching(api) as watch, watching(api, 2) as empty:
+            await late.cut()
+            await late.promote()
+            await posted_again(api, message_event(NEW, 1, 2))
+            for stream in (watch, empty):
+                [received] = await stream.until_received("notification")
+                assert (received["message"], stream.names("resync")) == (NEW, [])
+        found = (await api.as_user(1, "GET", f"/notifications/changes?since={cursor}")).json()
+        assert [change["event"] for change in found["data"]] == ["read", "notification"]
+        async with watching(api, mark=cursor) as resumed:
+            await resumed.until_received("notification")
+            assert [event for event, _ in resumed.received] == ["count", "read", "notification", "count"]
+
+
 async def test_replica_with_lost_changes_is_not_read_at_their_positions(late: Late, catalogue: Catalogue) -> None:
     async with serving(late.url, catalogue) as api:
         await api.people(1)

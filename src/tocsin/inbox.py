@@ -90,6 +90,8 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
     found = (await changes_since(database, {user.id: position}, limit)).get(user.id)
     if found is None or not found.admits(user.issued):
         raise await refusal(database.value, user)
+    if made != found.made and await continued(database, [(user.id, made, position)]):
+        made = found.made
     if made != found.made or not found.forgotten <= position <= found.at:
         return Changes("", found.unread, found.cursor, found.cursor, more=False, resync=True)
     upto = found.entries[-1].position if found.more else found.at
@@ -118,6 +120,11 @@ async def changes_since(
     for one in found.values():
         one.more = len(one.entries) >= limit and one.entries[-1].position < one.at
     return found
+
+
+async def continued(database: Database, cursors: Sequence[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
+    """Return which cursors (user, `made` and position) are valid although a standby was promoted since then."""
+    return {tuple(row) for row in await database.rows(_SQL["continued"], *map(list, zip(*cursors, strict=True)))}
 
 
 async def heads(database: Database, user_ids: Sequence[int]) -> dict[int, tuple[int, int, int]]:

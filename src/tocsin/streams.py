@@ -74,6 +74,11 @@ class Stream:
         self._sent_unread: int | None = None
         self._waking: Waiting | None = None
 
+    @property
+    def cursor(self) -> tuple[int, int, int]:
+        """The user, the inbox and the position of what was sent last."""
+        return self.user_id, self.made or 0, self.position or 0
+
     def close(self) -> None:
         """End the stream after the backlog was sent."""
         self.is_over = True
@@ -257,6 +262,7 @@ class Streams:
         if not since:
             return
         found: Mapping[int, InboxChanges] = await inbox.changes_since(self._database, since)
+        await self._continue({id_: changes.made for id_, changes in found.items()})
         for id_, position in since.items():
             changes = found.get(id_)
             for stream in list(self._streams.get(id_, ())):
@@ -266,6 +272,19 @@ class Streams:
                     self._asked.add([id_])  # it joined during the look-up, or its changes are not among these
                 else:
                     stream.take(changes)
+
+    async def _continue(self, made: Mapping[int, int]) -> None:
+        """Continue the streams of inboxes of which a promoted standby has all changes that the streams have sent."""
+        others = [
+            stream
+            for id_, now in made.items()
+            for stream in self._streams.get(id_, ())
+            if stream.position is not None and stream.made != now
+        ]
+        valid = await inbox.continued(self._database, [stream.cursor for stream in others]) if others else ()
+        for stream in others:
+            if stream.cursor in valid:
+                stream.made = made[stream.user_id]
 
 
 def _earliest(streams: Sequence[Stream]) -> int:

@@ -400,7 +400,8 @@ begin
     if exists (select from timelines where timeline is distinct from present) then
         perform set_config('synchronous_commit', 'local', true);
         update timelines
-        set timeline = present, salt = case when timeline is null then salt else new_salt() end
+        set timeline = present, salt = case when timeline is null then salt else new_salt() end,
+            previous_salt = case when timeline is not null then salt end, noted_at = clock_timestamp()
         where timeline is distinct from present;
     end if;
 end
@@ -1106,6 +1107,8 @@ CREATE TABLE tocsin.timelines (
     id integer NOT NULL,
     timeline integer,
     salt bigint NOT NULL,
+    previous_salt bigint,
+    noted_at timestamp with time zone,
     CONSTRAINT timelines_id_check CHECK ((id = 1))
 );
 

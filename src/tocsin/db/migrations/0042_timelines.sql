@@ -3,7 +3,9 @@
 create table timelines (
     id int primary key check (id = 1),
     timeline int,
-    salt bigint not null
+    salt bigint not null,
+    previous_salt bigint, -- that of the timeline before,
+    noted_at timestamptz -- which ended before this moment
 );
 insert into timelines (id, salt) values (1, 0);
 
@@ -29,7 +31,8 @@ begin
     if exists (select from timelines where timeline is distinct from present) then
         perform set_config('synchronous_commit', 'local', true);
         update timelines
-        set timeline = present, salt = case when timeline is null then salt else new_salt() end
+        set timeline = present, salt = case when timeline is null then salt else new_salt() end,
+            previous_salt = case when timeline is not null then salt end, noted_at = clock_timestamp()
         where timeline is distinct from present;
     end if;
 end

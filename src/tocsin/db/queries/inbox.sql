@@ -437,7 +437,30 @@ where h.user_id = p.user_id
 
 -- name: outdate_cursors
 -- After a restore, let all clients load their lists: what they saw last may be lost.
-update timelines set salt = new_salt() where id = 1
+update timelines set salt = new_salt(), previous_salt = null where id = 1
+
+-- name: continued
+-- Which of these cursors (user, `made` and position) are of the timeline before, and at a change that this one contains: it was
+-- made before this timeline was noted. Changes that are lost are made again, later, or are missing.
+select c.user_id, c.made, c.position
+from (
+    select * from unnest($1::int[], $2::bigint[], $3::bigint[]) as given (user_id, made, position)
+    limit cardinality($1::int[])
+) c
+join heads h on h.user_id = c.user_id
+where c.made = (extract(epoch from h.made_at) * 1000000)::bigint + (select previous_salt from timelines where id = 1)
+  and (c.position = 0 or (select noted_at from timelines where id = 1) > coalesce(
+      (
+          select i.created_at from inbox i
+          where i.user_id = c.user_id and i.position = c.position and i.deleted_at is null and i.read_at is null
+      ),
+      (
+          select i.created_at from inbox i
+          where i.user_id = c.user_id and i.position = c.position and i.deleted_at is null and i.read_at is not null
+      ),
+      (select i.created_at from inbox i where i.user_id = c.user_id and i.position = c.position and i.deleted_at is not null),
+      (select n.changed_at from changes n where n.user_id = c.user_id and n.position = c.position)
+  ))
 
 -- name: recount
 -- Count the entries of locked inboxes again. Clients have to load the list again.

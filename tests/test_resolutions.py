@@ -12,7 +12,10 @@ from tests.support.events import custom, in_future, post, state
 from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import Api
 from tests.support.workers import work
-from tocsin import fanout, resolutions
+from tocsin import fanout, jobs, resolutions
+from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Borrowed
+from tocsin.ids import new_id
 
 LEAD = "220f5f6e-e30f-4c5f-8db5-44e345f8e568"
 CONTACT = "c2ccbb7e-d174-4894-ba5a-1828d0f09128"
@@ -302,6 +305,31 @@ async def test_contact_erasure_removes_names_and_texts_everywhere(api: Api) -> N
     api.app_state.pubsub.publish("direct")
     assert (await state(api, held, 10))["state"] == "delivered"
     assert (await api.inbox(3))["data"][0]["message"] == "(slettet) har sendt dig en e-mail med emnet (slettet)"
+
+
+async def test_parts_of_a_contact_erasure_read_only_their_own_events(
+    idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolutions, "EVENTS_BATCH_SIZE", 10)
+    await idle.people(1)
+    event = about_the_contact(idle, 1)[0]
+    ids = [(await post(idle, event)).json()["id"] for _ in range(60)]
+    await work(idle)
+    await resolve(idle, f"contact:{CONTACT}", "erased")
+    database, worker = idle.app_state.database, new_id()
+    reads: list[int] = []
+    for table in ("events", "contents", "subjects"):  # as by retention
+        column = "id" if table == "events" else "event_id"
+        await database.value(f"delete from {table} where {column} = any($1)", ids[15:35])
+    read = "select sum(idx_tup_fetch)::int from pg_stat_xact_user_tables where relname like 'events%'"
+    while leased := await jobs.claim(database, worker, "bulk" if reads else "direct", 1):
+        async with database.transaction() as connection:
+            before = await connection.fetchval(read)
+            await resolutions.settle(Borrowed(connection), catalogue, worker, leased[0])
+            reads.append(await connection.fetchval(read) - before)
+    assert traces(await everything(idle)) == []
+    assert len(reads) > 5
+    assert max(reads) <= 20, reads
 
 
 async def test_contact_erasure_affects_only_its_company(api: Api) -> None:

@@ -137,11 +137,11 @@ async def _rewrite(database: Database, catalogue: Catalogue, worker: UUID, job: 
             return
         ids = [event["id"] for event in found]
         await connection.execute(_SQL["hold_deliveries"], ids)
-        blank = {event["id"]: _without_words(catalogue, event) for event in found}
-        said = await connection.fetch(_SQL["contents"], ids)
+        blank = {event["id"]: _without_words(catalogue, event) for event in found if event["kind"] is not None}
+        said = await connection.fetch(_SQL["contents"], list(blank))
         await connection.execute(
             _SQL["rewrite"],
-            ids,
+            list(blank),
             [event["data"] for event in blank.values()],
             [event["params"] for event in blank.values()],
             [row["event_id"] for row in said],

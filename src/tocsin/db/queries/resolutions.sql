@@ -95,13 +95,18 @@ update resolutions set after_event = default, after_user = default where id = $1
 delete from resolutions where id = $1
 
 -- name: to_rewrite
-select e.id, e.kind, e.data, e.params
-from resolutions r
-cross join unnest(r.event_ids) as named (id)
-join events e on e.id = named.id
-where r.id = $1 and named.id > r.after_event
-order by e.id
-limit $2
+-- The next events, with no kind if they were deleted. No other events are looked up.
+select next.id, e.kind, e.data, e.params
+from (
+    select named.id
+    from resolutions r
+    cross join unnest(r.event_ids) as named (id)
+    where r.id = $1 and named.id > r.after_event
+    order by named.id
+    limit $2
+) next
+left join lateral (select kind, data, params from events where id = next.id offset 0) e on true
+order by next.id
 
 -- name: hold_deliveries
 -- Lock the jobs of these events: a running chunk ends first, and the next one reads the new words.

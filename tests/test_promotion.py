@@ -16,6 +16,7 @@ from tests.support.streams import watching
 from tests.support.waiting import reaches, until
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
+from tocsin.store import pool
 
 pytestmark = pytest.mark.processes
 
@@ -139,6 +140,16 @@ async def test_replica_with_lost_changes_is_not_read_at_their_positions(late: La
         async with serving(late.url, catalogue, with_worker=False, replica_url=replica) as reading:
             await reaches(lambda: problems(reading), [])
             assert await messages(reading) == [NEW]
+
+
+async def test_sessions_from_before_the_promotion_of_their_server_do_not_write(late: Late) -> None:
+    async with pool(late.primary.url(database=DATABASE), 1) as before:
+        await before.value("select salt from timelines")
+    async with pool(late.standby.url(database=DATABASE), 1) as database:
+        await late.cut()
+        assert await database.value("select salt from timelines") == 0
+        await late.promote()
+        assert await database.value("update timelines set salt = salt where salt > 0 returning true")
 
 
 async def problems(api: Api) -> list[str]:

@@ -15,7 +15,7 @@ from tocsin import inbox
 from tocsin.auth.claims import UserCaller
 from tocsin.db.admission import KIND
 from tocsin.db.errors import REFUSALS
-from tocsin.db.pool import Database, Record, queries
+from tocsin.db.pool import Database, Record, is_on_standby, queries
 from tocsin.errors import Overrun, Unauthenticated, Unavailable
 from tocsin.inbox import Changes, position_in
 from tocsin.pages import Cursors, Page, Pages
@@ -59,7 +59,7 @@ class Standby(Database):
         """
         async with self.connection() as connection:
             found = list(await connection.fetch(statement, *arguments))
-            if getattr(connection.get_settings(), "in_hot_standby", "off") != "on":
+            if not is_on_standby(connection):
                 raise Unavailable(reason=PROMOTED)
         return found
 

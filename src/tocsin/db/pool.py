@@ -186,6 +186,7 @@ class Database:
         self._yields = yields
         self._admission = Admission(size, beats=beats)
         self._idle: list[tuple[float, Connection]] = []
+        self._on_standby: set[Connection] = set()
         self._closing: asyncio.TimerHandle | None = None
         self._uses = 0
         self._hoping: deque[Waiting] = deque()
@@ -293,6 +294,8 @@ class Database:
             if connection is not None:
                 return slot, connection
             connection = await connect(self._url, self._patience, notes_timeline=not self.is_read_only)
+            if not self.is_read_only and is_on_standby(connection):
+                self._on_standby.add(connection)
             if self._yields:
                 _give_way(connection)
         except BaseException:
@@ -319,6 +322,9 @@ class Database:
         now = time.monotonic()
         self._uses += 1
         is_sound = error is None or (isinstance(error, Exception) and (is_locked(error) or not is_outage(error)))
+        if connection in self._on_standby:  # if that is promoted, its sessions have not noted the timeline
+            self._on_standby.remove(connection)
+            is_sound = False
         if self._is_open and is_sound and not connection.is_closed() and not connection.is_in_transaction():
             self._idle.append((now, connection))
             if self._closing is None:
@@ -385,6 +391,11 @@ async def limit_locks(connection: Connection, seconds: float) -> None:
 async def limit_idleness(connection: Connection, seconds: float) -> None:
     """Let the server end the session if this transaction is idle for so long; 0 for no limit."""
     await connection.execute(f"set local idle_in_transaction_session_timeout = {_milliseconds(seconds)}")
+
+
+def is_on_standby(connection: Connection) -> bool:
+    """Return whether the server of a connection is a standby that has not been promoted."""
+    return getattr(connection.get_settings(), "in_hot_standby", "off") == "on"
 
 
 async def allow(connection: Connection, seconds: float) -> None:

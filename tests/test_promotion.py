@@ -171,3 +171,19 @@ async def test_inboxes_are_read_after_a_promotion_while_commits_wait_for_a_stand
             return (await api.as_user(1, "GET", "/notifications")).status_code == 200
 
         await until(is_read, 10)
+
+
+async def test_server_that_hides_its_timeline_is_used() -> None:
+    async with own_server() as server:
+        await server.role("app")
+        await server.fresh(DATABASE)
+        await migrate.migrate(server.url(database=DATABASE), accept_undurable=True)
+        await server.run(
+            "grant usage on schema tocsin to app",
+            "grant all on all tables in schema tocsin to app",
+            "revoke execute on function pg_walfile_name(pg_lsn) from public",
+            database=DATABASE,
+        )
+        async with pool(server.url("app", DATABASE), 2) as database:
+            assert await database.value("select timeline from timelines") is None
+            assert await database.value("select salt from timelines") == 0

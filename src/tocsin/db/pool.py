@@ -66,9 +66,6 @@ _ENDING = (
 )
 """Ends a statement without a timeout soon after its client was killed. Not all systems of servers can do that."""
 
-_NOTE_TIMELINE = "do $$ begin if to_regproc('note_timeline') is not null then perform note_timeline(); end if; end $$"
-"""Another process may not have migrated the database yet."""
-
 _COMMENT = re.compile(r"\A(?:--[^\n]*\n)+")
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (\w+)(?:\((.*)\))?\n", re.MULTILINE)
@@ -116,11 +113,10 @@ async def connect(url: str, slowest: float | None = None, *, notes_timeline: boo
     register(connection)
     try:
         settings = _session(target.settings, slowest, connection.get_server_version().major)
-        first = _set(settings) + ("" if slowest else _ENDING)
-        if notes_timeline:
-            first += f"; {_NOTE_TIMELINE}"
         with in_time():
-            await connection.execute(first, timeout=CONNECT_TIMEOUT)
+            await connection.execute(_set(settings) + ("" if slowest else _ENDING), timeout=CONNECT_TIMEOUT)
+            if notes_timeline and target not in _without_timelines and not _is_read_only(connection):
+                await _note_timeline(connection, target)
     except BaseException:
         connection.terminate()
         raise
@@ -134,6 +130,24 @@ def in_time() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise NoConnectionError(f"no connection within {CONNECT_TIMEOUT:.0f} s") from error
+
+
+_without_timelines: set[Target] = set()
+"""Databases whose timeline cannot be noted: servers that share their storage have none, and lose nothing."""
+
+
+def _is_read_only(connection: Connection) -> bool:
+    settings = connection.get_settings()
+    return "on" in {getattr(settings, name, "off") for name in ("in_hot_standby", "default_transaction_read_only")}
+
+
+async def _note_timeline(connection: Connection, target: Target) -> None:
+    try:
+        await connection.execute(queries("timelines")["note_timeline"], timeout=CONNECT_TIMEOUT)
+    except asyncpg.UndefinedTableError:
+        pass  # a cell that another process has not migrated yet
+    except (asyncpg.FeatureNotSupportedError, asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError):
+        _without_timelines.add(target)
 
 
 _reached: dict[Target, str] = {}

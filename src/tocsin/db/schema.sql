@@ -383,30 +383,6 @@ begin
 end
 $$;
 
-CREATE FUNCTION tocsin.note_timeline() RETURNS void
-    LANGUAGE plpgsql
-    AS $$
-declare
-    present int;
-begin
-    if current_setting('transaction_read_only') = 'on' then
-        return;
-    end if;
-    begin
-        present := ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int;
-    exception when feature_not_supported or insufficient_privilege or undefined_function then
-        return; -- servers that share their storage, and lose nothing
-    end;
-    if exists (select from timelines where timeline is distinct from present) then
-        perform set_config('synchronous_commit', 'local', true);
-        update timelines
-        set timeline = present, salt = case when timeline is null then salt else new_salt() end,
-            previous_salt = case when timeline is not null then salt end, noted_at = clock_timestamp()
-        where timeline is distinct from present;
-    end if;
-end
-$$;
-
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);

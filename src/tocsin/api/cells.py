@@ -311,7 +311,8 @@ class Routing(Places[AppState]):
         for name, known in found.items() if missed else ():
             if known:
                 await self.look(name)
-            for company_id in {*self._moves.of(name), *self._moves.copied} if known else ():
+            coming = {company_id for company_id, each in self._moves.of(name).items() if each.is_coming}
+            for company_id in coming | self._moves.copied if known else ():
                 if self._moves.cell_of(company_id) in missed:
                     copies |= await known_in(self.states[name].database, known, company_id)
         return copies

@@ -224,6 +224,11 @@ class TestWaiting:
         assert SECRET not in caplog.text
         assert "Bearer" not in caplog.text
 
+    async def test_request_that_arrived_too_slowly_is_retried(self, line: Line, client: Client) -> None:
+        line.script = [answer(408, "Connection: close")]
+        await asyncio.to_thread(client.post, custom(1))
+        assert len(line.asked) == 2
+
     async def test_retry_stops_at_the_deadline(self, line: Line, caplog: pytest.LogCaptureFixture) -> None:
         body = json.dumps({"errors": [{"message": "Please try again.", "code": "unavailable"}]})
         line.script = [answer(503, "Retry-After: 3600", body=body)]

@@ -16,6 +16,7 @@ from tocsin.api.app import build
 from tocsin.api.openapi import PROBLEMS, document
 from tocsin.cli import commands
 from tocsin.errors import Refusal
+from tocsin.formats import NotificationLine
 from tocsin.metrics import Metrics
 from tocsin.request_counts import RequestCounts
 from tocsin.settings import PREFIX, Settings, read_settings
@@ -122,6 +123,21 @@ def test_documented_retries_of_jobs_match_the_code(page: str) -> None:
     assert f"retried {retries} times over about {minutes} minutes" in text
     failures = set(re.findall(r"(\d+) times, or its event|failed (\d+) times", text))
     assert {number for found in failures for number in found if number} <= {str(retries + 1)}
+
+
+@pytest.mark.parametrize("page", ["guides/mobile-apps.md", "reference/errors.md", "reference/python-client.md"])
+def test_documented_retries_of_requests_are_the_same(page: str) -> None:
+    [row] = re.findall(r"^\|.*no answer.*|^\| network error.*", (ROOT / "docs" / page).read_text("utf-8"), re.MULTILINE)
+    assert set(re.findall(r"\b[45]\w\w\b", row)) == {"408", "429", "5xx"}
+
+
+def test_documented_fields_of_old_notifications_match_the_import() -> None:
+    page = (ROOT / "docs/guides/import-and-export.md").read_text("utf-8")
+    [row] = re.findall(r"^\| `notification` \| (.*) \|$", page, re.MULTILINE)
+    required, optional = (set(re.findall(r"`(\w+)`", half)) for half in row.split("optionally"))
+    fields = NotificationLine.model_fields
+    assert required == {name for name, field in fields.items() if field.is_required()}
+    assert optional == set(fields) - required
 
 
 def test_code_names_no_kind() -> None:

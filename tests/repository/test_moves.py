@@ -78,13 +78,15 @@ class TestLaravel:
                 ('621a5f2c-69ce-4dd4-863a-e2ae5e4025dd', 'App\\Notifications\\DealWon', 'App\\Models\\User', 1,
                  '{"message": "A deal was won"}', null, '2026-01-31 08:00:00', '2026-01-31 08:00:00'),
                 ('721a5f2c-69ce-4dd4-863a-e2ae5e4025dd', 'App\\Notifications\\DealLost', 'App\\Models\\User', 1,
-                 '{"title": "A deal was lost"}', '2026-01-30 09:00:00', '2026-01-30 08:00:00', '2026-01-30 08:00:00');
+                 '{"title": "A deal was lost"}', '2026-01-30 09:00:00', '2026-01-30 08:00:00', '2026-01-30 08:00:00'),
+                ('821a5f2c-69ce-4dd4-863a-e2ae5e4025dd', 'App\\Notifications\\DealWon', 'App\\Models\\User', 3,
+                 '{"message": "For a deleted user"}', null, '2026-01-30 08:00:00', '2026-01-30 08:00:00');
             """
         )
         yield connection
         await connection.close()
 
-    async def test_laravel_export_is_imported_with_read_state(self, api: Api, crm: asyncpg.Connection) -> None:
+    async def test_laravel_export_of_current_users_is_imported(self, api: Api, crm: asyncpg.Connection) -> None:
         [sql] = blocks("laravel", "sql")
         lines = "\n".join(str(row[0]) for row in await crm.fetch(sql))
         await imported(api, lines)

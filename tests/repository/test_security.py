@@ -71,3 +71,7 @@ def test_service_evaluates_no_code_from_data() -> None:
 def builtins_called(module: ast.Module) -> set[str]:
     functions = [node.func for node in ast.walk(module) if isinstance(node, ast.Call)]
     return {function.id for function in functions if isinstance(function, ast.Name)} & WITHOUT_CHECK
+
+
+def test_settings_file_with_secrets_is_not_committed() -> None:
+    assert "/.env" in (ROOT / ".gitignore").read_text("utf-8").splitlines()

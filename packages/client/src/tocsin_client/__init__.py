@@ -8,10 +8,10 @@
     │   ├── Conflict          409
     │   │   └── TooLate       409 conflict.too_late: it is delivered
     │   └── Invalid           422, with all field errors
-    └── Unavailable           no answer, or only 429 and 5xx, until the deadline
+    └── Unavailable           no answer, or only 408, 429 and 5xx, until the deadline
 
-Requests without answer, or with 429 or 5xx, are retried until the deadline. An event without an id gets one before the
-first try, so that retries never create a second notification.
+Requests without answer, or with 408, 429 or 5xx, are retried until the deadline. An event without an id gets one before
+the first try, so that retries never create a second notification.
 """
 
 import contextlib
@@ -54,7 +54,8 @@ __all__ = [
 MIN_DELAY, MAX_DELAY = 0.2, 10.0
 """Seconds before the first retry, doubled each time up to the second value, and reduced at random by up to half."""
 
-_UNAUTHENTICATED, _NOT_FOUND, _TOO_MANY, _OURS = 401, 404, 429, 500
+_UNAUTHENTICATED, _NOT_FOUND, _OURS = 401, 404, 500
+_TEMPORARY = {408, 429}
 _BEARER = re.compile(r"[\x21-\x7e]+")
 
 log = logging.getLogger(__name__)
@@ -303,7 +304,7 @@ class Client:
             else:
                 if answer.status == _NOT_FOUND and gone_is_done and attempt:
                     return None
-                if answer.status != _TOO_MANY and answer.status < _OURS:
+                if answer.status not in _TEMPORARY and answer.status < _OURS:
                     with self._understood():
                         return answer.content_or_error(self.url)
                 failure = Unavailable(f"{self.url} answers {answer.words}", answer.status, ids)

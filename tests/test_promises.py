@@ -141,6 +141,7 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "the life of a push": (deliveries.LIFETIME, timedelta(hours=24)),
     "the first try again with FCM, in seconds": (fcm.MIN_RETRY, 10.0),
     "single pushes at the end of quiet hours": (dispatcher.MAX_SEPARATE_PUSHES, 3),
+    "held pushes of a device in one": (deliveries.MAX_BUNDLED, 1_000),
     "bytes of a payload": (payloads.MAX_BYTES, 4_096),
     "the age of a provider token when it is made again, in seconds": (apns.TOKEN_LIFETIME, 2_400),
     "and at the earliest": (apns.MIN_TOKEN_AGE, 1_200),

@@ -451,6 +451,23 @@ async def test_more_than_three_held_pushes_become_one_summary(api: Api, phones: 
         assert sorted(alert["body"] for alert in alerts) == [f"Number {number}" for number in range(count)]
 
 
+async def test_very_many_held_pushes_are_claimed_and_bundled_in_parts(
+    api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "MAX_BUNDLED", 5)
+    await register(api, 1, IPHONE)
+    await prefer(api, paused_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    ids = [await api.post(custom(1, body=f"Number {number}")) for number in range(14)]
+    held = "select count(*) from deliveries where state = 'held'"
+    await reaches(lambda: api.app_state.database.value(held), len(ids))
+    await prefer(api, paused_until=None)
+    await hurry(api)
+    for id_ in ids:
+        await becomes(api, id_, {"delivered": 1})
+    alerts = [push["payload"]["aps"]["alert"]["title"] for push in phones.pushes("apns", IPHONE)]
+    assert alerts == ["5 new notifications", "5 new notifications", "4 new notifications"]
+
+
 async def test_dead_push_is_listed_and_can_be_requeued(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, reason="ServiceUnavailable", times=2)

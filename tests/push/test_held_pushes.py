@@ -14,9 +14,11 @@ from tests.support.events import custom, post
 from tests.support.pushes import IPHONE, comes_to, due_in, hurry, prefer, push_report, register, shown
 from tests.support.service import Api
 from tests.support.waiting import until
-from tocsin.db.pool import Database
+from tocsin import preferences
+from tocsin.db.pool import Connection, Database
 from tocsin.push import deliveries
 from tocsin.push.deliveries import Settled
+from tocsin.store import pool
 from tocsin_phones import Phones
 
 
@@ -69,6 +71,21 @@ async def test_held_push_is_sent_when_pause_or_quiet_hours_end_early(
     await prefer(api, **change)
     await comes_to(api, id_, {"delivered": 1})
     assert bodies(phones) == ["Number 0"]
+
+
+async def test_release_of_held_pushes_has_more_time_than_other_statements(api: Api, url: str, dba: Connection) -> None:
+    [id_] = await hold(api, **PAUSE)
+    await dba.execute(
+        "create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(1.2); return null; end';"
+        " create trigger slowly before update on deliveries for each statement execute function wait()"
+    )
+    try:
+        async with pool(url, 1, patience=1.0) as database:
+            state = api.app_state
+            await preferences.patch(database, state.pubsub, state.operator, 1, {"paused_until": None})
+    finally:
+        await dba.execute("drop function wait cascade")
+    await comes_to(api, id_, {"delivered": 1})
 
 
 async def test_held_push_is_muted_when_its_kind_is_switched_off(api: Api) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from tocsin.db.pool import Connection, Database, Record, fetch, queries
+from tocsin.db.pool import Connection, Database, Record, allow, fetch, queries
 from tocsin.push.channels import Address
 
 State = Literal["queued", "later", "held", "delivered", "gone", "refused", "dead", "muted", "skipped"]
@@ -28,6 +28,12 @@ JITTER = 0.1
 
 LIFETIME = timedelta(hours=24)
 """How long after its creation a delivery is sent."""
+
+MAX_BUNDLED = 1_000
+"""Maximum held deliveries of a device that are claimed together; more follow in further bundles."""
+
+RELEASE_TIMEOUT = 60.0
+"""Seconds for a statement that releases the held deliveries of users: one may have very many after a long pause."""
 
 _COLUMNS = (
     *(
@@ -109,7 +115,7 @@ async def claim(database: Database, worker: UUID, lane: str, limit: int, *, bulk
     rows = await database.rows(_SQL["claim"], worker, lane, bulk, limit)
     held = [row["device_id"] for row in rows if row["state"] == "held"]
     if held:
-        rows += await database.rows(_SQL["claim_held"], worker, held, lane)
+        rows += await database.rows(_SQL["claim_held"], worker, held, lane, MAX_BUNDLED - 1)
     if not rows:
         return []
     found = await database.rows(_SQL["look"], [row["event_id"] for row in rows], [row["device_id"] for row in rows])
@@ -134,9 +140,10 @@ async def release(database: Database, worker: UUID) -> None:
     await database.value(_SQL["release"], worker)
 
 
-async def release_held(store: Database | Connection, user_ids: Sequence[int]) -> None:
+async def release_held(connection: Connection, user_ids: Sequence[int]) -> None:
     """Release the held deliveries of these users, to be decided again."""
-    await fetch(store, _SQL["release_held"], user_ids)
+    await allow(connection, RELEASE_TIMEOUT)
+    await connection.execute(_SQL["release_held"], user_ids, timeout=RELEASE_TIMEOUT)
 
 
 async def release_all_held(database: Database, after: DeliveryKey, limit: int) -> DeliveryKey | None:

@@ -265,7 +265,8 @@ class Dispatcher:
             return
         now_chosen = await self._load(users)
         if changed := [user for user in users if now_chosen.get(user) != chosen.get(user)]:
-            await deliveries.release_held(self._database, changed)
+            async with self._database.transaction() as connection:
+                await deliveries.release_held(connection, changed)
 
     def _decide(self, lane: Lane, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
         """Return the new state of a delivery that is not sent now; None if it is sent."""

@@ -25,10 +25,19 @@ where d.event_id = one.event_id and d.device_id = one.device_id
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: claim_held
--- The other held deliveries of these devices in this lane that are due: they are bundled.
+-- The other held deliveries of these devices in this lane that are due, up to $4 of each: they are bundled.
 update deliveries d
 set worker_id = $1, attempts = d.attempts + 1
-where d.device_id = any($2::uuid[]) and d.state = 'held' and d.worker_id is null and d.due_at <= now() and d.lane = $3
+where (d.event_id, d.device_id) in (
+    select held.event_id, held.device_id
+    from (select unnest($2::uuid[]) as id limit cardinality($2::uuid[])) asked
+    cross join lateral (
+        select event_id, device_id from deliveries
+        where device_id = asked.id and state = 'held' and worker_id is null and due_at <= now() and lane = $3
+        limit (select $4::bigint)
+    ) held
+)
+  and d.state = 'held' and d.worker_id is null and d.due_at <= now()
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: look

@@ -18,6 +18,7 @@ from tocsin.cli import commands
 from tocsin.errors import Refusal
 from tocsin.formats import NotificationLine
 from tocsin.metrics import Metrics
+from tocsin.push.device_formats import DeviceLine, DeviceWithToken
 from tocsin.request_counts import RequestCounts
 from tocsin.settings import PREFIX, Settings, read_settings
 
@@ -131,13 +132,16 @@ def test_documented_retries_of_requests_are_the_same(page: str) -> None:
     assert set(re.findall(r"\b[45]\w\w\b", row)) == {"408", "429", "5xx"}
 
 
-def test_documented_fields_of_old_notifications_match_the_import() -> None:
+def test_documented_fields_of_an_import_match_the_models() -> None:
     page = (ROOT / "docs/guides/import-and-export.md").read_text("utf-8")
-    [row] = re.findall(r"^\| `notification` \| (.*) \|$", page, re.MULTILINE)
-    required, optional = (set(re.findall(r"`(\w+)`", half)) for half in row.split("optionally"))
+    rows = re.findall(r"^\| `(device|notification)` \| (.*) \|$", page, re.MULTILINE)
+    (required, optional), (owner, times) = (
+        [set(re.findall(r"`(\w+)`", half)) for half in row.split("optionally")] for _, row in sorted(rows, reverse=True)
+    )
     fields = NotificationLine.model_fields
     assert required == {name for name, field in fields.items() if field.is_required()}
     assert optional == set(fields) - required
+    assert owner | times == set(DeviceLine.model_fields) - set(DeviceWithToken.model_fields)
 
 
 def test_code_names_no_kind() -> None:

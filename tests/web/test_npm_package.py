@@ -34,6 +34,33 @@ async def test_npm_exports_and_types_resolve_in_every_bundler(sources: Path, arc
     assert status == 0, told
 
 
+TYPED = """
+import type { TocsinInbox } from "tocsin-inbox";
+import { InboxClient } from "tocsin-inbox/client";
+import da from "tocsin-inbox/words/da";
+import de from "tocsin-inbox/words/de";
+
+export function translate(inbox: TocsinInbox) {
+  for (const words of [da, de]) {
+    inbox.words = words;
+    const title: string | undefined = words.title;
+    // @ts-expect-error - what has a type is no number
+    const number: number = words;
+    console.log(title, number, InboxClient);
+  }
+}
+"""
+
+
+async def test_npm_types_compile_without_skipping_libraries(sources: Path, package: Path) -> None:
+    folder = package.parents[1]
+    (folder / "typed.ts").write_text(TYPED, "utf-8")
+    options = {"module": "esnext", "moduleResolution": "bundler", "target": "es2022", "strict": True, "noEmit": True}
+    (folder / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "files": ["typed.ts"]}), "utf-8")
+    status, told = await run(folder, str(sources / "node_modules/.bin/tsc"))
+    assert status == 0, told
+
+
 async def test_npm_package_contains_only_the_expected_files(package: Path) -> None:
     names = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
     entries = {

@@ -1,4 +1,4 @@
-import type { Words } from "../inbox.js";
+import type { Words } from "../index.js";
 
 declare const words: Words;
 export default words;

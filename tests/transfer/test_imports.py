@@ -175,14 +175,42 @@ async def test_import_accepts_lines_in_any_order_and_last_one_wins(api: Api, mon
         assert created == [f"2015-03-0{day} 10:25:50" for day in (3, 2, 1)]
 
 
-async def test_two_imports_are_merged_in_chronological_order(api: Api) -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, 2_500])
+async def test_two_imports_are_merged_in_chronological_order(
+    api: Api, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", size)
     await api.people(1)
     live = await api.post(custom(1))
-    await import_lines(api, *(notification(1, day) for day in (1, 3, 5)))
-    await import_lines(api, *(notification(1, day) for day in (2, 4, 6)))
+    known = [notification(1, day) for day in (1, 3, 5)]
+    await import_lines(api, *known)
+    before = (await api.inbox(1))["pagination"]["total"]
+    await import_lines(api, *(notification(1, day) for day in (2, 4, 6)), known[0])
     found = await entries(api, 1)
     assert found[0]["id"] == live
     assert [int(entry["created_at"][8:10]) for entry in found[1:]] == [6, 5, 4, 3, 2, 1]
+    assert (await api.inbox(1))["pagination"]["total"] == before + 3
+
+
+async def test_notifications_of_two_imports_are_sorted_once_for_each_user(
+    idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 4)
+    await idle.people(1)
+    database, worker, sorts = idle.app_state.database, new_id(), []
+    moved = "select sum(n_tup_upd)::int from pg_stat_xact_user_tables where relname like 'inbox%'"
+    for first in (1, 2):
+        incoming = imports.Import(database, idle.app_state.pubsub, catalogue, Actor("test"))
+        await incoming.open()
+        await incoming.feed(text_of([notification(1, day) for day in range(first, 31, 2)]))
+        await incoming.close()
+        while leased := await jobs.claim(database, worker, "bulk", 1):
+            async with database.transaction() as connection:
+                before = await connection.fetchval(moved)
+                await imports.apply(Borrowed(connection), worker, leased[0])
+                sorts.append(await connection.fetchval(moved) - before)
+    assert [int(entry["created_at"][8:10]) for entry in await entries(idle, 1)] == list(range(30, 0, -1))
+    assert len([count for count in sorts if count]) == 1, sorts
 
 
 async def test_import_may_give_one_id_different_texts_per_user(api: Api) -> None:

@@ -7,7 +7,7 @@ one after another, in the order in which they began, so that the newer lines sta
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -44,6 +44,9 @@ CHECK_BATCH_SIZE = 20_000
 
 APPLY_BATCH_SIZE = 2_500
 """Lines per transaction that applies them."""
+
+SORT_TIMEOUT = 120.0
+"""Seconds for a statement that sorts the imported notifications of users by time: one may have millions."""
 
 _COLUMNS = ("import_id", *Line._fields)
 _POLL_INTERVAL = 0.25
@@ -290,15 +293,24 @@ async def _devices(connection: Connection, id_: UUID, company_id: int | None, st
 
 
 async def _notifications(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
-    await inbox.lock(connection, await connection.fetchval(_SQL["concerned"], id_, start, APPLY_BATCH_SIZE) or [])
+    users = await connection.fetchval(_SQL["concerned"], id_, start, APPLY_BATCH_SIZE)
+    await inbox.lock(connection, set(users[:APPLY_BATCH_SIZE]))
     [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE, start)
     if row["user_ids"]:
         await inbox.count_history(connection, row["user_ids"], row["totals"], row["unreads"], row["newest"])
-    if row["with_more"]:
-        unsorted = [each["user_id"] for each in await connection.fetch(_SQL["unsorted"], row["with_more"])]
-        if unsorted:
-            await connection.execute(_SQL["sort"], unsorted)
+    if ended := set(row["with_more"]) - set(users[APPLY_BATCH_SIZE:]):
+        await _sort(connection, ended)
     return Applied(row["count"], row["last"] or 0)
+
+
+async def _sort(connection: Connection, users: Collection[int]) -> None:
+    """Sort the imported notifications of these users by time, once all of this import are there."""
+    await allow(connection, SORT_TIMEOUT)
+    found = await connection.fetch(_SQL["unsorted"], users, timeout=SORT_TIMEOUT)
+    if unsorted := [row["user_id"] for row in found]:
+        await connection.execute(_SQL["sort"], unsorted, timeout=SORT_TIMEOUT)
+        nothing = [0] * len(unsorted)
+        await inbox.count_history(connection, unsorted, nothing, nothing, [None] * len(unsorted))
 
 
 Step = Callable[[Connection, UUID, int | None, int], Awaitable[Applied]]

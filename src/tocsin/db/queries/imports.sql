@@ -194,15 +194,14 @@ select count(*) as count, (select max(user_id) from next) as last, array(select 
 from line
 
 -- name: concerned
--- The users of the next notifications.
-select array_agg(distinct user_id) as user_ids
-from (
+-- The user of each of the next notifications, and of the one after them.
+select array(
     select user_id
     from import_lines
     where import_id = $1 and part = 'notification' and user_id >= $2
     order by user_id, happened_at desc, number desc
-    limit $3
-) next
+    limit $3::bigint + 1
+)
 
 -- name: notifications
 -- Some notifications, by user, the newest first: they are placed below the existing ones. Existing notifications are not
@@ -248,7 +247,7 @@ lowest as materialized (
                    order by position limit 1
                )
            ) as position
-    from (select distinct user_id from told) h
+    from (select distinct user_id from next) h
 ),
 below as materialized (
     select jsonb_object_agg(user_id, position) as positions from lowest
@@ -330,7 +329,7 @@ select (select count(*) from line) as count, (select max(user_id) from next) as 
 from person
 
 -- name: sort
--- Sort the imported notifications of these users by time, if there are some of an earlier import.
+-- Sort the imported notifications of these users by time.
 with sorted as materialized (
     select i.user_id, i.event_id, i.position,
            1 - row_number() over (partition by i.user_id order by i.created_at desc, i.position desc) as due

@@ -167,6 +167,13 @@ def test_every_link_and_picture_of_the_documents_exists(page: Path) -> None:
         assert not anchor or linked.suffix != ".md" or anchor in anchors(linked), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_name_only_settings_that_exist(page: Path) -> None:
+    named = re.findall(rf"\b{PREFIX}\w*", page.read_text("utf-8"))
+    there = {PREFIX + name.upper() for name in Settings.model_fields}
+    assert {name for name in named if not name.endswith("_")} <= there  # `TOCSIN_APNS_...` stands for several
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors that a git host gives the headings of a page."""
     headings = re.findall(

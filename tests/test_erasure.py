@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.database import everything
+from tests.support.database import everything, slow
 from tests.support.events import custom, in_future
 from tests.support.service import Api
 from tests.support.waiting import reaches
@@ -196,20 +196,10 @@ async def test_erasure_is_finished_in_parts_under_the_leases_of_their_jobs(
     assert sorted(await idle.ids(1)) == sorted(ids)
 
 
-SLOWLY = """
-create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(1.2); return null; end';
-create trigger slowly before delete on inbox for each statement execute function wait();
-"""
-
-
 async def test_erasure_has_more_time_than_other_statements(idle: Api, url: str, dba: Connection) -> None:
     await made(idle)
-    await dba.execute(SLOWLY)
-    try:
-        async with pool(url, 1, patience=1.0) as database:
-            await directory.erase(database, idle.app_state.pubsub, PERSON, Actor("test"))
-    finally:
-        await dba.execute("drop function wait cascade")
+    async with slow(dba, "delete", "inbox"), pool(url, 1, patience=1.0) as database:
+        await directory.erase(database, idle.app_state.pubsub, PERSON, Actor("test"))
     assert (await idle.as_service("GET", f"/directory/users/{PERSON}")).status_code == 404
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.database import blocked, locked, waiting_at
+from tests.support.database import blocked, locked, slow, waiting_at
 from tests.support.events import custom
 from tests.support.service import Api
 from tests.support.waiting import bounded, reaches, until
@@ -248,17 +248,10 @@ async def test_many_are_marked_read_by_a_statement_that_may_take_longer(
     for users in ((1, 2), (1, 2), (2,)):
         await idle.as_service("POST", "/events", json=custom(*users))
     await work(idle)
-    await dba.execute(
-        "create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(1.2); return null; end';"
-        " create trigger slowly before update on inbox for each statement execute function wait()"
-    )
-    try:
-        async with pool(url, 1, patience=1.0) as database:
-            with pytest.raises(Overrun):
-                await marks.read_all(database, UserCaller(1, 0))
-            await marks.read_all(database, UserCaller(2, 0))
-    finally:
-        await dba.execute("drop function wait cascade")
+    async with slow(dba, "update", "inbox"), pool(url, 1, patience=1.0) as database:
+        with pytest.raises(Overrun):
+            await marks.read_all(database, UserCaller(1, 0))
+        await marks.read_all(database, UserCaller(2, 0))
     assert [(await idle.inbox(user))["pagination"]["unread"] for user in (1, 2)] == [2, 0]
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.database import slow
 from tests.support.events import CASE, custom, note, post
 from tests.support.pushes import (
     ANDROID,
@@ -26,10 +27,12 @@ from tests.support.service import Api, serving
 from tests.support.waiting import reaches, until
 from tocsin.catalogue import Catalogue
 from tocsin.db.admission import KIND
+from tocsin.db.pool import Connection
 from tocsin.errors import Unavailable
 from tocsin.explain import of_event
 from tocsin.push import deliveries, dispatcher, results
 from tocsin.push.apps import reload_keys
+from tocsin.store import pool
 from tocsin_phones import Phones
 
 
@@ -481,6 +484,20 @@ async def test_dead_push_is_listed_and_can_be_requeued(api: Api, phones: Phones)
     assert (letter["what"], letter["event_id"], letter["lane"]) == ("push", id_, "apns/default")
     replayed = await api.as_service("POST", "/operations/replay", "operations", json={"events": [id_]})
     assert replayed.json() == {"jobs": 0, "pushes": 1}
+
+
+async def test_replay_of_an_event_has_more_time_than_other_statements(api: Api, url: str, dba: Connection) -> None:
+    await register(api, 1, IPHONE)
+    id_ = await api.post(custom(1))
+    await becomes(api, id_, {"delivered": 1})
+    await api.app_state.database.value("update deliveries set state = 'dead'")
+    async with (
+        slow(dba, "update", "deliveries"),
+        pool(url, 1, patience=1.0) as database,
+        database.transaction() as connection,
+    ):
+        assert await deliveries.replay(connection, [UUID(id_)]) == 1
+    await becomes(api, id_, {"delivered": 1})
 
 
 async def test_event_reaches_each_of_many_devices_once(api: Api, phones: Phones) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from tests.support.database import slow
 from tests.support.events import custom, post
 from tests.support.pushes import IPHONE, comes_to, due_in, hurry, prefer, push_report, register, shown
 from tests.support.service import Api
@@ -75,16 +76,9 @@ async def test_held_push_is_sent_when_pause_or_quiet_hours_end_early(
 
 async def test_release_of_held_pushes_has_more_time_than_other_statements(api: Api, url: str, dba: Connection) -> None:
     [id_] = await hold(api, **PAUSE)
-    await dba.execute(
-        "create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(1.2); return null; end';"
-        " create trigger slowly before update on deliveries for each statement execute function wait()"
-    )
-    try:
-        async with pool(url, 1, patience=1.0) as database:
-            state = api.app_state
-            await preferences.patch(database, state.pubsub, state.operator, 1, {"paused_until": None})
-    finally:
-        await dba.execute("drop function wait cascade")
+    async with slow(dba, "update", "deliveries"), pool(url, 1, patience=1.0) as database:
+        state = api.app_state
+        await preferences.patch(database, state.pubsub, state.operator, 1, {"paused_until": None})
     await comes_to(api, id_, {"delivered": 1})
 
 

@@ -130,6 +130,19 @@ async def waiting_at(dba: Connection, table: str) -> list[int]:
 
 
 @asynccontextmanager
+async def slow(dba: Connection, verb: str, table: str) -> AsyncIterator[None]:
+    """Let each statement that changes a table by `verb` take 1.2 seconds longer."""
+    await dba.execute(
+        "create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(1.2); return null; end';"
+        f" create trigger slowly before {verb} on {table} for each statement execute function wait()"
+    )
+    try:
+        yield
+    finally:
+        await dba.execute("drop function wait cascade")
+
+
+@asynccontextmanager
 async def locked(dba: Connection, table: str) -> AsyncIterator[None]:
     async with dba.transaction():
         await dba.execute(f"lock table {table} in access exclusive mode")

@@ -35,6 +35,9 @@ MAX_BUNDLED = 1_000
 RELEASE_TIMEOUT = 60.0
 """Seconds for a statement that releases the held deliveries of users: one may have very many after a long pause."""
 
+REPLAY_TIMEOUT = 60.0
+"""Seconds for a statement that requeues the deliveries of events: one may have reached a million devices."""
+
 _COLUMNS = (
     *(
         "user_id",
@@ -315,7 +318,9 @@ async def dead(database: Database, before: datetime, limit: int, company_id: int
 
 async def replay(connection: Connection, event_ids: Sequence[UUID], company_id: int | None = None) -> int:
     """Requeue the deliveries of these events that were given up; return their number."""
-    return len(await connection.fetch(_SQL["replay"], event_ids, company_id))
+    await allow(connection, REPLAY_TIMEOUT)
+    count: int = await connection.fetchval(_SQL["replay"], event_ids, company_id, timeout=REPLAY_TIMEOUT)
+    return count
 
 
 async def replay_lane(

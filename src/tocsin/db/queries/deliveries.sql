@@ -430,17 +430,20 @@ order by settled_at desc
 limit $2
 
 -- name: replay
-update deliveries d
-set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
-where (d.event_id, d.device_id) in (
-    select dead.event_id, dead.device_id
-    from unnest($1::uuid[]) as asked (id)
-    cross join lateral (
-        select event_id, device_id from deliveries where event_id = asked.id and state = 'dead' offset 0
-    ) dead
+with replayed as (
+    update deliveries d
+    set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
+    where (d.event_id, d.device_id) in (
+        select dead.event_id, dead.device_id
+        from unnest($1::uuid[]) as asked (id)
+        cross join lateral (
+            select event_id, device_id from deliveries where event_id = asked.id and state = 'dead' offset 0
+        ) dead
+    )
+      and ($2::int is null or (select e.company_id = $2 from events e where e.id = d.event_id))
+    returning true
 )
-  and ($2::int is null or (select e.company_id = $2 from events e where e.id = d.event_id))
-returning lane
+select count(*) from replayed
 
 -- name: replay_lane
 update deliveries

@@ -1,6 +1,7 @@
 """The documentation and the code name the same settings, commands, routes, codes and metrics."""
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,14 @@ def test_documented_fields_of_an_import_match_the_models() -> None:
     assert required == {name for name, field in fields.items() if field.is_required()}
     assert optional == set(fields) - required
     assert owner | times == set(DeviceLine.model_fields) - set(DeviceWithToken.model_fields)
+
+
+def test_documented_event_of_a_shared_type_has_its_kind() -> None:
+    page = (REFERENCE / "http-api.md").read_text("utf-8")
+    stated = r"`(\w+/\w+)` is posted with the type `(\w+)` and the `data.event` `({.*?})`"
+    [(name, type_, event)] = re.findall(stated, page)
+    assert name in CATALOGUE.kinds
+    assert CATALOGUE.name_of(type_, {"event": json.loads(event)}) == name
 
 
 def test_code_names_no_kind() -> None:

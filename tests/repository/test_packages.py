@@ -1,5 +1,6 @@
 """The three distributions: each builds, is complete, and works alone in an empty environment."""
 
+import re
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -89,3 +90,10 @@ async def test_phones_package_works_as_a_fixture_of_other_projects(wheels: dict[
     )
     told = await succeed(tmp_path, str(programs / "python"), "-m", "pytest", "-q", "test_sender.py")
     assert "1 passed" in told
+
+
+@pytest.mark.parametrize("page", ["packages/client/README.md", "packages/phones/README.md", "web/README.md"])
+def test_unpublished_package_is_installed_from_a_clone(page: str) -> None:
+    named = re.findall(r"(?:pip|npm) install (\S+)", (ROOT / page).read_text("utf-8"))
+    assert named
+    assert all(name.strip('"').startswith("./") for name in named)

@@ -213,6 +213,25 @@ async def test_all_of_a_company_moves_and_nothing_of_another(
         await assert_sound(url)
 
 
+async def test_no_statement_of_a_move_writes_all_rows_of_a_large_range(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    before = await of_company(pools[0], COMPANY)
+    sizes: list[tuple[int, int]] = []
+
+    def as_json(rows: Sequence[str]) -> str:
+        sizes.append((len(rows), sum(map(len, rows))))
+        return f"[{','.join(rows)}]"
+
+    monkeypatch.setattr(copying, "PUT_CHARACTERS", 1_000)
+    monkeypatch.setattr(copying, "as_json", as_json)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await of_company(pools[1], COMPANY) == before
+    assert [each for each in sizes if each[0] > 1]
+    assert [each for each in sizes if each[0] > 1 and each[1] > 1_000] == []
+
+
 async def test_moved_company_goes_on_in_its_cell(
     cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
 ) -> None:

@@ -5,7 +5,7 @@ events that wait, and the results of pushes. `moving` says when.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +23,10 @@ TEAMS, EVENTS, ROWS = 50, 500, 500
 
 USERS = 50
 """Users of a range that have changed."""
+
+PUT_CHARACTERS = 2**24
+"""Characters of the rows that a statement writes: a user of a range may have a million notifications, which are too
+many for one. A row may have more."""
 
 MARKS = 10_000
 """Users that are compared by one statement."""
@@ -238,14 +242,17 @@ class Copy:
         """Write rows of the source into the target, as they were."""
         for table in sorted(tables, key=lambda each: each not in _FIRST_USERS):
             company = (self._company,) if table in {"events", "recipients"} else ()
-            await target.execute(_SQL[f"put_{table}"], as_json(tables[table]), *company)
+            for rows in _batches(tables[table]):
+                await target.execute(_SQL[f"put_{table}"], as_json(rows), *company)
             self._copied[table] = self._copied.get(table, 0) + len(tables[table])
 
     async def _check_free(self, target: Database | Connection, table: str, rows: Sequence[str]) -> None:
         """Raise `Refusal` if ids of users, teams or events belong to others in the target."""
-        taken = [str(row["id"]) for row in await fetch(target, _SQL[f"taken_{table}"], as_json(rows))]
+        taken: list[str] = []
+        for some in _batches(rows):
+            taken += [str(row["id"]) for row in await fetch(target, _SQL[f"taken_{table}"], as_json(some))]
         if taken:
-            raise Refusal(f"Cell {self._destination} has other {table} with the ids {', '.join(taken)}.")
+            raise Refusal(f"Cell {self._destination} has other {table} with the ids {', '.join(taken[:10])}.")
 
     async def _check_undivided(self, target: Database | Connection, ids: Sequence[UUID], *, are_pending: bool) -> None:
         """Raise `Refusal` if events for several companies wait in one cell, and are delivered in the other."""
@@ -265,6 +272,20 @@ def by_table(rows: Iterable[Any]) -> dict[str, list[str]]:
 def as_json(rows: Sequence[str]) -> str:
     """Return rows as a JSON array."""
     return "[" + ",".join(rows) + "]"
+
+
+def _batches(rows: Iterable[str]) -> Iterator[list[str]]:
+    """Yield rows in batches of about `PUT_CHARACTERS`."""
+    batch: list[str] = []
+    size = 0
+    for row in rows:
+        if batch and size + len(row) > PUT_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row)
+    if batch:
+        yield batch
 
 
 def pieces(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:

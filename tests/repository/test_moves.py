@@ -190,10 +190,11 @@ class TestDjango:
         ada, grace, group = (Row(4, "Ada"), Row(2, "Grace"), Group(7, "Sales"))
         closed = await asyncio.to_thread(send, ada, grace, "closed")
         commented = await asyncio.to_thread(send, ada, group, "commented", "the plan")
-        for id_ in (closed, commented):
+        opened = await asyncio.to_thread(send, ada, iter([grace]), "opened")  # as a queryset, which is no list
+        for id_ in (closed, commented, opened):
             assert (await api.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
         messages = [entry["message"] for entry in (await api.inbox(2))["data"]]
-        assert messages == ["Ada commented on the plan", "Ada closed"]
+        assert messages == ["Ada opened", "Ada commented on the plan", "Ada closed"]
         assert (await api.inbox(1))["pagination"]["total"] == 1
 
 

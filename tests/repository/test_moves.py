@@ -124,7 +124,8 @@ class TestNovu:
         await api.team(7, 1, 2)
         trigger = functions(blocks("novu", "python")[1])["trigger"]
         words = {"author": "Ada", "title": "the plan"}
-        ids = [await asyncio.to_thread(trigger, "comment-added", "1", words, "t-1") for _ in range(2)]
+        subscribers: tuple[Any, ...] = ("1", {"subscriberId": "1", "email": "ada@example.com"})
+        ids = [await asyncio.to_thread(trigger, "comment-added", to, words, "t-1") for to in subscribers]
         topic = await asyncio.to_thread(trigger, "comment-added", {"type": "Topic", "topicKey": "7"}, words)
         for id_ in (*ids, topic):
             assert (await api.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"

@@ -387,6 +387,21 @@ async def test_retention_deletes_push_states_after_30_and_devices_after_270_days
     assert await api.app_state.database.value("select right(token, 6) from devices") == "aaaaaa"
 
 
+@pytest.mark.parametrize("waits", ["queued", "later", "held"])
+async def test_retention_deletes_pushes_of_a_lane_that_no_worker_serves(idle: Api, dba: Connection, waits: str) -> None:
+    await dba.execute("insert into lanes (name, configuration) values ('apns/gone', ''), ('apns/here', '')")
+    await dba.execute(
+        "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, state, due_at, type, token_ending)"
+        " select gen_random_uuid(), gen_random_uuid(), 1, lane, nth % 2 = 0, $1, now() - make_interval(days => days),"
+        " 'iOS', '' from (values ('apns/gone', 31), ('apns/here', 29)) as of (lane, days)"
+        " cross join generate_series(1, 4) nth",
+        waits,
+    )
+    assert await go_round(idle) == {"deliveries": 4}
+    assert await dba.fetchval("select array_agg(distinct lane) from deliveries") == ["apns/here"]
+    await dba.execute("delete from deliveries; delete from lanes")
+
+
 async def keep_expired_key(api: Api, dba: Connection) -> None:
     """Post an event with an `Idempotency-Key` that retention is due to delete."""
     event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}

@@ -94,12 +94,30 @@ gone as (
 select count(*) from old
 
 -- name: deliveries
--- Results of pushes are kept for thirty days; dead letters can be replayed for as long.
+-- Results of pushes are kept for thirty days; dead letters can be replayed for as long. Pushes that waited for as long are of
+-- a lane without workers.
 with old as materialized (
-    select event_id, device_id from deliveries
-    where settled_at < now() - make_interval(days => 30)
-    order by settled_at
-    limit $1
+    (
+        select event_id, device_id from deliveries
+        where settled_at < now() - make_interval(days => 30)
+        order by settled_at
+        limit $1
+    )
+    union all
+    (
+        select waiting.event_id, waiting.device_id
+        from lanes l
+        cross join unnest(array[true, false]) as is_bulk
+        cross join lateral (
+            select event_id, device_id
+            from deliveries
+            where lane = l.name and deliveries.is_bulk = is_bulk.is_bulk and worker_id is null
+              and state in ('queued', 'later', 'held') and due_at < now() - make_interval(days => 30)
+            limit $1
+            for update skip locked
+        ) waiting
+        limit $1
+    )
 ),
 gone as (
     delete from deliveries d using old o where d.event_id = o.event_id and d.device_id = o.device_id

@@ -173,7 +173,7 @@ async def test_action_fails_if_it_cannot_be_recorded(staffed: Api, act: str) -> 
 @pytest.mark.parametrize(
     ("act", "table", "condition"),
     [
-        ("erasure", "jobs", "task <> 'erase'"),
+        ("erasure", "erased_ids", "false"),
         ("resolution", "jobs", "task <> 'resolve'"),
         ("custom notification", "events", "service is not null"),
         ("import", "imports", "state <> 'applying'"),

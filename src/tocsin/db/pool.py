@@ -115,7 +115,8 @@ async def connect(url: str, slowest: float | None = None, *, notes_timeline: boo
         settings = _session(target.settings, slowest, connection.get_server_version().major)
         with in_time():
             await connection.execute(_set(settings) + ("" if slowest else _ENDING), timeout=CONNECT_TIMEOUT)
-            if notes_timeline and target not in _without_timelines and not _is_read_only(connection):
+            writes = not is_on_standby(connection) and not _is_on(connection, "default_transaction_read_only")
+            if notes_timeline and writes and target not in _without_timelines:
                 await _note_timeline(connection, target)
     except BaseException:
         connection.terminate()
@@ -134,11 +135,6 @@ def in_time() -> Iterator[None]:
 
 _without_timelines: set[Target] = set()
 """Databases whose timeline cannot be noted: servers that share their storage have none, and lose nothing."""
-
-
-def _is_read_only(connection: Connection) -> bool:
-    settings = connection.get_settings()
-    return "on" in {getattr(settings, name, "off") for name in ("in_hot_standby", "default_transaction_read_only")}
 
 
 async def _note_timeline(connection: Connection, target: Target) -> None:
@@ -409,7 +405,12 @@ async def limit_idleness(connection: Connection, seconds: float) -> None:
 
 def is_on_standby(connection: Connection) -> bool:
     """Return whether the server of a connection is a standby that has not been promoted."""
-    return getattr(connection.get_settings(), "in_hot_standby", "off") == "on"
+    return _is_on(connection, "in_hot_standby")
+
+
+def _is_on(connection: Connection, setting: str) -> bool:
+    """Return whether the server has reported that a setting is on. Old servers do not report all."""
+    return getattr(connection.get_settings(), setting, "off") == "on"
 
 
 async def allow(connection: Connection, seconds: float) -> None:

@@ -17,8 +17,8 @@ from bench.measure import Claim, cpu_of, medians, options, show
 from bench.processes import CLIENTS, EVENTS_PER_SECOND, PEOPLE, holding, post, settled
 from bench.service import Service, clients, folder, started
 from tocsin.auth.keys import own_secret
+from tocsin.db.connections import Connection, connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Connection, connect
 from tocsin.db.url import in_schema
 
 COMPANY = 2

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.notifications import body_of, to_json
 
 FIRST = 1_001

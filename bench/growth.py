@@ -12,8 +12,9 @@ from bench.partitions import cost_of, used
 from bench.retention import PAST, old_events
 from bench.service import folder
 from tocsin import retention
+from tocsin.db.connections import connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Database, connect
+from tocsin.db.pool import Database
 from tocsin.postgres.supervisor import Embedded
 from tocsin.store import pool
 

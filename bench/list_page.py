@@ -5,7 +5,7 @@ import uvloop
 from bench import fill
 from bench.measure import Claim, has_rows, load, medians, options, pgbench, show
 from bench.service import Service, database, service
-from tocsin.db.pool import queries
+from tocsin.db.statements import queries
 from tocsin.pages import NEWEST
 
 OWNERS = 100

@@ -7,8 +7,8 @@ from bench.measure import Claim, medians, options, show
 from bench.partitions import used
 from bench.service import folder
 from tocsin import inbox
+from tocsin.db.connections import connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import Embedded
 from tocsin.store import pool
 from tocsin.streams import BATCH_SIZE

@@ -22,7 +22,7 @@ from tocsin.at_once import AtOnce
 from tocsin.auth.claims import UserCaller
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Problem
 from tocsin.events import Intake

@@ -15,7 +15,8 @@ from tocsin.at_once import AtOnce
 from tocsin.auth.claims import UserCaller
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
-from tocsin.db.pool import Database, connect
+from tocsin.db.connections import connect
+from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
 from tocsin.events import Draft, Intake
 from tocsin.postgres.supervisor import Embedded

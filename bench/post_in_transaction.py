@@ -15,8 +15,8 @@ from bench.measure import CONNECTIONS, Claim, medians, options, show
 from bench.service import folder
 from tocsin import posters
 from tocsin.catalogue import Catalogue
+from tocsin.db.connections import Connection, connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Connection, connect
 from tocsin.postgres.supervisor import Embedded
 from tocsin.store import pool
 

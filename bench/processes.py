@@ -25,7 +25,7 @@ from bench import fill
 from bench.measure import Claim, cpu_of, medians, options, resident, show
 from bench.service import Client, Service, clients, database, folder, started
 from tocsin.auth.keys import own_secret
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 
 CLIENTS = 32
 PEOPLE = 2_000

@@ -13,8 +13,8 @@ import uvloop
 from bench.apple import Apple, apple
 from bench.measure import Claim, cpu_of, options, show
 from bench.service import Service, database, folder, started
+from tocsin.db.connections import connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import Embedded
 
 BACKLOG = 200_000

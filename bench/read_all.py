@@ -7,7 +7,7 @@ import uvloop
 from bench import fill
 from bench.measure import Claim, medians, options, show
 from bench.service import Client, Service, clients, database, service
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 
 MANY = 100_000
 FEW = 100

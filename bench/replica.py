@@ -26,7 +26,7 @@ from bench.processes import holding
 from bench.service import Client, Service, clients, database, folder, started
 from tocsin.auth.keys import own_secret
 from tocsin.auth.minting import mint_service
-from tocsin.db.pool import Connection, Record
+from tocsin.db.connections import Connection, Record
 from tocsin.inbox import cursor_of, made_in
 from tocsin.postgres.binaries import programs_for
 from tocsin.postgres.process import run, this_user

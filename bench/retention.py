@@ -21,7 +21,8 @@ from bench.measure import Claim, load, medians, percentile, show
 from bench.post_event import drained
 from bench.service import Service, database, service
 from tocsin import retention
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.store import pool
 
 USERS = 10_000

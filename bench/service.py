@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from tocsin.auth.keys import own_secret
 from tocsin.auth.minting import mint_service, mint_user
-from tocsin.db.pool import Connection, connect
+from tocsin.db.connections import Connection, connect
 from tocsin.postgres.supervisor import url_of
 
 _TOCSIN = Path(sys.executable).with_name("tocsin")

@@ -6,13 +6,13 @@ So that an hour shows rows that come and go, whose periods are a day at least.
 import os
 import re
 
-from tocsin.db import pool
+from tocsin.db import statements
 
 DAY = float(os.environ["BENCH_DAY"])
 
 _DAYS = re.compile(r"make_interval\(days => ([^)]+)\)")
 _HOURS = re.compile(r"make_interval\(hours => 24\)|interval '24 hours'")
-_read = pool.queries
+_read = statements.queries
 
 
 def _queries(module: str) -> dict[str, str]:
@@ -23,7 +23,7 @@ def _shortened(statement: str) -> str:
     return _HOURS.sub(f"make_interval(secs => {DAY})", _DAYS.sub(rf"make_interval(secs => \1 * {DAY})", statement))
 
 
-pool.queries = _queries  # type: ignore[assignment] # before the modules that read their statements when imported
+statements.queries = _queries  # type: ignore[assignment] # before the modules that read their statements when imported
 
 from tocsin import retention  # noqa: E402
 from tocsin.cli.commands import main  # noqa: E402

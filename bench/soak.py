@@ -32,7 +32,7 @@ from bench import fill
 from bench.measure import CONNECTIONS, Claim, percentile, show
 from bench.memory import memory, name_of, tree
 from bench.service import Client, Service, clients, database, folder, started
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin_phones import Phones
 
 PEOPLE = 500

@@ -19,8 +19,9 @@ from tests.support.places import short_path
 from tests.support.servers import free_port
 from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
+from tocsin.db.connections import Connection, connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Connection, Database, connect
+from tocsin.db.pool import Database
 from tocsin.postgres.supervisor import Embedded
 from tocsin.push.channels.vapid import Vapid
 from tocsin.rate_limits import RateLimits

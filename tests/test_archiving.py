@@ -13,7 +13,8 @@ from tests.support.places import short_path
 from tests.support.waiting import until
 from tocsin import archiving as archive_of_log
 from tocsin.cli.doctor.database import check_database
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Refusal
 from tocsin.metrics import Metrics

@@ -20,7 +20,8 @@ from tocsin import at_once as at_once_module
 from tocsin import events as events_module
 from tocsin.at_once import MAX_LANGUAGES, AtOnce
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, connect
+from tocsin.db.connections import Connection, connect
+from tocsin.db.pool import Database
 from tocsin.ids import MAX_ID
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS, enrol
 

@@ -11,7 +11,7 @@ from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin import events
 from tocsin.batches import MAX_TURN, Batches, Turn
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 
 
 class Slow:

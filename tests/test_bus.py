@@ -21,7 +21,8 @@ from tocsin import pubsub as pubsub_module
 from tocsin.background import in_background
 from tocsin.bus import Polling
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Database, connect
+from tocsin.db.connections import connect
+from tocsin.db.pool import Database
 from tocsin.db.url import schema_of
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Refusal

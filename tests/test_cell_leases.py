@@ -12,7 +12,8 @@ from tests.support.clock import Clock
 from tests.support.waiting import until
 from tocsin import jobs
 from tocsin.cell_leases import PATIENCE, CellLease, is_worked_by, processes_of
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.ids import new_id
 
 

@@ -13,7 +13,8 @@ from tests.support.service import Api, serving
 from tests.support.waiting import until
 from tocsin import directory
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, queries
+from tocsin.db.connections import Connection
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
 

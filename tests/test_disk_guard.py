@@ -18,8 +18,8 @@ from tests.support.waiting import until
 from tocsin import disk_guard, readiness
 from tocsin.catalogue import Catalogue
 from tocsin.cli.doctor.machine import check_free_space
+from tocsin.db.connections import connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import connect
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Refusal, Unavailable
 from tocsin.postgres.supervisor import Embedded

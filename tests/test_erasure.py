@@ -13,7 +13,7 @@ from tests.support.waiting import reaches
 from tests.support.workers import work
 from tocsin import directory, jobs
 from tocsin.audit import Actor
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.ids import new_id
 from tocsin.store import pool
 

@@ -19,7 +19,9 @@ from tests.support.workers import work
 from tocsin import event_status, fanout, jobs
 from tocsin.background import in_background
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Borrowed, Connection, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Borrowed
+from tocsin.db.statements import queries
 from tocsin.event_status import Viewer
 from tocsin.events import MAX_GATHERING, Draft, Intake, gathering_time
 from tocsin.ids import new_id

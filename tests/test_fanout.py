@@ -12,7 +12,9 @@ from tests.support.waiting import until
 from tests.support.workers import impatient, work
 from tocsin import fanout, inbox, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Borrowed, Connection, connect, queries
+from tocsin.db.connections import Connection, connect
+from tocsin.db.pool import Borrowed
+from tocsin.db.statements import queries
 from tocsin.ids import MAX_ID, new_id
 
 KEYS = ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"]

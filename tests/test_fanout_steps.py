@@ -10,7 +10,7 @@ from tests.support.events import accepted, custom, post
 from tests.support.pushes import ANDROID, register
 from tests.support.service import Api
 from tocsin import fanout, inbox, jobs
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.fanout import Done, Pushes, Undeliverable
 from tocsin.ids import MAX_ID, new_id
 from tocsin.jobs import Job, Lost, Queue

@@ -16,7 +16,9 @@ from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import work
 from tocsin import inbox, marks, pages
 from tocsin.auth.claims import UserCaller
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import Missing, NotFound, Overrun, Unauthenticated, Unavailable
 from tocsin.invariants import check_rows
 from tocsin.store import pool

@@ -18,7 +18,7 @@ from tests.support.properties import at_most
 from tests.support.service import Api
 from tests.support.streams import Watch, watching
 from tests.support.waiting import until
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.invariants import check_rows, open_session
 from tocsin.postgres.supervisor import Embedded
 

@@ -15,9 +15,9 @@ from tests.support.waiting import reaches
 from tests.support.workers import work
 from tocsin import invariants, retention
 from tocsin.cli.doctor.deep import check_deeply
+from tocsin.db.connections import connect
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import Embedded
 from tocsin.retention import run_once
 from tocsin.settings import read_settings

@@ -19,8 +19,8 @@ from tests.support.waiting import until
 from tests.support.workers import impatient
 from tocsin import jobs
 from tocsin.catalogue import Catalogue
-from tocsin.db import pool
-from tocsin.db.pool import Connection, connect
+from tocsin.db import connections
+from tocsin.db.connections import Connection, connect
 from tocsin.errors import Locked, Overrun
 from tocsin.isolation import MAX_CONFLICTS, LockConflicts, do_in_parts
 from tocsin.worker import Worker
@@ -36,7 +36,7 @@ Working = Callable[..., AbstractAsyncContextManager[Worker]]
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the lock timeout to one second, and to half a second after a conflict."""
-    monkeypatch.setattr(pool, "LOCKS_PART", LOCKS_PART)
+    monkeypatch.setattr(connections, "LOCKS_PART", LOCKS_PART)
     for module in ("tocsin.worker", "tocsin.push.results"):
         monkeypatch.setattr(f"{module}.LOCKED_DELAY", 0.5)
 
@@ -87,7 +87,7 @@ def working(url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> 
     """Run a worker with this statement timeout, and this part of it as lock timeout."""
 
     def start(patience: float = 20, locks_part: float = LOCKS_PART) -> AbstractAsyncContextManager[Worker]:
-        monkeypatch.setattr(pool, "LOCKS_PART", locks_part)
+        monkeypatch.setattr(connections, "LOCKS_PART", locks_part)
         return impatient(url, catalogue, patience)
 
     return start

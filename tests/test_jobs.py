@@ -13,7 +13,8 @@ from tests.support.events import accepted
 from tests.support.service import Api
 from tests.support.waiting import bounded
 from tocsin import jobs
-from tocsin.db.pool import Connection, Database, Record
+from tocsin.db.connections import Connection, Record
+from tocsin.db.pool import Database
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lost, Witness
 

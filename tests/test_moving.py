@@ -32,8 +32,10 @@ from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
 from tocsin import copying, dead_letters, invariants, jobs, moving
 from tocsin.audit import actor_of_command
+from tocsin.db.connections import Connection, connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Connection, Database, connect, queries
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.db.url import in_schema
 from tocsin.errors import Locked, Refusal
 from tocsin.postgres.supervisor import Embedded

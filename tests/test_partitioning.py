@@ -18,7 +18,7 @@ from tests.support.waiting import bounded, until
 from tocsin import invariants, partitioning, retention
 from tocsin.background import end
 from tocsin.cli.doctor.database import check_database
-from tocsin.db.pool import Connection, connect
+from tocsin.db.connections import Connection, connect
 from tocsin.errors import Refusal
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded

@@ -18,7 +18,7 @@ from tests.support.service import SECRET, Api, serving
 from tests.support.waiting import reaches, until
 from tocsin import posters, retention
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
 

@@ -31,7 +31,7 @@ from tocsin.api import arriving, body, events, imports, notifications, protocol,
 from tocsin.api.connections import Patience
 from tocsin.auth import claims, jwks
 from tocsin.catalogue import fields
-from tocsin.db.pool import queries
+from tocsin.db.statements import queries
 from tocsin.push import deliveries, dispatcher
 from tocsin.push.channels import apns, fcm, payloads
 from tocsin.setting_types import Rate

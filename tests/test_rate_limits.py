@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from tests.support.database import locked
 from tocsin import rate_limits, retention
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
 from tocsin.rate_limits import Limit, RateLimits
 from tocsin.setting_types import Rate

@@ -21,8 +21,10 @@ from tests.support.workers import impatient
 from tocsin import jobs, readiness
 from tocsin.catalogue import Catalogue
 from tocsin.cli.doctor.database import check_database as database_checks
+from tocsin.db.connections import Connection, connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Connection, Database, connect, queries
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Locked
 from tocsin.ids import new_id

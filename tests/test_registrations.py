@@ -12,7 +12,8 @@ from tests.support.database import make_database, wipe
 from tests.support.waiting import reaches, until
 from tocsin import devices, directory, registrations
 from tocsin.background import end
-from tocsin.db.pool import Connection, Database, connect
+from tocsin.db.connections import Connection, connect
+from tocsin.db.pool import Database
 from tocsin.devices import Device
 from tocsin.errors import Unavailable
 from tocsin.formats import User

@@ -13,7 +13,8 @@ from tests.support.events import custom, id_made, in_future, message_event, post
 from tests.support.service import Api
 from tests.support.waiting import bounded, reaches
 from tocsin import fanout, invariants, retention
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.ids import new_id
 from tocsin.retention import run_once
 

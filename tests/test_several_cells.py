@@ -32,8 +32,9 @@ from tocsin.api.cell_lookups import WATCH_INTERVAL
 from tocsin.api.cells import ReadinessOfCells
 from tocsin.api.drafts import draft_of
 from tocsin.auth.minting import mint_service, mint_user
+from tocsin.db.connections import connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Database, connect
+from tocsin.db.pool import Database
 from tocsin.db.url import in_schema
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Unavailable

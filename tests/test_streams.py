@@ -28,7 +28,8 @@ from tocsin.api.middleware import ABORT
 from tocsin.api.stream import StreamResponse
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.inbox import Entry, InboxChanges
 from tocsin.open_streams import MAX_STREAMS_PER_USER
 from tocsin.postgres.supervisor import Embedded

@@ -12,7 +12,8 @@ from tests.support.service import Api, serving
 from tests.support.waiting import until
 from tocsin import fanout, jobs, turns
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Database, queries
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.turns import Turns
 

@@ -14,7 +14,8 @@ from tests.support.waiting import bounded, until
 from tocsin import fanout, jobs, pubsub, worker
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Words
-from tocsin.db.pool import Database, connect
+from tocsin.db.connections import connect
+from tocsin.db.pool import Database
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lost
 from tocsin.pubsub import PubSub

@@ -7,8 +7,10 @@ from datetime import datetime
 import structlog
 
 from tocsin.backoff import Backoff
+from tocsin.db.connections import Connection
 from tocsin.db.errors import DRIVER_ERRORS, is_denied
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.postgres.segments import SEGMENT_BYTES, is_segment, name_of, number_of, timeline_of
 
 INTERVAL = 60.0

@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.db.connections import Connection, Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.notifications import to_json
 

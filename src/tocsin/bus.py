@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from tocsin.backoff import Backoff
+from tocsin.db.connections import connect
 from tocsin.db.errors import DRIVER_ERRORS, problem_of
-from tocsin.db.pool import Database, connect
+from tocsin.db.pool import Database
 from tocsin.db.url import schema_of
 
 MAX_BYTES = 7900

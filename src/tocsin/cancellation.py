@@ -5,7 +5,9 @@ from uuid import UUID
 
 from tocsin import audit
 from tocsin.audit import Actor
-from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.db.connections import Connection, Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import NotFound, TooLate
 from tocsin.event_status import Viewer
 from tocsin.pubsub import PubSub

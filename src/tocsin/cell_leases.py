@@ -16,7 +16,9 @@ import structlog
 from tocsin.background import in_background
 from tocsin.backoff import Backoff
 from tocsin.db.admission import HEARTBEAT, KIND
-from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database, fetch
+from tocsin.db.statements import queries
 from tocsin.jobs import LEASE_TIMEOUT, process_name
 
 LOOK_INTERVAL = 2.0

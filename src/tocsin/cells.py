@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tocsin import setting_types as types
+from tocsin.db.connections import connect
 from tocsin.db.errors import DRIVER_ERRORS, sentence_on
 from tocsin.db.migrate import is_current
-from tocsin.db.pool import connect, queries
+from tocsin.db.statements import queries
 from tocsin.db.url import SCHEMA
 from tocsin.errors import Refusal
 from tocsin.files import setting_tables

@@ -17,7 +17,9 @@ from tocsin import audit
 from tocsin.audit import Actor
 from tocsin.auth.claims import ROLES, OperatorCaller
 from tocsin.auth.oidc import Identity
-from tocsin.db.pool import Database, Record, queries
+from tocsin.db.connections import Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import Unauthenticated
 from tocsin.ids import new_id
 

@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database, fetch
+from tocsin.db.statements import queries
 from tocsin.errors import Refusal
 from tocsin.ids import MAX_ID
 

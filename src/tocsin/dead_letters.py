@@ -9,7 +9,9 @@ from uuid import UUID
 
 from tocsin import audit
 from tocsin.audit import Actor
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 

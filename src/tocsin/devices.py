@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
-from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database, fetch
+from tocsin.db.statements import queries
 from tocsin.errors import NotFound, Unauthenticated
 
 MAX_DEVICES = 50

@@ -8,7 +8,9 @@ from uuid import UUID
 
 from tocsin import audit, devices, inbox, jobs
 from tocsin.audit import Actor
-from tocsin.db.pool import Connection, Database, allow, fetch, queries
+from tocsin.db.connections import Connection, allow
+from tocsin.db.pool import Database, fetch
+from tocsin.db.statements import queries
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.formats import User
 from tocsin.ids import is_id, new_id

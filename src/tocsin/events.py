@@ -22,7 +22,9 @@ from tocsin.audit import Actor
 from tocsin.batches import Batches, Turn
 from tocsin.cancellation import ANY_COMPANY, replace
 from tocsin.catalogue import Checked
-from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Connection, Database, Record, queries
+from tocsin.db.connections import Connection, Record
+from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Database
+from tocsin.db.statements import queries
 from tocsin.directory import UnknownRecipients, people
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import FieldError, IdReused, Invalid, Locked, Overrun, Problem, Unavailable

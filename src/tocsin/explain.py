@@ -8,7 +8,9 @@ from uuid import UUID
 
 from tocsin import event_status
 from tocsin.catalogue.rendering import one_line
-from tocsin.db.pool import Database, Record, queries
+from tocsin.db.connections import Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import NotFound, Refusal
 from tocsin.event_status import Viewer
 from tocsin.notifications import time_of

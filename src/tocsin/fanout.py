@@ -10,7 +10,9 @@ from uuid import UUID
 
 from tocsin import inbox, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.db.connections import Connection, Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.ids import MAX_ID
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS, Job, Queue
 from tocsin.notifications import body_of

@@ -12,7 +12,9 @@ from typing import Any
 
 from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Database, Record, queries
+from tocsin.db.connections import Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.metrics import BUCKET_BOUNDS, Metrics
 

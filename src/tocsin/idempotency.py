@@ -7,7 +7,8 @@ the first is being processed. Only successful responses are kept, for 24 hours.
 from dataclasses import astuple, dataclass
 from uuid import UUID
 
-from tocsin.db.pool import Connection, queries
+from tocsin.db.connections import Connection
+from tocsin.db.statements import queries
 from tocsin.errors import KeyReused, Unavailable
 
 MAX_KEY_LENGTH = 255

@@ -15,7 +15,9 @@ from uuid import UUID
 
 from tocsin.auth.claims import CLOCK_SKEW, UserCaller
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.db.connections import Connection, Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import Missing, NotFound, Unauthenticated
 
 FIRST_RECORD = -(2**31)

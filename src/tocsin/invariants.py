@@ -9,8 +9,9 @@ from typing import Any
 from uuid import UUID
 
 from tocsin import inbox
+from tocsin.db.connections import Connection, Record, connect
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_corruption, is_denied
-from tocsin.db.pool import Connection, Record, connect, queries
+from tocsin.db.statements import queries
 from tocsin.jobs import LEASE_TIMEOUT
 
 MAX_FOUND = 1000

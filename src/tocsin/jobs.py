@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-from tocsin.db.pool import IDLE_IN_TRANSACTION_TIMEOUT, Connection, Database, fetch, queries
+from tocsin.db.connections import IDLE_IN_TRANSACTION_TIMEOUT, Connection
+from tocsin.db.pool import Database, fetch
+from tocsin.db.statements import queries
 
 Queue = Literal["direct", "bulk"]
 

@@ -6,7 +6,9 @@ from uuid import UUID
 
 from tocsin import inbox
 from tocsin.auth.claims import UserCaller
-from tocsin.db.pool import Database, Record, allow, queries
+from tocsin.db.connections import Record, allow
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import Invalid, Missing, NotFound
 from tocsin.inbox import lock_own, refusal
 from tocsin.shared_statements import SharedStatements

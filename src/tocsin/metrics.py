@@ -24,7 +24,8 @@ from prometheus_client import (
 )
 
 from tocsin import __version__, archiving, jobs
-from tocsin.db.pool import Database, Record
+from tocsin.db.connections import Record
+from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Overrun, Unavailable
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout

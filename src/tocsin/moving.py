@@ -33,7 +33,9 @@ from tocsin.copying import (
     is_taken,
     pieces,
 )
-from tocsin.db.pool import Connection, Database, limit_idleness, limit_locks, queries
+from tocsin.db.connections import Connection, limit_idleness, limit_locks
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import Locked, Refusal, Unavailable
 from tocsin.ids import MAX_ID
 

@@ -10,7 +10,8 @@ from uuid import UUID
 from tocsin.backoff import Backoff
 from tocsin.batches import Batches
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Database, queries
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 
 MAX_STREAMS_PER_USER = 8

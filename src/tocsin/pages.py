@@ -6,7 +6,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from tocsin.auth.claims import UserCaller
-from tocsin.db.pool import Database, Record, queries
+from tocsin.db.connections import Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.inbox import admitted, cursor_of, made_in
 from tocsin.shared_statements import SharedStatements
 

@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from tocsin.db.connections import Connection, Record, connect
 from tocsin.db.errors import DRIVER_ERRORS, is_conflict, is_outage, sentence_on
-from tocsin.db.pool import Connection, Record, connect, queries
+from tocsin.db.statements import queries
 from tocsin.errors import Refusal
 
 PAGES = 500

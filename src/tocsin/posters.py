@@ -1,6 +1,8 @@
 """Posters: the database roles that may post events by `tocsin.post`, each as one service and for one company or all."""
 
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import Refusal
 
 _SQL = queries("posters")

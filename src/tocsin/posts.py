@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from tocsin import jobs
-from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.db.connections import Connection, Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import IdReused, Invalid, Malformed, Problem
 from tocsin.events import Accepted, Draft, Intake, Outcome
 from tocsin.jobs import Job, Lost

@@ -18,7 +18,9 @@ from pydantic_core import PydanticCustomError
 from tocsin import audit
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database, fetch
+from tocsin.db.statements import queries
 from tocsin.errors import FieldError, Invalid, Unauthenticated
 from tocsin.formats import is_time_zone
 from tocsin.notifications import future_of, moment_of, time_of, to_json

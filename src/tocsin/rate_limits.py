@@ -21,7 +21,9 @@ import structlog
 
 from tocsin.batches import Batches
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Database, Record, queries
+from tocsin.db.connections import Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import RateLimited, Unavailable
 from tocsin.setting_types import Rate
 from tocsin.settings import Settings

@@ -8,8 +8,10 @@ from typing import Any
 from tocsin import archiving, jobs
 from tocsin.capacity import Capacity
 from tocsin.db import migrate
+from tocsin.db.connections import Connection
 from tocsin.db.errors import LOCK_HELD, LOST, UNANSWERED
-from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.db.pool import Database, fetch
+from tocsin.db.statements import queries
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Locked, Unavailable
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout

@@ -15,7 +15,8 @@ import structlog
 
 from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Database, queries
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 
 INTERVAL = 10.0
 """Seconds between two looks."""

@@ -15,9 +15,10 @@ from typing import Any
 import structlog
 
 from tocsin.backoff import Backoff
+from tocsin.db.connections import Connection, Prepared, Record, connect
 from tocsin.db.errors import first_line, is_denied, is_hopeless, is_outage, sentence_on
-from tocsin.db.pool import Connection, Prepared, Record, connect, queries
 from tocsin.db.poolers import refuse_shared_sessions
+from tocsin.db.statements import queries
 from tocsin.errors import Refusal, Unavailable
 from tocsin.http_client.fetch import FetchError, fetch
 

@@ -14,8 +14,10 @@ from typing import Any, Protocol, TypeVar
 from tocsin import inbox
 from tocsin.auth.claims import UserCaller
 from tocsin.db.admission import KIND
+from tocsin.db.connections import Record, is_on_standby
 from tocsin.db.errors import REFUSALS
-from tocsin.db.pool import Database, Record, is_on_standby, queries
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import Overrun, Unauthenticated, Unavailable
 from tocsin.inbox import Changes, position_in
 from tocsin.pages import Cursors, Page, Pages

@@ -13,7 +13,9 @@ from uuid import UUID
 from tocsin import audit, cancellation, inbox, jobs
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.db.connections import Connection, Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.inbox import Change
 from tocsin.jobs import Job

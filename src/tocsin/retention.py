@@ -17,7 +17,9 @@ import structlog
 
 from tocsin import audit, inbox
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import Locked, Unavailable
 from tocsin.isolation import lock_timeout
 

@@ -10,8 +10,9 @@ from typing import TypeVar
 import structlog
 
 from tocsin.db import migrate
+from tocsin.db.connections import STATEMENT_TIMEOUT
 from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
-from tocsin.db.pool import STATEMENT_TIMEOUT, Database
+from tocsin.db.pool import Database
 from tocsin.db.url import SCHEMA, is_read_only, read_only
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor

@@ -9,7 +9,7 @@ from tests.support.answers import exchanged
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api
 from tocsin.auth.minting import mint_service, mint_user
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.ids import new_id
 
 REQUESTS = 20

@@ -9,7 +9,8 @@ import pytest
 from tests.support.service import Api, serving
 from tocsin import fanout, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.ids import new_id
 
 PEOPLE = 50_000

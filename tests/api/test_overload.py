@@ -26,7 +26,7 @@ from tocsin.api.server import Server
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.metrics import Metrics
 from tocsin.pacing import Pace
 from tocsin.sockets import bound

@@ -16,7 +16,7 @@ from tests.support.service import HOUR, Api, serving
 from tocsin.api.limiting import address_of
 from tocsin.auth.minting import mint_user
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.errors import Refusal
 from tocsin.setting_types import Rate
 from tocsin.settings import read_settings

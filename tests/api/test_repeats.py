@@ -21,7 +21,7 @@ from tocsin.api import protocol, repeats, server
 from tocsin.auth.keys import ALL_SPEAKERS, hs256
 from tocsin.auth.minting import mint_user
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 
 OTHER_SECRET = "another-secret-for-tests-only-0123456789"
 LIST = "/notifications?per_page=5"

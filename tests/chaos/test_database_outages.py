@@ -15,7 +15,7 @@ from tests.support.places import fill
 from tests.support.processes import data_folder
 from tests.support.servers import OwnServer, answers, own_server, standby_of
 from tests.support.waiting import until
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.postgres.supervisor import Embedded
 
 TABLES = ("inbox", "deliveries", "jobs", "events", "heads")

@@ -18,8 +18,8 @@ from tests.support.service import Api, serving
 from tests.support.waiting import until
 from tocsin import readiness
 from tocsin.catalogue import Catalogue
+from tocsin.db.connections import connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import Embedded
 
 PATIENCE = 15.0

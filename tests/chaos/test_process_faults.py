@@ -13,7 +13,7 @@ from tests.support.processes import Program, data_folder
 from tests.support.service import SECRET
 from tests.support.waiting import bounded, until
 from tocsin.auth.minting import mint_service
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
 

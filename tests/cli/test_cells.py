@@ -8,7 +8,7 @@ import pytest
 from tests.support.commands import refusal, run
 from tests.support.database import make_database
 from tests.support.service import SECRET
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.db.url import in_schema
 from tocsin.postgres.supervisor import Embedded
 

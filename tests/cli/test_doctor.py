@@ -20,7 +20,8 @@ from tests.support.service import SECRET
 from tocsin import nats_bus
 from tocsin.cli import doctor
 from tocsin.cli.doctor.machine import check_file_limit
-from tocsin.db.pool import Database, connect
+from tocsin.db.connections import connect
+from tocsin.db.pool import Database
 from tocsin.postgres.supervisor import Embedded
 from tocsin_phones import Phones
 

@@ -22,7 +22,8 @@ from tocsin import backoff, jobs, worker
 from tocsin.catalogue import Catalogue
 from tocsin.db import planner_statistics
 from tocsin.db.admission import HEARTBEAT, KIND
-from tocsin.db.pool import Connection, Database, connect
+from tocsin.db.connections import Connection, connect
+from tocsin.db.pool import Database
 from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded

@@ -10,8 +10,9 @@ import pytest
 from tests.support.servers import OwnServer, own_server
 from tests.support.waiting import until
 from tocsin import bus
-from tocsin.db import pool as pools
-from tocsin.db.pool import Database, connect
+from tocsin.db import connections
+from tocsin.db.connections import connect
+from tocsin.db.pool import Database
 from tocsin.db.url import target_of
 
 
@@ -63,7 +64,7 @@ def url_of(own: OwnServer, hung: asyncio.Server, attributes: str) -> str:
 async def test_host_that_does_not_answer_hides_no_other_and_is_asked_once(
     own: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT", 3)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 3)
     hung = Hung()
     async with await asyncio.start_server(hung, "127.0.0.1", 0) as listening:
         url = url_of(own, listening, "primary")
@@ -79,7 +80,7 @@ async def test_lost_host_is_reported_rather_than_one_of_another_kind(
 ) -> None:
     with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
         await connect(own.url(target_session_attrs="standby"))
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 0.5)
     async with await asyncio.start_server(Hung(), "127.0.0.1", 0) as listening:
         with pytest.raises(TimeoutError):
             await connect(url_of(own, listening, "standby"))
@@ -88,7 +89,7 @@ async def test_lost_host_is_reported_rather_than_one_of_another_kind(
 async def test_listener_leaves_a_server_that_no_longer_answers(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bus, "CHECK_INTERVAL", 0.1)
     monkeypatch.setattr(bus, "CHECK_TIMEOUT", 3)
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT", 3)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 3)
     relay, heard = Relay(own.port), asyncio.Event()
     database = Database(own.url(), 1)
     await database.open()

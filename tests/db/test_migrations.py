@@ -22,7 +22,7 @@ from tests.support.waiting import until
 from tocsin import store
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
 

@@ -16,10 +16,10 @@ from tests.support.service import serving
 from tests.support.waiting import bounded
 from tocsin import invariants
 from tocsin.catalogue import Catalogue
+from tocsin.db.connections import connect
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.migrate import migrate
 from tocsin.db.planner_statistics import correct_with
-from tocsin.db.pool import connect
 from tocsin.errors import Refusal
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))

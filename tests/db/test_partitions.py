@@ -22,7 +22,9 @@ from tests.support.waiting import reaches, until
 from tocsin import invariants, retention
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
-from tocsin.db.pool import Database, connect, queries
+from tocsin.db.connections import connect
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
 

@@ -13,7 +13,8 @@ import pytest
 from tests.support.places import short_path
 from tests.support.waiting import bounded, reaches, until
 from tocsin.db import pool as pools
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.errors import Locked, Overrun, Unavailable
 from tocsin.store import pool as open_pool
 

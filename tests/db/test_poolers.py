@@ -14,10 +14,9 @@ from tests.support.service import SECRET, serving
 from tocsin.background import end
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
-from tocsin.db import migrate
-from tocsin.db import pool as pools
+from tocsin.db import connections, migrate
+from tocsin.db.connections import connect
 from tocsin.db.errors import NoConnectionError, sentence_on
-from tocsin.db.pool import connect
 from tocsin.db.poolers import refuse_shared_sessions
 from tocsin.errors import Refusal
 from tocsin.relay import Relay
@@ -106,7 +105,7 @@ async def test_sessions_that_other_clients_of_a_pooler_use_are_found(own: OwnSer
 
 
 async def test_pooler_without_connections_left_is_named(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT", 1)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 1)
     async with pgbouncer(own, "session", size=1) as port:
         with pytest.raises(NoConnectionError) as raised:
             await refuse_shared_sessions(own.url().replace(str(own.port), str(port)))

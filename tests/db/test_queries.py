@@ -5,7 +5,9 @@ import re
 import pytest
 
 from tests.support.statements import STATEMENTS
-from tocsin.db.pool import Database, connect, queries
+from tocsin.db.connections import connect
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 
 
 def test_statements_start_with_the_verb_that_traces_show() -> None:

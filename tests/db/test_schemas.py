@@ -14,7 +14,7 @@ from tests.support.waiting import reaches
 from tocsin import posters
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
-from tocsin.db.pool import Connection, connect
+from tocsin.db.connections import Connection, connect
 from tocsin.db.url import in_schema, read_only, schema_of
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub

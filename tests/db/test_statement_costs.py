@@ -18,8 +18,9 @@ from tests.support.database import make_database, url_for
 from tests.support.service import Api
 from tests.support.statements import STATEMENTS
 from tests.support.waiting import until
+from tocsin.db.connections import Connection, connect
 from tocsin.db.planner_statistics import correct_with
-from tocsin.db.pool import Connection, connect, queries
+from tocsin.db.statements import queries
 from tocsin.postgres.supervisor import Embedded
 
 BOUNDED = {

@@ -27,7 +27,7 @@ from tests.support.service import Api, serving
 from tests.support.waiting import reaches, until
 from tocsin.catalogue import Catalogue
 from tocsin.db.admission import KIND
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.errors import Unavailable
 from tocsin.explain import of_event
 from tocsin.push import deliveries, dispatcher, results

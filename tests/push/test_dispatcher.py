@@ -12,7 +12,8 @@ from tests.support.events import accepted
 from tests.support.pushes import IPHONE, becomes, pushes_of
 from tests.support.service import Api
 from tests.support.waiting import until
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.push import deliveries, dispatcher, lanes
 from tocsin.push.deliveries import Delivery
 from tocsin_phones import Phones

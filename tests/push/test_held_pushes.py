@@ -16,7 +16,8 @@ from tests.support.pushes import IPHONE, comes_to, due_in, hurry, prefer, push_r
 from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin import preferences
-from tocsin.db.pool import Connection, Database
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
 from tocsin.push import deliveries
 from tocsin.push.deliveries import Settled
 from tocsin.store import pool

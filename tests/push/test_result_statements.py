@@ -11,7 +11,8 @@ import pytest
 from tests.support.database import blocked
 from tests.support.deliveries import LANE, ORIGIN, WORKER, delivery, device, insert, states
 from tests.support.waiting import until
-from tocsin.db.pool import Connection, Database, connect
+from tocsin.db.connections import Connection, connect
+from tocsin.db.pool import Database
 from tocsin.push import deliveries
 from tocsin.push.channels import Address
 from tocsin.push.deliveries import Settled, State

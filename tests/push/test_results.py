@@ -14,7 +14,8 @@ from tests.support.database import blocked
 from tests.support.deliveries import LANE, ORIGIN, WORKER, delivery, device, insert, states
 from tests.support.push_services import answer, phone, push
 from tests.support.waiting import until
-from tocsin.db.pool import Connection, Database, connect
+from tocsin.db.connections import Connection, connect
+from tocsin.db.pool import Database
 from tocsin.http_client.messages import Answer, Request
 from tocsin.metrics import Metrics
 from tocsin.pubsub import PubSub

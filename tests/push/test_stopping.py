@@ -9,7 +9,7 @@ from tests.support.events import accepted
 from tests.support.pushes import IPHONE
 from tests.support.service import Api
 from tests.support.waiting import until
-from tocsin.db.pool import Connection, connect
+from tocsin.db.connections import Connection, connect
 from tocsin.errors import Locked
 from tocsin.http_client.curl_handle import Limits
 from tocsin.push.lanes import ANSWER_TIMEOUT, Lane

@@ -20,7 +20,7 @@ from tocsin.api.operations import watching
 from tocsin.api.server import GRACE
 from tocsin.cli import commands
 from tocsin.db import migrate
-from tocsin.db.pool import STATEMENT_TIMEOUT
+from tocsin.db.connections import STATEMENT_TIMEOUT
 from tocsin.settings import Settings
 
 ROOT = Path(__file__).parents[2]

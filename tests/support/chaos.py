@@ -28,8 +28,8 @@ from tests.support.ledger import (
 )
 from tests.support.processes import Program
 from tests.support.waiting import until
+from tocsin.db.connections import connect
 from tocsin.db.errors import DRIVER_ERRORS
-from tocsin.db.pool import connect
 from tocsin_phones import Phones
 
 CONVERGENCE = 60.0

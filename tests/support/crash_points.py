@@ -15,7 +15,8 @@ from typing import Any
 from asyncpg import Connection
 
 from tocsin.cli.commands import main
-from tocsin.db.pool import Prepared, queries
+from tocsin.db.connections import Prepared
+from tocsin.db.statements import queries
 
 CHANGES = re.compile(r"\b(?:insert into|update|delete from)\b", re.IGNORECASE)
 MODULES = sorted(path.name.removesuffix(".sql") for path in (files("tocsin.db") / "queries").iterdir())

@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.support.service import Api
+from tocsin.db.connections import Connection, connect
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.planner_statistics import correct_with
-from tocsin.db.pool import Connection, connect
 from tocsin.postgres.supervisor import Embedded
 
 

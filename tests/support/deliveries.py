@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from tocsin.db.pool import Connection
+from tocsin.db.connections import Connection
 from tocsin.push.deliveries import DeliveryKey
 
 LANE, ORIGIN = "web/default", "https://push.example.com"

@@ -21,8 +21,8 @@ from tests.support.database import value
 from tests.support.service import HOUR, SECRET
 from tests.support.waiting import until
 from tocsin.auth.minting import mint_service, mint_user
+from tocsin.db.connections import connect
 from tocsin.db.errors import DRIVER_ERRORS
-from tocsin.db.pool import connect
 
 SLOWEST = 90.0
 """Seconds after which a client gives an answer up: longer than the service may take."""

@@ -9,7 +9,8 @@ import sys
 
 from tests.support.crash_points import Hook
 from tocsin import moving
-from tocsin.db.pool import Database, Prepared
+from tocsin.db.connections import Prepared
+from tocsin.db.pool import Database
 
 
 async def main(source_url: str, target_url: str, company: str, origin: str, destination: str) -> None:

@@ -4,7 +4,7 @@ from unittest.mock import patch
 
 from tests.support.database import url_for
 from tocsin.db import migrate
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from tests.support.places import short_path
 from tests.support.service import SECRET
 from tests.support.waiting import bounded, until
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.postgres.supervisor import url_of
 
 TOCSIN = Path(sys.executable).with_name("tocsin")

@@ -14,8 +14,9 @@ from tocsin.api.state import AppState
 from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
 from tocsin.cells import Cell, CellEntry, Cells
+from tocsin.db.connections import connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Database, connect
+from tocsin.db.pool import Database
 from tocsin.ids import MAX_ID
 from tocsin.pubsub import PubSub
 from tocsin.settings import Settings

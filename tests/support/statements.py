@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from tocsin.db.pool import queries
+from tocsin.db.statements import queries
 
 STATEMENTS = [
     (path.name.removesuffix(".sql"), name)

@@ -36,8 +36,9 @@ from tocsin import jobs
 from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
+from tocsin.db.connections import Connection, connect
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Borrowed, Connection, connect
+from tocsin.db.pool import Borrowed
 from tocsin.errors import Overrun, Unavailable
 from tocsin.formats import MAX_TEAM_MEMBERS
 from tocsin.ids import MAX_ID, new_id

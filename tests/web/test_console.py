@@ -27,7 +27,9 @@ from tests.support.waiting import reaches, until
 from tocsin.api.console import FILES
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin.postgres.supervisor import Embedded

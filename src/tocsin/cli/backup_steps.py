@@ -11,7 +11,7 @@ from tocsin import inbox
 from tocsin.attribute_docs import docstring_of
 from tocsin.cli.terminal import say, writing
 from tocsin.db import migrate
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.errors import Refusal
 from tocsin.postgres import archive, supervisor
 from tocsin.postgres.backup import SECRET_NAMES, Backup, Source, back_up, backups_in, remove_old, stream

@@ -14,8 +14,9 @@ import asyncpg
 import structlog
 
 from tocsin.background import in_background
-from tocsin.db.pool import Connection, connect, queries
+from tocsin.db.connections import Connection, connect
 from tocsin.db.poolers import refuse_shared_sessions
+from tocsin.db.statements import queries
 from tocsin.db.url import check_files
 from tocsin.errors import Refusal
 

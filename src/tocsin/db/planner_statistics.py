@@ -7,7 +7,9 @@ milliseconds.
 
 import asyncpg
 
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 
 SMALL_TABLE_ROWS = 100
 """Rows below which the planner may assume an empty table: fewer than a list that it is joined with may have."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from tocsin.db.pool import CONNECT_TIMEOUT, Connection, in_time, reach
+from tocsin.db.connections import CONNECT_TIMEOUT, Connection, in_time, reach
 from tocsin.db.url import target_of
 from tocsin.errors import Refusal
 

@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 import structlog
 
 from tocsin import __version__
-from tocsin.db.pool import connect
+from tocsin.db.connections import connect
 from tocsin.errors import Refusal
 from tocsin.files import content_of
 from tocsin.postgres import manifest

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import structlog
 
+from tocsin.db.connections import connect
 from tocsin.db.errors import DRIVER_ERRORS
-from tocsin.db.pool import connect
 from tocsin.errors import Refusal
 from tocsin.postgres.archive import Archive, first_gap, segments
 from tocsin.postgres.backup import DATABASE, SECRETS, Backup

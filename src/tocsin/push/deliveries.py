@@ -12,7 +12,9 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from tocsin.db.pool import Connection, Database, Record, allow, fetch, queries
+from tocsin.db.connections import Connection, Record, allow
+from tocsin.db.pool import Database, fetch
+from tocsin.db.statements import queries
 from tocsin.push.channels import Address
 
 State = Literal["queued", "later", "held", "delivered", "gone", "refused", "dead", "muted", "skipped"]

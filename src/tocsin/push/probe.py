@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from tocsin.db.pool import Database, Record, queries
+from tocsin.db.connections import Record
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.errors import NotFound
 from tocsin.ids import new_id
 from tocsin.push import deliveries

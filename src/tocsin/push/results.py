@@ -14,7 +14,8 @@ import structlog
 
 from tocsin.backoff import FIRST, Backoff
 from tocsin.db.admission import KIND
-from tocsin.db.pool import STATEMENT_TIMEOUT, Database
+from tocsin.db.connections import STATEMENT_TIMEOUT
+from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
 from tocsin.isolation import LOCKED_DELAY, LockConflicts, do_in_parts
 from tocsin.metrics import Metrics

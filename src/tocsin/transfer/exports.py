@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 
 from tocsin import audit
 from tocsin.audit import Actor
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.connections import Connection
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 
 _BEFORE_ALL = -(2**62)
 _SQL = queries("exports")

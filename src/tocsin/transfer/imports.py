@@ -14,8 +14,10 @@ from uuid import UUID
 from tocsin import audit, devices, directory, inbox, jobs
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
+from tocsin.db.connections import Connection, allow
 from tocsin.db.errors import PERMANENT, first_line
-from tocsin.db.pool import Connection, Database, allow, queries
+from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.directory import Team
 from tocsin.errors import FieldError, InternalError, Invalid
 from tocsin.ids import new_id

@@ -7,9 +7,10 @@ from tocsin import archiving, jobs, readiness
 from tocsin.cell_leases import processes_of
 from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
+from tocsin.db.connections import Connection, connect
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on
-from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.poolers import refuse_shared_sessions
+from tocsin.db.statements import queries
 from tocsin.db.url import check_files, in_schema, place_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.partitioning import unfinished

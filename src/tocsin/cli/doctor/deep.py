@@ -7,8 +7,9 @@ from typing import Any
 from tocsin import invariants
 from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
+from tocsin.db.connections import Connection
 from tocsin.db.errors import DRIVER_ERRORS, is_locked, sentence_on
-from tocsin.db.pool import Connection, queries
+from tocsin.db.statements import queries
 from tocsin.errors import Refusal
 from tocsin.invariants import Progress, unreported
 from tocsin.postgres.backup import Source, stream

@@ -165,6 +165,24 @@ async def test_changes_are_paginated_without_gaps_or_repeats(api: Api) -> None:
     assert events == [("notification", id_) for id_ in ids] + [("read", id_) for id_ in ids[:20]]
 
 
+async def test_changes_with_much_content_are_divided_without_gaps(api: Api) -> None:
+    await api.people(1, 4)
+    mark = await cursor(api)
+    events = [note(1, params={"contact": "Jane Doe", "body": "&" * 9_000}) for _ in range(20)]
+    ids = (await api.as_service("POST", "/events/batch", json={"events": events})).json()["ids"]
+    await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
+    await mine(api, "PUT", "/read", json={"ids": ids})
+    found, more, answers = list[Any](), True, 0
+    while more:
+        answer = await mine(api, "GET", f"/changes?since={mark}")
+        assert len(answer.content) < 2 * inbox.MAX_CHANGES_BYTES
+        found += answer.json()["data"]
+        mark, more, answers = answer.json()["cursor"], answer.json()["more"], answers + 1
+    assert answers > 2
+    assert [each["data"]["id"] for each in found[:-1]] == ids
+    assert (found[-1]["event"], sorted(found[-1]["data"]["ids"])) == ("read", sorted(ids))
+
+
 @pytest.mark.parametrize(("limit", "more"), [(1, True), (2, True), (3, False), (4, False)])
 async def test_changes_say_whether_others_follow(api: Api, limit: int, *, more: bool) -> None:
     await filled(api, 3)

@@ -23,8 +23,8 @@ from tocsin.errors import Missing, NotFound, Unauthenticated
 FIRST_RECORD = -(2**31)
 """The `after_user` below all others."""
 
-MAX_CHANGES = 500
-"""Maximum changes per response."""
+MAX_CHANGES, MAX_CHANGES_BYTES = 500, 256 * 1024
+"""Maximum changes per response, and of their content. A change is never divided."""
 
 Change = Literal["read", "deleted", "rewritten"]
 """A change of entries in several inboxes."""
@@ -104,23 +104,23 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
 async def changes_since(
     database: Database, since: Mapping[int, int], limit: int = MAX_CHANGES
 ) -> dict[int, InboxChanges]:
-    """Return up to `limit` (at most 500) changes of each of these inboxes since its position.
+    """Return up to `limit` (at most 500) changes of each of these inboxes since its position, of bounded size.
 
     Erased and inactive users are left out.
     """
     found: dict[int, InboxChanges] = {}
     if len(since) == 1:
-        rows = await database.rows(_SQL["changes_of_one"], *next(iter(since.items())), limit)
+        rows = await database.rows(_SQL["changes_of_one"], *next(iter(since.items())), limit, MAX_CHANGES_BYTES)
     else:
-        rows = await database.rows(_SQL["changes"], list(since), list(since.values()), limit)
+        rows = await database.rows(_SQL["changes"], list(since), list(since.values()), limit, MAX_CHANGES_BYTES)
     for row in rows:
-        user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data, _ = row
+        user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data, last, _ = row
         if user_id not in found:
             found[user_id] = InboxChanges(made_in(row), at, unread_count, forgotten, made_at, tokens_from)
         if event is not None:
-            found[user_id].entries.append(Entry(position, event, data))
-    for one in found.values():
-        one.more = len(one.entries) >= limit and one.entries[-1].position < one.at
+            one = found[user_id]
+            one.entries.append(Entry(position, event, data))
+            one.more = position < last or (len(one.entries) >= limit and position < at)
     return found
 
 

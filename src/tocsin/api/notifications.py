@@ -144,8 +144,8 @@ async def list_changes(
     """List changes of the inbox.
 
     For apps that were offline. With `since`, returns new notifications and those that were read, unread or deleted
-    since that cursor, at most 500 changes per response (`more`). Without it, returns only the current cursor. If
-    `resync` is true, the changes are no longer stored: load the list.
+    since that cursor, at most 500 changes or 256 KiB of content per response (`more`). Without it, returns only the
+    current cursor. If `resync` is true, the changes are no longer stored: load the list.
     """
     if since is None:
         return _json({"cursor": await app_state.cursors.of(user)})

@@ -311,10 +311,11 @@ with record as (
 select position from inbox where user_id = $1 and event_id = $2
 
 -- name: changes
--- The notifications and changes of each of these inboxes since a position, in the order of positions, at most $3. Imported
--- history, at position 0 and below, is left out. An inbox without changes is one row without an event. The limit of the list
--- is its length. It shows the planner that they are few.
-select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data,
+-- The notifications and changes of each of these inboxes since a position, in the order of positions, at most $3 with $4 bytes of
+-- content, but at least those of one position; `last` is the position of the last one that was found. Imported history, at
+-- position 0 and below, is left out. An inbox without changes is one row without an event. The limit of the list is its length.
+-- It shows the planner that they are few.
+select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data, told.last,
 -- include: salt
 from (
     select * from unnest($1::int[], $2::bigint[]) as given (user_id, since) limit cardinality($1::int[])
@@ -323,7 +324,7 @@ from (
 
 -- name: changes_of_one
 -- The same of one inbox. The execution opens only the partition of its user, as in `page`.
-select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data,
+select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data, told.last,
 -- include: salt
 from (select case when (0, 0) <= (0, 0) then $1::int end as user_id, (select $2::bigint) as since) a
 -- include: changes

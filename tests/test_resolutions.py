@@ -7,15 +7,19 @@ from typing import Any
 import pytest
 
 from tests.support.answers import field_errors
-from tests.support.database import everything
+from tests.support.database import everything, slow
 from tests.support.events import custom, in_future, post, state
 from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import Api
 from tests.support.workers import work
 from tocsin import fanout, jobs, resolutions
+from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
+from tocsin.db.connections import Connection
 from tocsin.db.pool import Borrowed
 from tocsin.ids import new_id
+from tocsin.resolutions import Resolution
+from tocsin.store import pool
 
 LEAD = "220f5f6e-e30f-4c5f-8db5-44e345f8e568"
 CONTACT = "c2ccbb7e-d174-4894-ba5a-1828d0f09128"
@@ -174,6 +178,51 @@ async def working(api: Api) -> None:
 
     worker = Worker(api.app_state.database, api.app_state.catalogue, api.app_state.pubsub)
     await worker.run()
+
+
+async def test_large_resolution_is_accepted_in_parts_and_has_more_time(
+    idle: Api, url: str, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolutions, "EVENTS_PER_JOB", 10)
+    await many_orders(idle, 25)
+    async with slow(dba, "insert", "resolutions"), pool(url, 1, patience=1.0) as database:
+        await resolutions.resolve(
+            database, idle.app_state.pubsub, Resolution("order:7", "gone", None, "crm", None), Actor("test")
+        )
+    database = idle.app_state.database
+    parts = await database.rows("select cardinality(event_ids), j.lane, sender from resolutions join jobs j using (id)")
+    assert sorted(row[0] for row in parts) == [5, 10, 10]
+    assert sorted(row["lane"] for row in parts) == ["bulk", "bulk", "direct"]
+    assert len({row["sender"] for row in parts} - {""}) == 1
+    await settle_all(idle)
+    assert await idle.ids(1) == []
+    assert await database.value("select count(*) from resolutions") == 0
+
+
+async def test_resolution_changes_a_bounded_number_of_entries_in_one_step(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolutions, "RECORDS_BATCH_SIZE", 4)
+    await many_orders(idle, 10)
+    await resolve(idle, "order:7", "erased")
+    await settle_all(idle)
+    changes = await idle.app_state.database.rows("select cardinality(event_ids) from changes order by position")
+    assert [row[0] for row in changes] == [4, 4, 2]
+
+
+async def many_orders(api: Api, count: int) -> None:
+    await api.people(1)
+    events = {"events": [ordered(1) for _ in range(count)]}
+    assert (await api.as_service("POST", "/events/batch", json=events)).status_code == 202
+    await work(api)
+    assert await unread(api, 1) == count
+
+
+async def settle_all(api: Api) -> None:
+    """Run all jobs of resolutions by hand."""
+    database, worker = api.app_state.database, new_id()
+    while leased := await jobs.claim(database, worker, "direct", 1) or await jobs.claim(database, worker, "bulk", 1):
+        await resolutions.settle(database, api.app_state.catalogue, worker, leased[0])
 
 
 async def test_company_bound_service_resolves_for_its_users_only(api: Api) -> None:

@@ -44,11 +44,6 @@ async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Vie
     _publish_settled(pubsub)
 
 
-async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Cancel those of these events that are not completely delivered."""
-    await connection.execute(_SQL["replace"], ids, [None] * len(ids))
-
-
 async def replace(connection: Connection, pairs: Sequence[tuple[UUID, UUID]]) -> None:
     """Cancel events that are not completely delivered, each in favour of the event that replaces it."""
     await connection.execute(_SQL["replace"], *map(list, zip(*pairs, strict=True)))

@@ -1,7 +1,7 @@
 """Resolutions: mark as read, remove or rewrite the notifications about a subject, for all their users.
 
-A resolution applies to the events that exist when it is accepted, not to later ones. It is processed by a job, which
-reads the records of recipients, some thousand users per transaction.
+A resolution applies to the events that exist when it is accepted, not to later ones. It is processed by jobs, each for
+some thousand events, which read the records of recipients, some thousand users per transaction.
 """
 
 import json
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from tocsin import audit, cancellation, inbox, jobs
+from tocsin import audit, inbox, jobs
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
-from tocsin.db.connections import Connection, Record
+from tocsin.db.connections import Connection, Record, allow
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.ids import new_id
@@ -30,8 +30,17 @@ CHANGES: Mapping[How, Change] = {"read": "read", "gone": "deleted", "erased": "r
 USERS_BATCH_SIZE = {"direct": 500, "bulk": 5_000}
 """Maximum users per transaction, by queue. Resolutions of more users continue in the bulk queue."""
 
+RECORDS_BATCH_SIZE = 500
+"""Maximum records of recipients per transaction: no user has more changes of one position."""
+
+EVENTS_PER_JOB = 2_000
+"""Maximum events of a job. The first job of a resolution is in the direct queue, others in the bulk queue."""
+
 EVENTS_BATCH_SIZE = 200
 """Maximum events per transaction that rewrites them."""
+
+ACCEPT_TIMEOUT = 60.0
+"""Seconds for a statement that looks up the events about a subject: there may be millions."""
 
 POLL_INTERVAL = 0.3
 """Seconds after which events that were still being delivered are checked again."""
@@ -59,13 +68,17 @@ class Resolution:
 async def resolve(database: Database, pubsub: PubSub, resolution: Resolution, actor: Actor) -> None:
     """Store a resolution durably. Events that it removes are not delivered if they are still waiting."""
     owner = resolution.service if resolution.subject.startswith(KEY) else None
+    about = resolution.subject, owner, resolution.company_id
+    parts = EVENTS_PER_JOB, f"resolution:{new_id()}"
     async with database.transaction() as connection:
-        about = await connection.fetch(_SQL["about"], resolution.subject, owner, resolution.company_id)
-        if resolution.how == "gone":
-            await _hold_up(connection, resolution, about)
-        ids = [event["id"] for event in about if _is_concerned(resolution.how, event)]
-        await connection.execute(_SQL["accept"], new_id(), resolution.how, resolution.company_id, resolution.users, ids)
-        details: dict[str, Any] = {"as": resolution.how, "events": len(about)}
+        await allow(connection, ACCEPT_TIMEOUT)
+        if resolution.how == "gone" and resolution.users is None:
+            await connection.execute(_SQL["cancel"], *about, timeout=ACCEPT_TIMEOUT)
+        elif resolution.how == "gone":
+            await connection.execute(_SQL["except"], *about, resolution.users, timeout=ACCEPT_TIMEOUT)
+        asked = resolution.how, resolution.users
+        count = await connection.fetchval(_SQL["accept"], *about, *asked, *parts, timeout=ACCEPT_TIMEOUT)
+        details: dict[str, Any] = {"as": resolution.how, "events": count}
         if resolution.users is not None:
             details["users"] = len(resolution.users)
         await audit.record(connection, actor, "subject_resolved", resolution.subject, **details)
@@ -74,7 +87,7 @@ async def resolve(database: Database, pubsub: PubSub, resolution: Resolution, ac
 
 
 async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> Collection[int]:
-    """Run the next step of a resolution; return the users whose inboxes it processed.
+    """Run the next step of a job of a resolution; return the users whose inboxes it processed.
 
     Raises `Lost` if the lease of the job is lost.
     """
@@ -90,20 +103,8 @@ async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Jo
     return ()
 
 
-async def _hold_up(connection: Connection, resolution: Resolution, about: Sequence[Record]) -> None:
-    if resolution.users is None:
-        await cancellation.stop(connection, [event["id"] for event in about if event["addressed"]])
-    else:
-        await connection.execute(_SQL["except"], [event["id"] for event in about], resolution.users)
-
-
-def _is_concerned(how: How, event: Record) -> bool:
-    """Return whether a resolution applies to an event: erasures within one company, others unless the event is held."""
-    return bool(event["addressed"] if how == "erased" else not event["held"])
-
-
 async def _settle(database: Database, worker: UUID, job: Job, resolution: Record) -> Collection[int]:
-    chunks = await database.rows(_SQL["chunks"], job.id, USERS_BATCH_SIZE[job.queue])
+    chunks = await database.rows(_SQL["chunks"], job.id, USERS_BATCH_SIZE[job.queue], RECORDS_BATCH_SIZE)
     is_last = not chunks or not chunks[0]["more"]
     async with database.transaction() as connection:
         if not is_last:

@@ -1,23 +1,25 @@
 -- Resolutions: the notifications about a subject are read, removed or rewritten.
 
--- name: about
--- The events about a subject; if $2 is given, only those of that service. Events of other companies are left out. Of
--- events without a company, a service of a company resolves the notifications of users of that company. An event is held if
--- its delivery has not begun.
-select e.id, $3::int is null or e.company_id = $3 as addressed,
-       j.id is not null and j.worker_id is null and j.progress = 0 and j.attempts = 0
-       and least(j.due_at, j.wanted_at) > now() as held
-from subjects s
-cross join lateral (select id, service, company_id from events where id = s.event_id offset 0) e
-left join jobs j on j.id = e.id and j.task = 'deliver'
-where s.subject = $1 and coalesce(e.company_id = $3, true)
-  and ($2::text is null or (e.service = $2 and e.company_id is not distinct from $3))
-order by e.id
+-- name: cancel
+-- Cancel the events about a subject that are not completely delivered, but for those that are not only the caller's.
+with
+-- include: about
+,
+stopped as (
+    delete from jobs j using about where j.id = about.id and about.addressed and j.task = 'deliver' returning j.id
+),
+dead as (
+    delete from dead_letters d using about where d.id = about.id and about.addressed and d.task = 'deliver' returning d.id
+)
+insert into cancellations (event_id) select id from stopped union all select id from dead
 
 -- name: except
 -- Except users, named or in a team, from events that are not delivered to them yet. Waits for chunks that are running.
-with pending as materialized (
-    select id from jobs where id = any($1::uuid[]) and task = 'deliver' order by id for update
+with
+-- include: about
+,
+pending as materialized (
+    select j.id from jobs j where j.id in (select id from about) and j.task = 'deliver' order by j.id for update
 ),
 event as materialized (
     select e.id, e.users, e.excepted, (select jsonb_object_agg(t.id, true) from unnest(e.teams) as t (id)) as teams
@@ -30,12 +32,12 @@ addressed as materialized (
             select unnest(event.users)
             union
             select left_out.user_id
-            from unnest($2::int[]) as left_out (user_id)
+            from unnest($4::int[]) as left_out (user_id)
             cross join lateral (select m.team_id from members m where m.user_id = left_out.user_id offset 0) of
             where event.teams ? of.team_id::text
         )
         intersect
-        select unnest($2::int[])
+        select unnest($4::int[])
         except
         select unnest(event.excepted)
     ) as user_ids
@@ -47,10 +49,27 @@ from addressed
 where e.id = addressed.id and cardinality(addressed.user_ids) > 0
 
 -- name: accept
-with resolution as (
-    insert into resolutions (id, how, company_id, users, event_ids, rewritten) values ($1, $2, $3, $4, $5, $2 <> 'erased')
+-- Store the resolution $4 for users $5, in parts of $6 events with a job each, in turns of their own ($7): an erasure for the
+-- events within one company, others for those that are not held. Returns the number of all events.
+with
+-- include: about
+,
+part as (
+    insert into resolutions (id, how, company_id, users, event_ids, rewritten)
+    select gen_random_uuid(), $4, $3, $5, array_agg(id order by id), $4 <> 'erased'
+    from (
+        select id, row_number() over (order by id) - 1 as place
+        from about
+        where case when $4 = 'erased' then addressed else not held end
+    ) concerned
+    group by place / $6::int
+    returning id
+),
+job as (
+    insert into jobs (id, task, lane, sender)
+    select id, 'resolve', case row_number() over () when 1 then 'direct' else 'bulk' end, $7 from part
 )
-insert into jobs (id, task, lane) values ($1, 'resolve', 'direct')
+select count(*) from about
 
 -- name: begin
 -- Begin a pass: record whether some events are still being delivered, so that another pass has to follow.
@@ -63,7 +82,7 @@ where r.id = $1 and r.after_user < 0
 select how, company_id, users, rewritten, again from resolutions where id = $1
 
 -- name: chunks
--- The next recipients, about $2 of them; `more`: others follow.
+-- The next recipients, about $2 of them in $3 records at most; `more`: others follow.
 with next as materialized (
     select c.event_id, c.after_user, c.user_ids,
            sum(cardinality(c.user_ids)) over (order by c.event_id, c.after_user) - cardinality(c.user_ids) as before
@@ -73,7 +92,7 @@ with next as materialized (
         from recipients
         where event_id = any(r.event_ids) and (event_id, after_user) > (r.after_event, r.after_user)
         order by event_id, after_user
-        limit 1000
+        limit $3
     ) c
     where r.id = $1
 ),
@@ -81,7 +100,7 @@ taken as materialized (
     select * from next where before < $2::int
 )
 select event_id, after_user, user_ids,
-       (select count(*) from next) > (select count(*) from taken) or (select count(*) from next) = 1000 as more
+       (select count(*) from next) > (select count(*) from taken) or (select count(*) from next) = $3 as more
 from taken
 order by event_id, after_user
 

@@ -39,6 +39,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.connections import Connection, connect
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Borrowed
+from tocsin.db.statements import queries
 from tocsin.errors import Overrun, Unavailable
 from tocsin.formats import MAX_TEAM_MEMBERS
 from tocsin.ids import MAX_ID, new_id
@@ -419,6 +420,23 @@ async def test_unknown_users_of_all_parts_of_a_large_import_are_reported(
     assert await api.app_state.database.rows("select number from import_lines") == []
     monkeypatch.setattr(imports, "MAX_FIELD_ERRORS", 3)
     assert field_errors(await send(api, lines)) == [(f"lines.{fault}", "unknown") for fault in faults[:3]]
+
+
+async def test_check_of_a_part_of_an_import_reads_no_lines_of_other_parts(url: str) -> None:
+    connection = await connect(url)
+    id_ = new_id()
+    await connection.execute("insert into imports (id, state) values ($1, 'checking')", id_)
+    await connection.execute(
+        "insert into import_lines (import_id, number, part, user_id, body)"
+        " select $1, n, 'device', 1 + n % 10, '{}' from generate_series(1, 20000) n",
+        id_,
+    )
+    await connection.execute("analyze import_lines")
+    explained = f"explain (analyze, buffers, format json) {queries('imports')['unknown']}"
+    [plan] = json.loads(await connection.fetchval(explained, id_, None, 100, 2001, 2100))
+    await connection.close()
+    assert plan["Plan"]["Actual Rows"] == 100
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 100
 
 
 async def test_first_unknown_members_of_a_team_are_reported_in_their_order(api: Api) -> None:

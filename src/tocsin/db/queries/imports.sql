@@ -82,15 +82,10 @@ fault as (
     from person
     where number is not null and company_id is distinct from team_company_id
     union all
-    select l.number, 0, '.' || l.part || '.user_id'
-    from person
-    cross join unnest('{device,notification}'::text[]) as of (part)
-    cross join lateral (
-        select number, of.part from import_lines
-        where import_id = $1 and part = of.part and user_id = person.id and number between $4 and $5
-        offset 0
-    ) l
-    where person.number is null and (person.company_id is null or person.company_id <> $2)
+    select number, 0, '.' || part || '.user_id'
+    from line
+    where part in ('device', 'notification')
+      and (user_id in (select id from person where number is null and (company_id is null or company_id <> $2))) is true
     union all
     -- existing notifications are not changed
     select line.number, 0, '.notification.id'

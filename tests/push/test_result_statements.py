@@ -1,6 +1,7 @@
 """The statements that record the results of pushes: of deliveries, devices, lanes and push services."""
 
 import asyncio
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.deliveries import LANE, ORIGIN, WORKER, delivery, device, ins
 from tests.support.waiting import until
 from tocsin.db.connections import Connection, connect
 from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.push import deliveries
 from tocsin.push.channels import Address
 from tocsin.push.deliveries import Settled, State
@@ -405,3 +407,27 @@ class TestPushServices:
             await until(lambda: blocked(dba))
             free = await dba.fetch("select event_id from deliveries for update skip locked")
         assert len(free) == 2  # that of this session, and the next
+
+    @pytest.mark.parametrize("name", ["service_delivers", "enter_lane"])
+    async def test_end_of_a_refusal_reads_a_bounded_number_of_deliveries(
+        self, dba: Connection, now: datetime, name: str
+    ) -> None:
+        """Settled ones are kept for 30 days, and many may be held: a recovery that reads all fails, and is repeated."""
+        for number in range(1, 41):
+            await device(dba, number)
+        await dba.execute(
+            "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending, state, due_at)"
+            " select gen_random_uuid(), v.id, 1, $1, false, 'Web', '', s, $2::timestamptz + make_interval(mins => n)"
+            " from devices v, unnest('{delivered,held}'::text[]) s, generate_series(1, 500) n",
+            LANE,
+            now + HOUR,
+        )
+        await delivery(dba, 1, UUID(int=1), state="later", due_at=now + HOUR, worker_id=None)
+        await dba.execute("analyze deliveries")
+        await insert(dba, "push_services", lane=LANE, origin=ORIGIN, refused_at=now - HOUR)
+        await insert(dba, "lanes", name=LANE, configuration="old")
+        statement = re.sub(r"limit \d\d000\n", "limit 100\n", queries("deliveries")[name])
+        explained = f"explain (analyze, buffers, format json) {statement}"
+        plan = await dba.fetchval(explained, LANE, ORIGIN)
+        assert await dba.fetchval("select count(*) from deliveries where state = 'later' and due_at <= now()") == 1
+        assert max(map(int, re.findall(r'"Shared Hit Blocks": (\d+)', plan))) < 1000

@@ -192,23 +192,25 @@ from (
 limit 20
 
 -- name: enter_lane
--- With a new configuration, delayed deliveries are due, in the order of keys. The limit bounds the statement; further
--- deliveries follow their schedule.
+-- With a new configuration, delayed deliveries are due.
 with changed as materialized (
     select from lanes where name = $1 and configuration <> $2
 ),
 services as (
     delete from push_services where lane = $1 and exists (select from changed)
 ),
+-- include: waiting(if_any=changed, size=10000)
 due as (
     update deliveries
     set due_at = now()
     where (event_id, device_id) in (
-        select event_id, device_id from deliveries
-        where lane = $1 and state = 'later' and worker_id is null and due_at > now() and exists (select from changed)
-        order by event_id, device_id
-        limit 20000
-        for update
+        select d.event_id, d.device_id
+        from waiting w
+        cross join lateral (
+            select event_id, device_id from deliveries
+            where event_id = w.event_id and device_id = w.device_id and state = 'later' and worker_id is null
+            for update
+        ) d
     )
 )
 insert into lanes as l (name, configuration)
@@ -236,19 +238,25 @@ noted as (
     values ($1, $2, now())
     on conflict (lane, origin) do update set delivered_at = now(), refused_at = null, reason = null
 ),
+recovered as materialized (
+    select from was where refused_at < now() - interval '1 minute'
+),
+-- include: waiting(if_any=recovered, size=50000)
 due as (
     update deliveries
     set due_at = now()
     where (event_id, device_id) in (
         select d.event_id, d.device_id
-        from deliveries d
-        join devices v on v.id = d.device_id
-        where d.lane = $1 and d.state = 'later' and d.worker_id is null and d.due_at > now()
-          and starts_with(v.token, $2 || '/')
-          and exists (select from was where refused_at < now() - interval '1 minute')
-        order by d.event_id, d.device_id
-        limit 20000
-        for update of d
+        from (
+            select event_id, device_id from waiting
+            where (select starts_with(v.token, $2 || '/') from devices v where v.id = device_id)
+            limit 20000
+        ) w
+        cross join lateral (
+            select event_id, device_id from deliveries
+            where event_id = w.event_id and device_id = w.device_id and state = 'later' and worker_id is null
+            for update
+        ) d
     )
 )
 select refused_at from was

@@ -14,7 +14,7 @@ from tests.support.database import blocked, locked, waiting_at
 from tests.support.events import SAMPLES, accepted, custom, in_future, message_event, note, post, state
 from tests.support.pushes import IPHONE, register
 from tests.support.service import Api
-from tests.support.waiting import until
+from tests.support.waiting import reaches, until
 from tests.support.workers import work
 from tocsin import at_once as at_once_module
 from tocsin import events as events_module
@@ -106,6 +106,20 @@ async def test_event_of_a_user_whose_inbox_is_locked_waits_in_the_queue(prompt: 
         assert await queued(prompt) == 1
     await work(prompt)
     assert await prompt.ids(2) == [str(behind)]
+
+
+async def test_event_that_replaces_one_under_delivery_does_not_deadlock(prompt: Api, dba: Connection) -> None:
+    await prompt.people(1, 2)
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute("select from heads where user_id = 1 for update")
+        old = (await post(prompt, message_event("old", 1, 2, key="k"))).json()["id"]
+        delivering = group.create_task(work(prompt))  # it has the job, and waits for the inbox of 1
+        await until(lambda: blocked(dba))
+        posting = group.create_task(post(prompt, message_event("new", 2, key="k")))  # it would have the inbox of 2
+        await reaches(lambda: blocked(dba), 2)
+    assert delivering.done()
+    assert await prompt.ids(2) == [posting.result().json()["id"], old]
+    assert await queued(prompt) == 0
 
 
 async def test_event_for_many_waits_in_the_queue(prompt: Api) -> None:

@@ -1,12 +1,14 @@
 """The directory: users, teams, and separate companies."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.support.answers import codes_of
 from tests.support.database import blocked, make_database
+from tests.support.deliveries import delivery
 from tests.support.events import custom
 from tests.support.imports import import_lines, team, user
 from tests.support.service import Api, serving
@@ -334,6 +336,17 @@ async def test_user_who_changes_company_leaves_a_team_that_was_just_put(idle: Ap
         await until(lambda: blocked(dba))
     assert leaving.result() == DONE
     assert (await get(idle, "teams/7"))["users"] == [1]
+
+
+async def test_time_zone_put_during_another_put_releases_held_pushes(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    await delivery(dba, 1, new_id(), state="held", worker_id=None, due_at=datetime.now(UTC) + timedelta(hours=1))
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute("update users set time_zone = 'Pacific/Auckland'")
+        putting = group.create_task(put(idle, "users/1", NAMES))  # in UTC, as before
+        await until(lambda: blocked(dba))
+    assert putting.result() == DONE
+    assert await dba.fetchval("select due_at <= now() from deliveries")
 
 
 async def test_users_of_different_companies_cannot_address_each_other(idle: Api) -> None:

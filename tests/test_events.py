@@ -1,6 +1,7 @@
 """Options of producers: batches, own ids, keys, deliver_at, cancellation, except, explanation."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -450,6 +451,33 @@ async def test_concurrent_events_of_one_key_leave_one(idle: Api) -> None:
     assert await idle.app_state.database.value(
         "select event_id from event_keys"
     ) == await idle.app_state.database.value("select id from jobs")
+
+
+CHANGES: dict[str, tuple[bool, str, Callable[[UUID, UUID], tuple[Any, ...]]]] = {
+    "fails": (False, "move_to_dead_letters", lambda worker, id_: (worker, id_, "it failed")),
+    "is replayed": (True, "requeue", lambda _, id_: ([id_], datetime.now(UTC), None)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_event_that_fails_or_is_replayed_at_that_moment_is_replaced(
+    idle: Api, dba: Connection, change: str
+) -> None:
+    await idle.people(1)
+    old = UUID((await post(idle, message_event("old", 1, key="k"))).json()["id"])
+    has_failed, statement, arguments = CHANGES[change]
+    worker = new_id()
+    await jobs.claim(idle.app_state.database, worker, "direct", 1)
+    if has_failed:
+        await jobs.move_to_dead_letters(idle.app_state.database, worker, old, "it failed")
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.fetch(queries("jobs")[statement], *arguments(worker, old))
+        posting = group.create_task(post(idle, message_event("new", 1, key="k")))
+        await until(lambda: blocked(dba))
+    new = posting.result().json()["id"]
+    assert {"state": "cancelled", "replaced_by": new}.items() <= (await state(idle, old)).items()
+    await work(idle)
+    assert await messages_of(idle, 1) == ["new"]
 
 
 async def test_key_replaced_during_fanout_reaches_the_rest_with_new_event(

@@ -3,20 +3,23 @@
 import asyncio
 import copy
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from tests.support.answers import field_errors
-from tests.support.database import everything, slow
+from tests.support.database import blocked, everything, slow
 from tests.support.events import custom, in_future, post, state
 from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import Api
+from tests.support.waiting import until
 from tests.support.workers import work
 from tocsin import fanout, jobs, resolutions
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Borrowed
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.resolutions import Resolution
 from tocsin.store import pool
@@ -32,6 +35,12 @@ def lead(*users: int, teams: tuple[int, ...] = (), **more: Any) -> dict[str, Any
 
 def ordered(*users: int, order: int = 7, **more: Any) -> dict[str, Any]:
     return {**custom(*users), "about": [f"order:{order}"], **more}
+
+
+async def run_resolutions(api: Api) -> None:
+    database, worker = api.app_state.database, new_id()
+    while leased := await jobs.claim(database, worker, "direct", 1):
+        await resolutions.settle(database, api.app_state.catalogue, worker, leased[0])
 
 
 async def unread(api: Api, user: int) -> int:
@@ -124,6 +133,33 @@ async def test_resolution_cancels_held_event_if_gone_and_keeps_it_if_read(api: A
     assert [await unread(api, user) for user in (1, 2)] == [2, 1]
     explained = await api.as_service("GET", f"/events/{held[2]}/recipients/2")
     assert explained.json()["why"] == "left out: the event excludes the user, or was resolved for them"
+
+
+async def test_event_that_fails_while_it_is_resolved_as_gone_is_cancelled(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    id_ = (await post(idle, ordered(1))).json()["id"]
+    worker = new_id()
+    await jobs.claim(idle.app_state.database, worker, "direct", 1)
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.fetch(queries("jobs")["move_to_dead_letters"], worker, UUID(id_), "it failed")
+        group.create_task(resolve(idle, "order:7", "gone"))
+        await until(lambda: blocked(dba))
+    assert (await state(idle, id_))["state"] == "cancelled"
+
+
+async def test_failed_event_is_replayed_without_those_it_was_gone_for(idle: Api) -> None:
+    await idle.people(1, 2)
+    await idle.team(7, 2)
+    id_ = (await post(idle, {**custom(1, teams=(7,)), "about": ["order:7"]})).json()["id"]
+    database, worker = idle.app_state.database, new_id()
+    await jobs.claim(database, worker, "direct", 1)
+    await jobs.move_to_dead_letters(database, worker, UUID(id_), "it failed")
+    await resolve(idle, "order:7", "gone", users=[2])
+    await run_resolutions(idle)
+    replay = {"events": [id_]}
+    assert (await idle.as_service("POST", "/operations/replay", "operations", json=replay)).status_code == 200
+    await work(idle)
+    assert [await idle.ids(user) for user in (1, 2)] == [[id_], []]
 
 
 async def test_events_after_a_resolution_are_unread(api: Api) -> None:

@@ -44,15 +44,23 @@ async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Vie
     _publish_settled(pubsub)
 
 
+async def hold(connection: Connection, ids: Sequence[UUID]) -> None:
+    """Lock what is left to deliver of these events, until the end of the transaction.
+
+    A statement that waits for a lock does not see that a job failed or was replayed since it began. So the next one
+    cancels. Call this before inboxes are locked, as workers lock jobs first.
+    """
+    await connection.execute(_SQL["hold"], ids)
+
+
 async def replace(connection: Connection, pairs: Sequence[tuple[UUID, UUID]]) -> None:
-    """Cancel events that are not completely delivered, each in favour of the event that replaces it."""
+    """Cancel events that are not completely delivered, each in favour of its replacement, after `hold`."""
     await connection.execute(_SQL["replace"], *map(list, zip(*pairs, strict=True)))
 
 
 async def _cancel(connection: Connection, event: Record, actor: Actor, operator: str | None = None) -> None:
+    await hold(connection, [event["id"]])
     is_new = await connection.fetchval(_SQL["cancel"], event["id"], operator)
-    if is_new is None:  # a cancellation that ended while this one waited for it is visible to the next statement alone
-        is_new = await connection.fetchval(_SQL["cancel"], event["id"], operator)
     if is_new is None:
         raise TooLate
     if is_new:

@@ -65,18 +65,21 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
     token of the erased user must not be valid for the new one.
     """
     async with database.transaction() as connection:
-        ids, wait = await put_users(connection, f"[{user.model_dump_json()}]", company_id)
+        ids, moved, wait = await put_users(connection, f"[{user.model_dump_json()}]", company_id)
         if not ids:
             raise NotFound
+    await deliveries.decide_again(database, moved)
     await wait_until_tokens_are_valid(wait)
 
 
-async def put_users(connection: Connection, users: str, company_id: int | None) -> tuple[list[int], float | None]:
+async def put_users(
+    connection: Connection, users: str, company_id: int | None
+) -> tuple[list[int], list[int], float | None]:
     """Create or replace users, a JSON array; with `company_id`, only those of that company.
 
     Users who change the company leave the teams of the old one. If a time zone changed, held pushes are decided again.
-    If a user is no longer active, their phones clear all notifications. Returns the ids, and for how many seconds new
-    tokens are not valid.
+    If a user is no longer active, their phones clear all notifications. Returns the ids, those of users whose time zone
+    changed, for `decide_again` after the commit, and for how many seconds new tokens are not valid.
     """
     put = await connection.fetch(_SQL["put_users"], users, company_id)
     if left := [row["id"] for row in put if row["moved"]]:
@@ -87,7 +90,7 @@ async def put_users(connection: Connection, users: str, company_id: int | None) 
         await deliveries.release_held(connection, moved)
     if heads["retired"]:
         await devices.clear_phones(connection, heads["retired"])
-    return ids, heads["wait"]
+    return ids, moved, heads["wait"]
 
 
 async def wait_until_tokens_are_valid(seconds: float | None) -> None:

@@ -20,7 +20,7 @@ from tocsin.at_once import MAX_COST as MAX_COST_AT_ONCE
 from tocsin.at_once import AtOnce
 from tocsin.audit import Actor
 from tocsin.batches import Batches, Turn
-from tocsin.cancellation import ANY_COMPANY, replace
+from tocsin.cancellation import ANY_COMPANY, hold, replace
 from tocsin.catalogue import Checked
 from tocsin.db.connections import Connection, Record
 from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Database
@@ -479,14 +479,17 @@ def _raise_problems(outcomes: Sequence[Outcome], prefixes: Sequence[str]) -> Non
 async def _hold_keys(connection: Connection, drafts: Mapping[UUID, Draft]) -> dict[str, UUID]:
     """Lock the keys of these events until the end of the transaction, and return the event of each key.
 
-    A new key is assigned to the last of these events that has it.
+    A new key is assigned to the last of these events that has it. What is left to deliver of the others is locked too.
     """
     keys = {draft.key: id_ for id_, draft in drafts.items() if draft.key}
     if not keys:
         return {}
     owner = _owner(drafts)
     rows = await connection.fetch(_SQL["hold_keys"], *owner, list(keys), list(keys.values()))
-    return {row["key"]: row["event_id"] for row in rows}
+    named = {row["key"]: row["event_id"] for row in rows}
+    if earlier := set(named.values()) - drafts.keys():
+        await hold(connection, list(earlier))
+    return named
 
 
 async def _name_keys(

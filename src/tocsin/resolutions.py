@@ -72,6 +72,8 @@ async def resolve(database: Database, pubsub: PubSub, resolution: Resolution, ac
     parts = EVENTS_PER_JOB, f"resolution:{new_id()}"
     async with database.transaction() as connection:
         await allow(connection, ACCEPT_TIMEOUT)
+        if resolution.how == "gone":
+            await connection.execute(_SQL["hold"], *about, timeout=ACCEPT_TIMEOUT)
         if resolution.how == "gone" and resolution.users is None:
             await connection.execute(_SQL["cancel"], *about, timeout=ACCEPT_TIMEOUT)
         elif resolution.how == "gone":

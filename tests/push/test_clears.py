@@ -1,7 +1,9 @@
 """Clears: erased text, deleted users and unread marks on phones."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -10,6 +12,8 @@ from tests.support.pushes import ANDROID, IPHONE, becomes, pushes_of, register, 
 from tests.support.resolutions import resolve, settled
 from tests.support.service import Api
 from tests.support.waiting import until
+from tocsin.db.connections import Connection
+from tocsin.db.statements import queries
 from tocsin_phones import Phones
 
 CONTACT = "contact:220f5f6e-7307-3ad3-9fc1-9ec7e6dc0a88"
@@ -104,6 +108,18 @@ async def test_resolution_joins_the_clear_that_waits_for_its_user(api: Api, phon
     await database.value("update clears set due_at = now()")
     ids, badge = await until(lambda: cleared(phones, IPHONE))
     assert (sorted(ids), badge) == (sorted([read, resolved]), 1)
+
+
+async def test_mark_that_is_committed_after_a_claim_is_cleared_later(api: Api, phones: Phones, dba: Connection) -> None:
+    first = await show(api, phones)
+    second = await api.post(custom(1))
+    await pushes_of(api, second)
+    await api.as_user(1, "PUT", f"/notifications/{first}/read")
+    async with dba.transaction():
+        await dba.fetch(queries("inbox")["marks"], [1], [None], [UUID(second)], ["read"])
+        await asyncio.sleep(3)  # the clear of the first is due after 2 s
+    await until(lambda: phones.screen(IPHONE) == {"badge": 0, "banners": []})
+    assert phones.screen(ANDROID)["banners"] == []
 
 
 async def erase(api: Api) -> None:

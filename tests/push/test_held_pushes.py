@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.support.database import slow
+from tests.support.database import blocked, slow
 from tests.support.events import custom, post
 from tests.support.pushes import IPHONE, comes_to, due_in, hurry, prefer, push_report, register, shown
 from tests.support.service import Api
@@ -180,6 +180,52 @@ async def test_pause_ending_while_a_push_is_held_releases_it(
     id_ = (await post(api, custom(1))).json()["id"]
     await comes_to(api, id_, {"delivered": 1})
     assert len(bodies(phones)) == 1
+
+
+LATE = """
+create function wait_for_the_test() returns trigger language plpgsql as
+    'begin perform pg_advisory_xact_lock(7); return null; end';
+create constraint trigger late after insert or update or delete on {table} deferrable initially deferred
+    for each row execute function wait_for_the_test()
+"""
+
+
+async def end_pause(api: Api) -> None:
+    await prefer(api, paused_until=None)
+
+
+@pytest.mark.parametrize(
+    ("held_by", "change", "table"),
+    [
+        (PAUSE, end_pause, "preferences"),
+        ({"quiet_hours": hours_around(datetime.now(UTC))}, move, "users"),
+        ({"quiet_hours": hours_around(datetime.now(UTC))}, move_by_import, "users"),
+    ],
+)
+async def test_push_held_while_preferences_are_committed_is_decided_again(  # noqa: PLR0913, PLR0917 - its cases
+    api: Api,
+    phones: Phones,
+    dba: Connection,
+    held_by: dict[str, Any],
+    change: Callable[[Api], Coroutine[Any, Any, None]],
+    table: str,
+) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=503, times=1)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await comes_to(api, id_, {"later": 1})
+    await prefer(api, **held_by)
+    await dba.execute(LATE.format(table=table))
+    try:
+        async with asyncio.TaskGroup() as group, dba.transaction():
+            await dba.execute("select pg_advisory_xact_lock(7)")
+            group.create_task(change(api))
+            await until(lambda: blocked(dba))  # all but the commit is done
+            await hurry(api)
+            await comes_to(api, id_, {"held": 1})
+        await comes_to(api, id_, {"delivered": 1})
+    finally:
+        await dba.execute("drop function wait_for_the_test cascade")
 
 
 async def _is_ended(api: Api) -> bool:

@@ -151,6 +151,16 @@ async def release_held(connection: Connection, user_ids: Sequence[int]) -> None:
     await connection.execute(_SQL["release_held"], user_ids, timeout=RELEASE_TIMEOUT)
 
 
+async def decide_again(database: Database, user_ids: Sequence[int]) -> None:
+    """Release the held deliveries of these users, whose preferences have changed, to be decided again.
+
+    This must follow the commit of the change: until then, further deliveries are held by the preferences before.
+    """
+    if user_ids:
+        async with database.transaction() as connection:
+            await release_held(connection, user_ids)
+
+
 async def release_all_held(database: Database, after: DeliveryKey, limit: int) -> DeliveryKey | None:
     """Release up to `limit` held deliveries after the key `after`; return the last key, None after the end.
 
@@ -212,8 +222,9 @@ async def clears(database: Database, limit: int = 200) -> list[Clear]:
 
     A phone that was detached, or whose user was erased or deactivated, must once clear everything.
     """
-    taken = {row["user_id"]: row for row in await database.rows(_SQL["claim_clears"], limit)}
-    told = {user_id: row for user_id, row in taken.items() if row["all_read"] or row["ids"] or row["raised"]}
+    due = await database.rows(_SQL["claim_clears"], limit)
+    rows = await database.rows(_SQL["cleared"], *map(list, zip(*due, strict=True))) if due else []
+    told = {row["user_id"]: row for row in rows if row["all_read"] or row["ids"] or row["raised"]}
     found = [
         Clear(phone["lane"], address_of(phone), 0, "all")
         for phone in await database.rows(_SQL["claim_last_clears"], limit)

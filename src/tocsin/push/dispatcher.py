@@ -264,9 +264,8 @@ class Dispatcher:
         if not users:
             return
         now_chosen = await self._load(users)
-        if changed := [user for user in users if now_chosen.get(user) != chosen.get(user)]:
-            async with self._database.transaction() as connection:
-                await deliveries.release_held(connection, changed)
+        changed = [user for user in users if now_chosen.get(user) != chosen.get(user)]
+        await deliveries.decide_again(self._database, changed)
 
     def _decide(self, lane: Lane, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
         """Return the new state of a delivery that is not sent now; None if it is sent."""

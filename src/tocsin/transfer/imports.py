@@ -23,6 +23,7 @@ from tocsin.errors import FieldError, InternalError, Invalid
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 from tocsin.pubsub import PubSub, wait
+from tocsin.push import deliveries
 from tocsin.transfer.lines import PARTS, Line, LineParser, copied
 from tocsin.validation import field_error
 
@@ -257,22 +258,27 @@ async def _apply(database: Database, worker: UUID, job: Job) -> None:
             applied = await _STEPS[step](connection, job.id, found["company_id"], applied.last)
             step += not applied.lines
         await connection.execute(_SQL["advance"], job.id, applied.lines, step, applied.last)
+    await deliveries.decide_again(database, applied.moved)
 
 
 class Applied(NamedTuple):
-    """The number of lines that a step applied, and the last: its user, or the number of the line of a team."""
+    """The number of lines that a step applied, and the last: its user, or the number of the line of a team.
+
+    `moved` are users whose time zone changed.
+    """
 
     lines: int
     last: int = 0
+    moved: Sequence[int] = ()
 
 
 async def _users(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
     [row] = await connection.fetch(_SQL["users"], id_, start, APPLY_BATCH_SIZE)
     if not row["count"]:
         return Applied(0)
-    _, wait = await directory.put_users(connection, row["users"], company_id)
+    _, moved, wait = await directory.put_users(connection, row["users"], company_id)
     await directory.wait_until_tokens_are_valid(wait)
-    return Applied(row["count"], row["last"])
+    return Applied(row["count"], row["last"], moved)
 
 
 async def _teams(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:

@@ -326,15 +326,18 @@ cross join lateral (
 select name, stopped_at is not null as stopped from lanes order by name
 
 -- name: claim_clears
--- The users with notifications to clear, and what to clear: all if nothing is unread, or the latest that were read,
--- deleted or erased; of what was read up to an entry, the latest that are read. `raised`: some are unread again.
-with due as (
-    delete from clears
-    where user_id = any(array(
-        select user_id from clears where due_at <= now() order by due_at limit $1 for update skip locked
-    ))
-    returning user_id, since
-)
+-- The users with notifications to clear, and the position since which. A change that is not committed locks the clear of its
+-- user, which is skipped. What to clear is read by another statement, which sees all changes that were committed before.
+delete from clears
+where user_id = any(array(
+    select user_id from clears where due_at <= now() order by due_at limit $1 for update skip locked
+))
+returning user_id, since
+
+-- name: cleared
+-- What the phones of these users clear since a position: all if nothing is unread, or the latest that were read, deleted or
+-- erased; of what was read up to an entry, the latest that are read. `raised`: some are unread again. The limit is the number of
+-- users. It shows the planner that they are few, so that it keeps its plan.
 select due.user_id, h.unread, exists (
            select from changes c where c.user_id = due.user_id and c.position > due.since and c.change = 'unread'
        ) as raised,
@@ -363,7 +366,9 @@ select due.user_id, h.unread, exists (
            order by max(position) desc
            limit 100
        ) as ids
-from due
+from (
+    select * from unnest($1::int[], $2::bigint[]) as due (user_id, since) limit cardinality($1::int[])
+) due
 join heads h on h.user_id = due.user_id and h.active
 
 -- name: claim_last_clears

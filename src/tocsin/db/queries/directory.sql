@@ -4,11 +4,17 @@
 -- Create or replace users, a JSON array; with $2, only those of that company. Returns the users that were put, with their
 -- heads, in the order of ids, and whether the time zone and the company of each changed.
 with given as materialized (
-    select p.*, p.time_zone <> (select u.time_zone from users u where u.id = p.id) as zone_changed
-    from json_to_recordset($1::json) as p (
-        id int, company_id int, first_name text, last_name text, profile_picture text, email text, locale text,
-        time_zone text, active bool
-    )
+    -- the time zone is read under the lock of the user, whom another session may be changing
+    select p.*, p.time_zone <> u.time_zone as zone_changed
+    from (
+        select *
+        from json_to_recordset($1::json) as each (
+            id int, company_id int, first_name text, last_name text, profile_picture text, email text, locale text,
+            time_zone text, active bool
+        )
+        order by id
+    ) p
+    left join lateral (select time_zone from users where id = p.id for no key update) u on true
 ),
 put as (
     insert into users (id, company_id, first_name, last_name, profile_picture, email, time_zone)

@@ -238,7 +238,7 @@ noted as (
     from head
     where exists (select from devices d where d.user_id = head.user_id and is_phone(d.type))
     order by head.user_id
-    on conflict do nothing
+    on conflict (user_id) do update set since = clears.since
 )
 insert into changes (user_id, position, change, event_ids)
 select user_id, position, $3, event_ids from head

@@ -1,5 +1,21 @@
 -- Resolutions: the notifications about a subject are read, removed or rewritten.
 
+-- name: hold
+-- Lock what is left to deliver of the events about a subject: jobs and dead letters. Waits for chunks that are running. The next
+-- statement sees which of them failed, were replayed, or became due since.
+with
+-- include: about
+,
+job as materialized (
+    select j.id from jobs j where j.id in (select id from about) and j.task = 'deliver' order by j.id for update
+),
+dead as materialized (
+    select d.id from dead_letters d where d.id in (select id from about) and d.task = 'deliver' order by d.id for update
+)
+select id from job
+union all
+select id from dead
+
 -- name: cancel
 -- Cancel the events about a subject that are not completely delivered, but for those that are not only the caller's.
 with
@@ -14,12 +30,14 @@ dead as (
 insert into cancellations (event_id) select id from stopped union all select id from dead
 
 -- name: except
--- Except users, named or in a team, from events that are not delivered to them yet. Waits for chunks that are running.
+-- Except users, named or in a team, from events that are not delivered to them yet, also if they failed.
 with
 -- include: about
 ,
 pending as materialized (
-    select j.id from jobs j where j.id in (select id from about) and j.task = 'deliver' order by j.id for update
+    select j.id from jobs j where j.id in (select id from about) and j.task = 'deliver'
+    union all
+    select d.id from dead_letters d where d.id in (select id from about) and d.task = 'deliver'
 ),
 event as materialized (
     select e.id, e.users, e.excepted, (select jsonb_object_agg(t.id, true) from unnest(e.teams) as t (id)) as teams

@@ -174,7 +174,7 @@ async def test_action_fails_if_it_cannot_be_recorded(staffed: Api, act: str) -> 
     ("act", "table", "condition"),
     [
         ("erasure", "erased_ids", "false"),
-        ("resolution", "jobs", "task <> 'resolve'"),
+        ("resolution", "events", "excepted = '{}'"),
         ("custom notification", "events", "service is not null"),
         ("import", "imports", "state <> 'applying'"),
         ("cancellation", "cancellations", "false"),

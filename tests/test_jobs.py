@@ -12,9 +12,11 @@ import pytest
 from tests.support.events import accepted
 from tests.support.service import Api
 from tests.support.waiting import bounded
-from tocsin import jobs
+from tocsin import dead_letters, jobs
+from tocsin.audit import Actor
 from tocsin.db.connections import Connection, Record
 from tocsin.db.pool import Database
+from tocsin.dead_letters import Replayed
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lost, Witness
 
@@ -406,3 +408,27 @@ async def test_heartbeat_returns_database_time_for_registered_workers_only(datab
     assert seen_at is not None
     assert seen_at >= enrolled
     await jobs.leave(database, worker)
+
+
+async def test_all_dead_letters_are_replayed_in_steps_of_bounded_size(
+    idle: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "REQUEUE_BATCH_SIZE", 2)
+    await dba.execute(
+        "insert into dead_letters (id, task, lane, attempts, progress, cost, reason, died_at)"
+        " select gen_random_uuid(), 'deliver', 'direct', 8, 0, 1, 'an error', now() + make_interval(mins => n)"
+        " from unnest('{-5,-4,-3,-2,-1,10}'::int[]) n",
+    )
+    await dba.execute(
+        "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending, state, settled_at)"
+        " select gen_random_uuid(), gen_random_uuid(), 1, 'apns/default', false, 'iOS', '', 'dead', now()"
+        " from generate_series(1, 3)"
+    )
+    database, pubsub = idle.app_state.database, idle.app_state.pubsub
+    oldest = await dba.fetchval("select array(select id from dead_letters order by died_at limit 2)")
+    since, actor = datetime.now(UTC) - timedelta(hours=1), Actor("test")
+    assert await dead_letters.replay(database, pubsub, None, since, actor) == Replayed(2, 2)
+    assert set(await dba.fetchval("select array(select id from jobs)")) == set(oldest)
+    assert await dead_letters.replay_all(database, pubsub, since, actor) == Replayed(3, 1)
+    assert await dba.fetchval("select count(*) from dead_letters") == 1  # it died after the command had begun
+    assert await dba.fetchval("select count(*) from audit_entries") == 3

@@ -824,7 +824,7 @@ async def test_dead_letters_move_and_replayed_ones_are_delivered(
 
     async def copy_and_replay(self: Any) -> None:
         await copy(self)
-        await pools[0].rows(queries("jobs")["requeue"], ids[:2], None, None)
+        await pools[0].rows(queries("jobs")["requeue"], ids[:2], *[None] * 4)
         await pools[0].rows("update jobs set due_at = now() + interval '1 hour' where id = any($1)", ids[:2])
 
     monkeypatch.setattr(moving._Move, "_copy", copy_and_replay)  # noqa: SLF001
@@ -1352,7 +1352,7 @@ class Company:
     async def fail_and_replay(self) -> None:
         ids = [await self.accept(*self.someone(), deliver_at=in_future()) for _ in range(2)]
         await die(self.database, *ids)
-        await self.database.rows(queries("jobs")["requeue"], ids[:1], None, None)
+        await self.database.rows(queries("jobs")["requeue"], ids[:1], *[None] * 4)
 
     async def resolve(self) -> None:
         how = self.dice.choice(["read", "gone"])

@@ -192,7 +192,7 @@ async def test_replayed_event_has_its_sender_again(api: Api) -> None:
         " values ($1, 'deliver', 'bulk', 8, 0, 'x')",
         id_,
     )
-    await api.app_state.database.rows(queries("jobs")["requeue"], [id_], None, None)
+    await api.app_state.database.rows(queries("jobs")["requeue"], [id_], *[None] * 4)
     row = await api.app_state.database.row("select company_id, sender from jobs where id = $1", id_)
     assert row is None or tuple(row) == (1, "crm:1")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,7 @@ KEPT = timedelta(days=30)
 """The retention period of dead letters. Those of erasures and resolutions stay until they are replayed."""
 
 REQUEUE_BATCH_SIZE = 10_000
-"""Maximum pushes per replay."""
+"""Maximum jobs and pushes per replay, unless they are named."""
 
 _SQL = queries("jobs")
 
@@ -49,13 +49,14 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
     since: datetime,
     actor: Actor,
     lane: str | None = None,
+    until: datetime | None = None,
 ) -> Replayed:
-    """Requeue the dead letters of these events, or all since a time; with `lane`, only pushes of that lane.
+    """Requeue the dead letters of these events, or the first in a period; with `lane`, only pushes of that lane.
 
     If the actor is bound to a company, only dead letters of that company are requeued.
     """
     async with database.transaction() as connection:
-        done = await _requeue(connection, ids, since, lane, actor.company_id)
+        done = await _requeue(connection, ids, (since, until), lane, actor.company_id)
         if done.jobs or done.pushes:
             subject = f"event:{ids[0]}" if ids and len(ids) == 1 else lane and f"lane:{lane}"
             await audit.record(connection, actor, "replayed", subject, jobs=done.jobs, pushes=done.pushes)
@@ -64,12 +65,29 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
     return done
 
 
-async def _requeue(
-    connection: Connection, ids: Sequence[UUID] | None, since: datetime, lane: str | None, company_id: int | None
+async def replay_all(
+    database: Database, pubsub: PubSub, since: datetime, actor: Actor, lane: str | None = None
 ) -> Replayed:
-    jobs = [] if lane else await connection.fetch(_SQL["requeue"], ids, since, company_id)
+    """Requeue all dead letters since a time, in steps; with `lane`, only pushes of that lane."""
+    until, jobs, pushes = datetime.now(UTC), 0, 0  # those that die again are left
+    while True:
+        done = await replay(database, pubsub, None, since, actor, lane, until)
+        jobs, pushes = jobs + done.jobs, pushes + done.pushes
+        if max(done.jobs, done.pushes) < REQUEUE_BATCH_SIZE:
+            return Replayed(jobs, pushes)
+
+
+async def _requeue(
+    connection: Connection,
+    ids: Sequence[UUID] | None,
+    period: deliveries.Period,
+    lane: str | None,
+    company_id: int | None,
+) -> Replayed:
+    arguments = ids, period[0], company_id, period[1], REQUEUE_BATCH_SIZE
+    jobs = [] if lane else await connection.fetch(_SQL["requeue"], *arguments)
     if ids is None:
-        pushes = await deliveries.replay_lane(connection, lane, since, REQUEUE_BATCH_SIZE, company_id)
+        pushes = await deliveries.replay_lane(connection, lane, period, REQUEUE_BATCH_SIZE, company_id)
     else:
         pushes = await deliveries.replay(connection, ids, company_id)
     return Replayed(len(jobs), pushes)

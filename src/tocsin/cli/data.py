@@ -94,7 +94,11 @@ def replay(
 
     async def run() -> None:
         async with open_database(settings) as (database, pubsub):
-            done = await dead_letters.replay(database, pubsub, ids, start, actor_of_command("tocsin replay"), lane)
+            actor = actor_of_command("tocsin replay")
+            if ids:
+                done = await dead_letters.replay(database, pubsub, ids, start, actor, lane)
+            else:
+                done = await dead_letters.replay_all(database, pubsub, start, actor, lane)
         lanes = [planned.name for planned in plan(settings)]
         if lane and not done.pushes and lane not in lanes:
             raise Refusal(f"Unknown lane {lane!r}: use {', '.join(lanes) or 'none, because no keys are set'}.")

@@ -60,6 +60,10 @@ _COLUMNS = (
 _SQL = queries("deliveries")
 
 
+Period = tuple[datetime, datetime | None]
+"""From a time until before another one, if that is given."""
+
+
 class DeliveryKey(NamedTuple):
     """The primary key of a delivery."""
 
@@ -337,10 +341,12 @@ async def replay(connection: Connection, event_ids: Sequence[UUID], company_id: 
 
 
 async def replay_lane(
-    connection: Connection, lane: str | None, since: datetime, limit: int, company_id: int | None = None
+    connection: Connection, lane: str | None, period: Period, limit: int, company_id: int | None = None
 ) -> int:
-    """Requeue the deliveries of a lane, or of all, that were given up since a time; return their number."""
-    return len(await connection.fetch(_SQL["replay_lane"], lane, since, limit, company_id))
+    """Requeue the first deliveries of a lane, or of all, that were given up in a period; return their number."""
+    await allow(connection, REPLAY_TIMEOUT)  # those of other lanes and companies are read, too
+    arguments = lane, period[0], limit, company_id, period[1]
+    return len(await connection.fetch(_SQL["replay_lane"], *arguments, timeout=REPLAY_TIMEOUT))
 
 
 def next_try(attempts: int, after: float | None, least: float, now: datetime, expires_at: datetime) -> datetime | None:

@@ -463,7 +463,7 @@ update deliveries
 set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
 where (event_id, device_id) in (
     select event_id, device_id from deliveries d
-    where state = 'dead' and ($1::text is null or lane = $1) and settled_at >= $2
+    where state = 'dead' and ($1::text is null or lane = $1) and settled_at >= $2 and settled_at < coalesce($5::timestamptz, 'infinity')
       and ($4::int is null or (select e.company_id = $4 from events e where e.id = d.event_id))
     order by settled_at
     limit $3

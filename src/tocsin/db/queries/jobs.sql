@@ -207,13 +207,18 @@ order by died_at desc
 limit $2
 
 -- name: requeue
--- Requeue dead letters: of these events, or all since a time; or only those of one company.
+-- Requeue dead letters: of these events, or the first $5 between two times; or only those of one company.
 with chosen as materialized (
     select id from unnest($1::uuid[]) as asked (id)
     union
     select p.id from unnest($1::uuid[]) as asked (id) join posted p on p.event_id = asked.id
     union
-    select id from dead_letters where $1::uuid[] is null and died_at >= $2
+    (
+        select id from dead_letters
+        where $1::uuid[] is null and died_at >= $2 and died_at < coalesce($4::timestamptz, 'infinity')
+        order by died_at
+        limit $5
+    )
 ),
 requeued as (
     delete from dead_letters d

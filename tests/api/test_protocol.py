@@ -46,6 +46,17 @@ class TestRawHttp:
                 assert str(MAX_HEAD_BYTES) in answer.text
             assert (await exchanged(port, line + large[:3] + large[203:])).status_code == 200
 
+    @pytest.mark.parametrize(("size", "status"), [(MAX_HEAD_BYTES, 200), (MAX_HEAD_BYTES + 1, 431)])
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_head_of_64_kib_is_accepted_and_one_byte_more_refused(
+        self, idle: Api, method: str, size: int, status: int
+    ) -> None:
+        line = f"{method} /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: ".encode()
+        head = line.ljust(size - len(b"\r\n\r\n"), b"x") + b"\r\n\r\n"
+        async with listening(idle) as port:
+            answer = await exchanged(port, head)
+        assert answer.status_code == status
+
     async def test_large_body_does_not_count_to_the_head(self, idle: Api) -> None:
         token = mint_service(SECRET, "crm", ["events:write"], HOUR)
         head = f"POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"

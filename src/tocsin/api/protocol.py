@@ -250,7 +250,7 @@ class Protocol(HttpToolsProtocol):
         if self._is_resumed:
             return
         # The size is computed only if it can be too large, which is rare.
-        if self._received + PIECE > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
+        if self._received + PIECE > MAX_HEAD_BYTES and self._head_size() > MAX_HEAD_BYTES:
             raise self._stopping(HeadTooLarge())
         version = self.parser.get_http_version()
         if self._hosts > 1 or version == "0.9" or (self._hosts == 0 and version != "1.0"):
@@ -328,6 +328,10 @@ class Protocol(HttpToolsProtocol):
                 self._kept = data[start:]
                 return
             self._parse(data[start : start + PIECE])
+
+    def _head_size(self) -> int:
+        line = len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n")
+        return line + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers) + len("\r\n")
 
     def _parse(self, data: bytes) -> None:
         if self.parser is None or self._refusal or self.transport.is_closing():
@@ -602,7 +606,3 @@ class Protocol(HttpToolsProtocol):
         log.info("connection dropped", reason=reason)
         self._connections.dropped(reason)
         self.transport.abort()
-
-
-def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
-    return len(url) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers)

@@ -201,7 +201,6 @@ async def test_invalid_preferences_report_all_errors_and_change_nothing(api: Api
             ("validation.array", "quiet_hours.1.days"),
             ("validation.regex", "quiet_hours.1.from"),
             ("validation.required", "quiet_hours.1.to"),
-            ("validation.prohibited", "quiet_hours.1.until"),
             ("validation.array_between", "quiet_hours.2.days"),
             ("validation.string", "quiet_hours.2.from"),
             ("validation.regex", "quiet_hours.2.to"),
@@ -366,7 +365,7 @@ def test_operator_preferences_file_reports_each_error_on_a_line(tmp_path: Path) 
         """
         colour = "red"
         [defaults]
-        quiet_hours = [{ from = "20:00", to = "20:00" }, { from = 20, to = "07:00" }]
+        quiet_hours = [{ from = "20:00", to = "20:00" }, { from = 20, to = "07:00", until = "08:00" }]
         [locked]
         pause = true
         [kinds.noet]
@@ -385,6 +384,7 @@ def test_operator_preferences_file_reports_each_error_on_a_line(tmp_path: Path) 
         f"{path}: The colour field is not allowed here.",
         f"{path}: The defaults.quiet_hours.0.to field must not be the same as from.",
         f"{path}: The defaults.quiet_hours.1.from field must be a string.",
+        f"{path}: The defaults.quiet_hours.1.until field is not allowed here.",
         f"{path}: The kinds.noet field is not a known kind; write `note`.",
     ]
 

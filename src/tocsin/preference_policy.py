@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from tocsin.catalogue.entries import advice
 from tocsin.errors import FieldError, Refusal
 from tocsin.files import setting_tables
-from tocsin.quiet_hours import windows_of
+from tocsin.quiet_hours import FIELDS, windows_of
 from tocsin.validation import field_error, field_errors_of
 
 
@@ -77,7 +77,15 @@ def _errors_of_windows(defaults: Any) -> list[FieldError]:
     field_errors: list[FieldError] = []
     if isinstance(defaults, Mapping) and "quiet_hours" in defaults:
         windows_of(defaults["quiet_hours"], "defaults.quiet_hours", field_errors)
+        field_errors += _unknown_fields(defaults["quiet_hours"])
     return field_errors
+
+
+def _unknown_fields(windows: Any) -> Iterator[FieldError]:
+    for position, window in enumerate(windows if isinstance(windows, list) else ()):
+        for name in window if isinstance(window, Mapping) else ():
+            if name not in FIELDS:
+                yield field_error(f"defaults.quiet_hours.{position}.{name}", "prohibited", "is not allowed here")
 
 
 def _errors_of_names(given: Any, kinds: Collection[str]) -> Iterator[FieldError]:

@@ -14,14 +14,16 @@ from operator import itemgetter
 from typing import Any
 
 from tocsin.errors import FieldError
-from tocsin.validation import among, field_error
+from tocsin.validation import field_error
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 MAX_WINDOWS = 20
 """Maximum number of windows."""
 
-_FIELDS = ("days", "from", "to")
+FIELDS = ("days", "from", "to")
+"""The fields of a window."""
+
 _TIME = re.compile(TIME_OF_DAY)
 _DAY = 24 * 60
 _WEEK = 7 * _DAY
@@ -70,7 +72,7 @@ class QuietHours:
 
 
 def windows_of(given: Any, field: str, field_errors: list[FieldError]) -> list[Window]:
-    """Return the given windows, each with its days; add errors to `field_errors`."""
+    """Return the given windows, each with its days, without unknown fields; add errors to `field_errors`."""
     if not isinstance(given, list):
         field_errors.append(field_error(field, "array", "must be an array"))
     elif len(given) > MAX_WINDOWS:
@@ -88,9 +90,6 @@ def _window_of(given: Any, field: str, field_errors: list[FieldError]) -> Window
     start, end = (_time_of_day(given.get(name), f"{field}.{name}", field_errors) for name in ("from", "to"))
     if start and start == end:
         field_errors.append(field_error(f"{field}.to", "in", "must not be the same as from"))
-    for name in given:
-        if name not in _FIELDS:
-            field_errors.append(among(field_errors, f"{field}.{name}", "prohibited", "is not allowed here"))
     return {"days": days, "from": start, "to": end}
 
 

@@ -218,5 +218,5 @@ _WINDOW: Schema = {
             "description": "the end; on the next day if earlier than `from`; must differ from `from`",
         },
     },
-    "additionalProperties": False,
+    "additionalProperties": True,
 }

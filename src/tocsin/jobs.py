@@ -28,6 +28,9 @@ LEASE_TIMEOUT = 15.0
 RETRY_DELAYS = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 """Seconds before each retry of a failed job. After the last retry, the job becomes a dead letter."""
 
+MAX_COUNTED = 1_000_000
+"""The number up to which the due jobs of a queue are counted."""
+
 LATE: dict[Queue, float] = {"direct": 60.0, "bulk": 1800.0}
 """Seconds for which a due job may wait in a queue that makes progress. Large events take turns in the bulk queue, and
 wait there for each other while nothing is wrong."""
@@ -221,7 +224,7 @@ async def forget_workers(database: Database) -> None:
     await reap(database, None)
 
 
-async def depth(database: Database, most: int | None = None) -> dict[Queue, tuple[int, float]]:
+async def depth(database: Database, most: int = MAX_COUNTED) -> dict[Queue, tuple[int, float]]:
     """Return, per queue, the number of due jobs (counted up to `most`) and the longest wait in seconds."""
     return {row["queue"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"], most)}
 

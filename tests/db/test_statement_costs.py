@@ -76,6 +76,7 @@ REPLANNED = {
     "few executions, by an operator or a task": {
         ("deliveries", "claim_last_clears"),
         ("deliveries", "dead"),
+        ("deliveries", "lanes"),
         ("deliveries", "replay"),
         ("deliveries", "replay_lane"),
         ("event_status", "customs"),

@@ -408,6 +408,18 @@ class TestPushServices:
             free = await dba.fetch("select event_id from deliveries for update skip locked")
         assert len(free) == 2  # that of this session, and the next
 
+    async def test_due_pushes_of_a_lane_are_counted_up_to_a_limit(
+        self, database: Database, dba: Connection, now: datetime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await insert(dba, "lanes", name=LANE, configuration="")
+        id_ = await device(dba, 1)
+        for event, (state, waits) in enumerate([("queued", 1), ("later", 3), ("held", 2), ("held", -1), ("dead", 4)]):
+            await delivery(dba, event, id_, state=state, due_at=now - waits * HOUR, worker_id=None)
+        for limit, due in ((2, 2), (3, 3), (4, 3)):
+            monkeypatch.setattr(deliveries, "MAX_COUNTED", limit)
+            [lane] = await deliveries.lanes(database)
+            assert (lane["due"], lane["oldest"] // 3600) == (due, 3)
+
     @pytest.mark.parametrize("name", ["service_delivers", "enter_lane"])
     async def test_end_of_a_refusal_reads_a_bounded_number_of_deliveries(
         self, dba: Connection, now: datetime, name: str

@@ -110,7 +110,7 @@ class LaneAnswer(AnswerModel, title="Lane"):
 
     name: str
     due: int
-    """number of due pushes"""
+    """number of due pushes, counted up to 1,000,000"""
     oldest: float
     """seconds since the oldest of them was due"""
     delivered_at: Time | None

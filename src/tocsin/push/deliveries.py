@@ -34,6 +34,9 @@ LIFETIME = timedelta(hours=24)
 MAX_BUNDLED = 1_000
 """Maximum held deliveries of a device that are claimed together; more follow in further bundles."""
 
+MAX_COUNTED = 1_000_000
+"""The number up to which the due deliveries of a lane are counted."""
+
 RELEASE_TIMEOUT = 60.0
 """Seconds for a statement that releases the held deliveries of users: one may have very many after a long pause."""
 
@@ -289,9 +292,9 @@ async def lane_has_delivered(database: Database, name: str) -> bool:
 async def lanes(database: Database) -> list[Record]:
     """Return all lanes: `name`, `delivered_at`, `stopped_at`, `reason`, `due` (a number of deliveries) and `oldest`.
 
-    `oldest` is the longest wait in seconds.
+    `due` is counted up to `MAX_COUNTED`; `oldest` is the longest wait in seconds.
     """
-    return await database.rows(_SQL["lanes"])
+    return await database.rows(_SQL["lanes"], MAX_COUNTED)
 
 
 async def service_refuses(database: Database, lane: str, origin: str, reason: str) -> None:

@@ -289,14 +289,29 @@ update lanes set stopped_at = coalesce(stopped_at, now()), reason = $2 where nam
 select delivered_at is not null from lanes where name = $1
 
 -- name: lanes
+-- The lanes, with the number of due deliveries, counted up to $1, and the longest wait of one.
 select l.name, l.delivered_at, l.stopped_at, l.reason, waiting.due,
-       coalesce(extract(epoch from now() - waiting.since)::float8, 0) as oldest
+       coalesce(extract(epoch from now() - oldest.since)::float8, 0) as oldest
 from lanes l
 cross join lateral (
-    select count(*) as due, min(due_at) as since
-    from deliveries d
-    where d.lane = l.name and d.worker_id is null and d.state in ('queued', 'later', 'held') and d.due_at <= now()
+    select count(*) as due
+    from (
+        select from deliveries
+        where lane = l.name and worker_id is null and state in ('queued', 'later', 'held') and due_at <= now()
+        limit $1
+    ) found
 ) waiting
+cross join lateral (
+    select min(first.due_at) as since
+    from unnest(array[true, false]) as kind (is_bulk)
+    cross join lateral (
+        select due_at from deliveries d
+        where d.lane = l.name and d.is_bulk = kind.is_bulk and d.worker_id is null
+          and d.state in ('queued', 'later', 'held') and d.due_at <= now()
+        order by d.due_at
+        limit 1
+    ) first
+) oldest
 order by l.name
 
 -- name: oldest

@@ -312,7 +312,7 @@ where w.seen_at > clock_timestamp() - make_interval(secs => $1::double precision
 delete from workers where id = any($1::uuid[])
 
 -- name: depth
--- The due jobs of each queue, counted up to $1 if given, and the longest wait. Held jobs do not count.
+-- The due jobs of each queue, counted up to $1, and the longest wait. Held jobs do not count.
 select l.lane as queue, free.n + leased.n as depth,
        coalesce(extract(epoch from now() - least(free.since, leased.since)), 0)::double precision as age
 from unnest(array['direct', 'bulk']) as l (lane)

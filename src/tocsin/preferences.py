@@ -111,6 +111,7 @@ async def patch(
             await connection.execute(_SQL["put"], user_id, to_json(chosen))
         else:
             await connection.execute(_SQL["forget"], user_id)
+        await deliveries.release_held(connection, [user_id])
     await deliveries.decide_again(database, [user_id])
     pubsub.publish("push")
     return operator.preferences(chosen, time_zone)

@@ -122,6 +122,24 @@ async def test_mark_that_is_committed_after_a_claim_is_cleared_later(api: Api, p
     assert phones.screen(ANDROID)["banners"] == []
 
 
+async def test_clear_that_is_taken_while_the_database_fails_is_sent_later(
+    api: Api, phones: Phones, dba: Connection
+) -> None:
+    id_ = await show(api, phones)
+    await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+
+    async def cancelled() -> bool:
+        waiting = "select pg_cancel_backend(pid) from pg_locks where relation = 'devices'::regclass and not granted"
+        return bool(await dba.fetch(waiting))
+
+    async with dba.transaction():
+        await dba.execute("lock table devices in access exclusive mode")
+        await until(lambda: dba.fetchval("select due_at < clock_timestamp() from clears where user_id = 1"))
+        await until(cancelled)
+        await until(cancelled)  # the first one had begun before the clear was due
+    assert await until(lambda: cleared(phones, IPHONE)) == ([id_], 0)
+
+
 async def erase(api: Api) -> None:
     assert (await api.as_service("DELETE", "/directory/users/1")).status_code == 204
 

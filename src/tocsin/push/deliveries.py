@@ -161,7 +161,8 @@ async def release_held(connection: Connection, user_ids: Sequence[int]) -> None:
 async def decide_again(database: Database, user_ids: Sequence[int]) -> None:
     """Release the held deliveries of these users, whose preferences have changed, to be decided again.
 
-    This must follow the commit of the change: until then, further deliveries are held by the preferences before.
+    This must follow the commit of the change: until then, further deliveries are held by the preferences before. The
+    transaction of the change releases them, too, in case that this process is killed.
     """
     if user_ids:
         async with database.transaction() as connection:
@@ -227,18 +228,17 @@ class Clear:
 async def clears(database: Database, limit: int = 200) -> list[Clear]:
     """Take users with notifications to clear, and return what each of their phones must clear.
 
-    A phone that was detached, or whose user was erased or deactivated, must once clear everything.
+    A phone that was detached, or whose user was erased or deactivated, must once clear everything. If the database
+    fails before all is read, nothing is taken.
     """
-    due = await database.rows(_SQL["claim_clears"], limit)
-    rows = await database.rows(_SQL["cleared"], *map(list, zip(*due, strict=True))) if due else []
-    told = {row["user_id"]: row for row in rows if row["all_read"] or row["ids"] or row["raised"]}
-    found = [
-        Clear(phone["lane"], address_of(phone), 0, "all")
-        for phone in await database.rows(_SQL["claim_last_clears"], limit)
-    ]
-    if not told:
-        return found
-    for phone in await database.rows(_SQL["phones"], list(told)):
+    async with database.transaction() as connection:
+        due = await connection.fetch(_SQL["claim_clears"], limit)
+        rows = await connection.fetch(_SQL["cleared"], *map(list, zip(*due, strict=True))) if due else []
+        told = {row["user_id"]: row for row in rows if row["all_read"] or row["ids"] or row["raised"]}
+        last = await connection.fetch(_SQL["claim_last_clears"], limit)
+        phones = await connection.fetch(_SQL["phones"], list(told)) if told else []
+    found = [Clear(phone["lane"], address_of(phone), 0, "all") for phone in last]
+    for phone in phones:
         row = told[phone["user_id"]]
         what: tuple[UUID, ...] | Literal["all"] = "all" if row["all_read"] else tuple(row["ids"])
         found.append(Clear(phone["lane"], address_of(phone), row["unread"], what))

@@ -1,14 +1,16 @@
 """Fanout: posted events reach the inboxes of their recipients."""
 
+import asyncio
 import json
 from functools import partial
 
 import pytest
 
 from tests.support.built_in import CATALOGUE
+from tests.support.database import blocked
 from tests.support.events import CASE, accepted, custom, note, post
 from tests.support.service import Api, serving
-from tests.support.waiting import until
+from tests.support.waiting import reaches, until
 from tests.support.workers import impatient, work
 from tocsin import fanout, inbox, jobs
 from tocsin.catalogue import Catalogue
@@ -90,6 +92,22 @@ async def test_event_of_a_company_reaches_no_user_or_team_that_moved_to_another(
     assert [await idle.ids(user) for user in range(1, 6)] == [[str(other)], [id_], [id_], [str(other)], []]
     counts = "select reached, dropped from recipients order by event_id = $1"
     assert [tuple(row) for row in await idle.app_state.database.rows(counts, other)] == [(2, 1), (2, 0)]
+
+
+async def test_who_moved_to_another_company_gets_no_event_of_the_old_one_later(idle: Api, dba: Connection) -> None:
+    await idle.people(1, 2)
+    id_ = (await post(idle, custom(1, 2), company_id=1)).json()["id"]
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute("select from heads where user_id = 1 for update")
+        delivering = group.create_task(work(idle))  # it knows both users, and waits for the inbox of the first
+        await until(lambda: blocked(dba))
+        moving = group.create_task(idle.people(2, company_id=2))
+        company = "select company_id from users where id = 2"
+        await reaches(lambda: idle.app_state.database.value(company), 2)
+        await asyncio.sleep(0.2)
+        assert not moving.done()
+    assert delivering.done()
+    assert await idle.ids(1) == [id_]
 
 
 async def test_fanout_skips_inactive_users(api: Api) -> None:

@@ -5,16 +5,18 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from tests.support.database import everything
+from tests.support.database import blocked, everything
 from tests.support.events import custom, id_made, in_future, message_event, post, state
 from tests.support.service import Api
-from tests.support.waiting import bounded, reaches
-from tocsin import fanout, invariants, retention
+from tests.support.waiting import bounded, reaches, until
+from tocsin import fanout, invariants, jobs, retention
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Database
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.retention import run_once
 
@@ -95,6 +97,21 @@ async def test_retention_deletes_dead_letters_after_30_days(api: Api) -> None:
     await age(api, "dead_letters", "died_at", 2)
     assert await go_round(api) == {"dead_letters": 1}
     assert (await state(api, id_))["state"] == "cancelled"
+
+
+async def test_dead_letter_that_is_replayed_when_it_expires_is_not_cancelled(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    id_ = UUID((await post(idle, custom(1))).json()["id"])
+    database, worker = idle.app_state.database, new_id()
+    await jobs.claim(database, worker, "direct", 1)
+    await jobs.move_to_dead_letters(database, worker, id_, "it failed")
+    await age(idle, "dead_letters", "died_at", 31)
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.fetch(queries("jobs")["requeue"], [id_], datetime.now(UTC), None)
+        expiring = group.create_task(go_round(idle))
+        await until(lambda: expiring.done() or blocked(dba))
+    assert (await state(idle, id_))["state"] == "queued"
+    assert await database.value("select count(*) from cancellations") == 0
 
 
 FAILED_WORK = {

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
+from uuid import UUID
 
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Database, fetch
@@ -48,10 +49,19 @@ async def register(database: Database, user_id: int, device: Device, replaces: s
             tokens = [row["token"] for row in await connection.fetch(_SQL["in_order"], [device.token, replaces])]
         for token in tokens:
             if token == device.token:
-                await connection.execute(_SQL["register"], user_id, *astuple(device))
+                if id_ := await connection.fetchval(_SQL["register"], user_id, *astuple(device)):
+                    await follow(connection, id_)
             else:
                 await connection.execute(_SQL["detach"], user_id, token)
         await enforce_device_limit(connection, user_id)
+
+
+async def follow(store: Database | Connection, id_: UUID) -> None:
+    """Send the pushes that wait for a device through its lane, which has changed.
+
+    Its former lane could only report that the device is of another app or environment, and it would be removed.
+    """
+    await fetch(store, _SQL["follow"], id_)
 
 
 async def enforce_device_limit(connection: Connection, user_id: int) -> None:

@@ -1,6 +1,7 @@
 """The directory: users and teams of the host application. Companies do not see each other's."""
 
 import asyncio
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +9,7 @@ from uuid import UUID
 
 from tocsin import audit, devices, inbox, jobs
 from tocsin.audit import Actor
-from tocsin.db.connections import Connection, allow
+from tocsin.db.connections import STATEMENT_TIMEOUT, Connection, allow
 from tocsin.db.pool import Database, fetch
 from tocsin.db.statements import queries
 from tocsin.errors import FieldError, Invalid, NotFound
@@ -27,6 +28,9 @@ ERASE_TIMEOUT = 60.0
 
 MEMBERS_BATCH_SIZE = 5_000
 """Members of a team per statement, so that it ends long before its timeout also while other work uses the machine."""
+
+DELIVERIES_INTERVAL = 0.02
+"""Seconds between two looks at the deliveries under way."""
 
 _SQL = queries("directory")
 
@@ -58,6 +62,19 @@ class Team:
     users: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class PutUsers:
+    """Users that were put: their ids, and those of whom the time zone changed.
+
+    `have_left`: some have left their company. For `seconds_without_tokens`, no new token is valid for a new user.
+    """
+
+    ids: list[int]
+    in_other_zones: list[int]
+    have_left: bool
+    seconds_without_tokens: float | None
+
+
 async def put_user(database: Database, user: User, company_id: int | None) -> None:
     """Create or replace a user. With `company_id`, raises `NotFound` for a user of another company.
 
@@ -65,21 +82,17 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
     token of the erased user must not be valid for the new one.
     """
     async with database.transaction() as connection:
-        ids, moved, wait = await put_users(connection, f"[{user.model_dump_json()}]", company_id)
-        if not ids:
+        put = await put_users(connection, f"[{user.model_dump_json()}]", company_id)
+        if not put.ids:
             raise NotFound
-    await deliveries.decide_again(database, moved)
-    await wait_until_tokens_are_valid(wait)
+    await after_put(database, put)
 
 
-async def put_users(
-    connection: Connection, users: str, company_id: int | None
-) -> tuple[list[int], list[int], float | None]:
+async def put_users(connection: Connection, users: str, company_id: int | None) -> PutUsers:
     """Create or replace users, a JSON array; with `company_id`, only those of that company.
 
     Users who change the company leave the teams of the old one. If a time zone changed, held pushes are decided again.
-    If a user is no longer active, their phones clear all notifications. Returns the ids, those of users whose time zone
-    changed, for `decide_again` after the commit, and for how many seconds new tokens are not valid.
+    If a user is no longer active, their phones clear all notifications. `after_put` must follow the commit.
     """
     put = await connection.fetch(_SQL["put_users"], users, company_id)
     if left := [row["id"] for row in put if row["moved"]]:
@@ -90,13 +103,31 @@ async def put_users(
         await deliveries.release_held(connection, moved)
     if heads["retired"]:
         await devices.clear_phones(connection, heads["retired"])
-    return ids, moved, heads["wait"]
+    return PutUsers(ids, moved, bool(left), heads["wait"])
 
 
-async def wait_until_tokens_are_valid(seconds: float | None) -> None:
-    """Wait until tokens that are issued now are valid for a new user: at most a second."""
-    if seconds:
-        await asyncio.sleep(min(seconds, 1))
+async def after_put(database: Database, put: PutUsers) -> None:
+    """Let what runs since before the commit know the new users: pushes that are held, and deliveries.
+
+    Tokens of a new user that are issued when this returns are valid: it waits for at most a second.
+    """
+    await deliveries.decide_again(database, put.in_other_zones)
+    if put.have_left:
+        await _deliveries_end(database)
+    if put.seconds_without_tokens:
+        await asyncio.sleep(min(put.seconds_without_tokens, 1))
+
+
+async def _deliveries_end(database: Database) -> None:
+    """Wait until the deliveries under way have ended, which know the former companies, and may wait for inboxes.
+
+    A transaction that lasts longer than their statements may is none.
+    """
+    until = time.monotonic() + 2 * STATEMENT_TIMEOUT
+    left = under_way = set(await database.value(_SQL["deliveries_under_way"]))
+    while left and time.monotonic() < until:
+        await asyncio.sleep(DELIVERIES_INTERVAL)
+        left = under_way & set(await database.value(_SQL["deliveries_under_way"]))
 
 
 async def get_user(database: Database, id_: int, company_id: int | None) -> User:

@@ -9,12 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.database import slow
-from tests.support.events import CASE, custom, note, post
+from tests.support.events import CASE, custom, in_future, note, post
 from tests.support.pushes import (
     ANDROID,
     IPHONE,
     OTHER_IPHONE,
     becomes,
+    comes_to,
     hurry,
     prefer,
     push_report,
@@ -236,6 +237,37 @@ async def test_sandbox_token_registered_for_production_is_detected(api: Api, pho
     phones.answer("apns", status=400, reason="BadDeviceToken", times=1)
     id_ = await api.post(custom(1))
     assert await pushes_of(api, id_) == {"delivered": 1}
+    [device] = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
+    assert device["environment"] == "sandbox"
+
+
+async def test_push_that_waits_goes_through_the_lane_of_the_last_registration(api: Api, phones: Phones) -> None:
+    await register(api, 1, OTHER_IPHONE)
+    assert await pushes_of(api, await api.post(custom(1))) == {"delivered": 1}  # the lane works
+    await prefer(api, paused_until=in_future())
+    await register(api, 1, IPHONE)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await comes_to(api, id_, {"held": 2})
+    await register(api, 1, IPHONE, environment="sandbox")
+    phones.answer("apns", token=IPHONE, status=400, reason="DeviceTokenNotForTopic", times=9)
+    await prefer(api, paused_until=None)
+    await comes_to(api, id_, {"delivered": 2})
+    assert len(phones.pushes("apns-sandbox", IPHONE)) == 1
+    devices = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
+    assert [device["environment"] for device in devices] == ["sandbox", "production"]
+
+
+async def test_pushes_that_wait_follow_the_environment_in_which_a_token_is_known(api: Api, phones: Phones) -> None:
+    await prefer(api, paused_until=in_future())
+    await register(api, 1, IPHONE)
+    ids = [(await post(api, custom(1))).json()["id"] for _ in range(2)]
+    for id_ in ids:
+        await comes_to(api, id_, {"held": 1})
+    phones.answer("apns", token=IPHONE, status=400, reason="BadDeviceToken", times=9)
+    await prefer(api, paused_until=None)
+    for id_ in ids:
+        await comes_to(api, id_, {"delivered": 1})
+    assert len(phones.pushes("apns", IPHONE)) == 1
     [device] = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
     assert device["environment"] == "sandbox"
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from tocsin import devices
 from tocsin.backoff import FIRST, Backoff
 from tocsin.db.admission import KIND
 from tocsin.db.connections import STATEMENT_TIMEOUT
@@ -196,6 +197,7 @@ class ResultWriter:
         lane.resume()
         if each.retry_lane:
             await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
+            await devices.follow(self._database, each.delivery.key.device_id)
         if service := lane.channel.service(each.push.address):
             await self._services.delivered(lane.name, service)
         if not lane.channel.accepts_silent_push:

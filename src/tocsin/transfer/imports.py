@@ -18,12 +18,11 @@ from tocsin.db.connections import Connection, allow
 from tocsin.db.errors import PERMANENT, first_line
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
-from tocsin.directory import Team
+from tocsin.directory import PutUsers, Team
 from tocsin.errors import FieldError, InternalError, Invalid
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 from tocsin.pubsub import PubSub, wait
-from tocsin.push import deliveries
 from tocsin.transfer.lines import PARTS, Line, LineParser, copied
 from tocsin.validation import field_error
 
@@ -258,27 +257,26 @@ async def _apply(database: Database, worker: UUID, job: Job) -> None:
             applied = await _STEPS[step](connection, job.id, found["company_id"], applied.last)
             step += not applied.lines
         await connection.execute(_SQL["advance"], job.id, applied.lines, step, applied.last)
-    await deliveries.decide_again(database, applied.moved)
+    if applied.put:
+        await directory.after_put(database, applied.put)
 
 
 class Applied(NamedTuple):
     """The number of lines that a step applied, and the last: its user, or the number of the line of a team.
 
-    `moved` are users whose time zone changed.
+    `put` are its users, if it put any.
     """
 
     lines: int
     last: int = 0
-    moved: Sequence[int] = ()
+    put: PutUsers | None = None
 
 
 async def _users(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
     [row] = await connection.fetch(_SQL["users"], id_, start, APPLY_BATCH_SIZE)
     if not row["count"]:
         return Applied(0)
-    _, moved, wait = await directory.put_users(connection, row["users"], company_id)
-    await directory.wait_until_tokens_are_valid(wait)
-    return Applied(row["count"], row["last"], moved)
+    return Applied(row["count"], row["last"], await directory.put_users(connection, row["users"], company_id))
 
 
 async def _teams(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:

@@ -3,8 +3,12 @@
 -- Devices are locked in the order of their tokens, after the users that a transaction needs. So there is no deadlock.
 
 -- name: register
--- A token belongs to the user who registered it last; nothing of the previous user is kept.
-with put as (
+-- A token belongs to the user who registered it last; nothing of the previous user is kept. Returns the id of a device of the
+-- same user that has another lane now.
+with was as materialized (
+    select user_id, lane from devices where token = device_key($2)
+),
+put as (
     insert into devices (token, whole_token, user_id, type, provider, environment, app, p256dh, auth)
     values (device_key($2), nullif($2, device_key($2)), $1, $3, $4, $5, $6, $7, $8)
     on conflict (token) do update
@@ -14,9 +18,28 @@ with put as (
         id = case when devices.user_id = excluded.user_id then devices.id else gen_random_uuid() end,
         told_up_to = case when devices.user_id = excluded.user_id then devices.told_up_to end,
         last_delivered_at = case when devices.user_id = excluded.user_id then devices.last_delivered_at end
-    returning token
+    returning id, user_id, lane
 )
-select token from put
+select id from put where user_id = (select user_id from was) and lane <> (select lane from was)
+
+-- name: follow
+-- Send the pushes that wait for a device through the lane that it has now. Those that are claimed or recorded are skipped: here,
+-- devices are locked before deliveries.
+with waiting as materialized (
+    select d.event_id, d.device_id, v.lane
+    from (select id, user_id, lane from devices where id = $1) v
+    cross join lateral (
+        select event_id, device_id
+        from deliveries
+        where user_id = v.user_id and device_id = v.id and lane <> v.lane and worker_id is null
+          and state in ('queued', 'later', 'held')
+        for update skip locked
+    ) d
+)
+update deliveries d
+set lane = waiting.lane
+from waiting
+where d.event_id = waiting.event_id and d.device_id = waiting.device_id
 
 -- name: clear_phones
 -- A last clear for the phones of users, or for one of them, if their lane is served.

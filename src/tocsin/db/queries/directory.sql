@@ -35,6 +35,13 @@ delete from members m
 using users u
 where u.id = any($1::int[]) and m.user_id = u.id and u.company_id <> (select t.company_id from teams t where t.id = m.team_id)
 
+-- name: deliveries_under_way
+-- The transactions that write records of recipients. A statement locks its tables before it takes its snapshot.
+select coalesce(array_agg(distinct l.virtualtransaction), '{}')
+from pg_locks l
+where l.relation = 'recipients'::regclass and l.mode = 'RowExclusiveLock' and l.granted
+  and l.database = (select oid from pg_database where datname = current_database())
+
 -- name: user
 select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture, u.email, h.locale, u.time_zone, h.active
 from users u

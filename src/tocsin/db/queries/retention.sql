@@ -75,6 +75,7 @@ with old as materialized (
     where died_at < now() - make_interval(days => 30) and task not in ('erase', 'resolve')
     order by died_at
     limit $1
+    for update skip locked  -- one that is replayed is not cancelled
 ),
 stopped as (
     insert into cancellations (event_id) select id from old where task = 'deliver' on conflict do nothing

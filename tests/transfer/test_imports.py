@@ -397,6 +397,7 @@ MANY_ERRORS: list[tuple[list[bytes], int]] = [
     ([b'{"team": {"id": 7, "name": "x", "users": [%s0]}}' % (b"0, " * 249)], 250),
     ([json.dumps(device(number, f"{number:064x}")).encode() for number in range(1, 151)], 150),
     ([json.dumps(team(7, *range(2, 132))).encode(), *[json.dumps(device(9)).encode()] * 20], 150),
+    ([json.dumps(device(9)).encode()] * 70 + [b'{"user": {}}'] * 30, 160),
 ]
 
 
@@ -420,6 +421,22 @@ async def test_unknown_users_of_all_parts_of_a_large_import_are_reported(
     assert await api.app_state.database.rows("select number from import_lines") == []
     monkeypatch.setattr(imports, "MAX_FIELD_ERRORS", 3)
     assert field_errors(await send(api, lines)) == [(f"lines.{fault}", "unknown") for fault in faults[:3]]
+
+
+async def test_import_reports_unknown_users_with_other_errors_by_line(api: Api) -> None:
+    lines = [
+        device(9),
+        user(1, locale="danish!"),
+        team(7, 1, 8),
+        device(1, "x"),
+        notification(7),
+        {"user": {"id": 2}},
+        device(2),
+    ]
+    faults = ["1.device.user_id", "2.user.locale", "3.team.users.1", "4.device.token", "5.notification.user_id"]
+    faults += ["6.user.first_name", "6.user.last_name"]
+    assert [field for field, _ in field_errors(await send(api, lines))] == [f"lines.{fault}" for fault in faults]
+    assert await api.app_state.database.rows("select number from import_lines") == []
 
 
 async def test_check_of_a_part_of_an_import_reads_no_lines_of_other_parts(url: str) -> None:
@@ -498,10 +515,15 @@ async def test_company_bound_service_imports_into_its_company_only(api: Api) -> 
     before = await everything(api)
     lines = [user(1), user(2, company_id=1), team(7), team(8, 1), device(1), notification(1)]
     answer = await send(api, lines, company_id=2)
-    assert field_errors(answer) == [("lines.2.user.company_id", "unknown")]
+    due = ["1.user.id", "2.user.company_id", "3.team.id"]
+    assert field_errors(answer) == [(f"lines.{each}", "unknown") for each in due]
     wrong = [user(1, first_name=1, company_id=1), device(1, company_id=1)]
-    due = [("lines.1.user.first_name", "string"), ("lines.1.user.company_id", "unknown")]
-    assert field_errors(await send(api, wrong, company_id=2)) == due
+    assert field_errors(await send(api, wrong, company_id=2)) == [
+        ("lines.1.user.first_name", "string"),
+        ("lines.1.user.company_id", "unknown"),
+        ("lines.1.user.id", "unknown"),
+        ("lines.2.device.user_id", "unknown"),
+    ]
     assert (await send(api, wrong * 60, company_id=2)).json()["more"] == 20
     answer = await send(api, [line for line in lines if line != lines[1]], company_id=2)
     assert field_errors(answer) == [

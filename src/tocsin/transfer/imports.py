@@ -108,7 +108,7 @@ class Import:
         self._read(bytes(self._rest))
         await self._stage()
         await self._settled()
-        if not self._field_errors:
+        if not self._is_full:
             async with self._database.transaction() as connection:
                 await allow(connection, STAGE_TIMEOUT)
                 await connection.execute("analyze import_lines", timeout=STAGE_TIMEOUT)
@@ -118,9 +118,10 @@ class Import:
 
         The caller publishes `bulk` after the commit. Raises `Invalid` with the errors, by line number.
         """
+        if not self._is_full:
+            await self._note_unknown(connection)
         if self._field_errors:
             raise Invalid(self._field_errors, self._more_errors)
-        await self._refuse_unknown(connection)
         await connection.execute(_SQL["accept"], self.id)
         counts = {f"{part}s": self._counts[part] for part in PARTS}
         await audit.record(connection, self._actor, "imported", f"import:{self.id}", **counts)
@@ -141,10 +142,14 @@ class Import:
         while await self._database.value(_SQL["abandon"], self.id, CHECK_BATCH_SIZE) == CHECK_BATCH_SIZE:
             pass
 
-    async def _refuse_unknown(self, connection: Connection) -> None:
-        """Raise `Invalid` if lines name unknown users, or events of another company."""
+    @property
+    def _is_full(self) -> bool:
+        """Whether no further error is reported, so that no further line needs to be staged and checked."""
+        return len(self._field_errors) >= MAX_FIELD_ERRORS
+
+    async def _note_unknown(self, connection: Connection) -> None:
+        """Note the errors of lines that name unknown users, or events of another company, in the order of lines."""
         found: list[FieldError] = []
-        more = 0
         await allow(connection, STAGE_TIMEOUT)
         for start in range(1, self._number + 1, CHECK_BATCH_SIZE):
             numbers = (start, start + CHECK_BATCH_SIZE - 1)
@@ -152,9 +157,9 @@ class Import:
             given = (self.id, self._parser.company_id, max(limit, 1), *numbers)
             rows = await connection.fetch(_SQL["unknown"], *given, timeout=STAGE_TIMEOUT)
             found += (reported := [_unknown(row["number"], row["path"]) for row in rows[:limit]])
-            more += rows[0]["total"] - len(reported) if rows else 0
-        if found:
-            raise Invalid(found, more)
+            self._more_errors += rows[0]["total"] - len(reported) if rows else 0
+        noted, self._field_errors = self._field_errors, []
+        self._note(sorted([*noted, *found], key=_line_of))
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1
@@ -163,7 +168,7 @@ class Import:
             return
         if not text.strip():
             return
-        if len(self._field_errors) >= MAX_FIELD_ERRORS:
+        if self._is_full:
             self._more_errors += self._parser.count_errors(bytes(text))
             return
         found = self._parser.read(self._number, bytes(text))
@@ -173,6 +178,7 @@ class Import:
             self._counts[found.part] += 1
         else:
             self._note(found)
+            self._staged += self._parser.known_by(self._number, bytes(text))
 
     def _note_length(self, number: int) -> None:
         self._note([field_error(f"lines.{number}", "string_between", f"must have at most {MAX_LINE_BYTES} bytes")])
@@ -186,7 +192,7 @@ class Import:
         """Stage lines while more are read, one batch at a time."""
         await self._settled()
         staged, self._staged, self._staged_bytes = self._staged, [], 0
-        if staged and not self._field_errors:
+        if staged and not self._is_full:
             self._storing = asyncio.create_task(self._store(staged))
 
     async def _settled(self) -> None:
@@ -210,6 +216,10 @@ class Import:
                 timeout=STAGE_TIMEOUT,
             )
             await connection.execute(_SQL["touch"], self.id)
+
+
+def _line_of(found: FieldError) -> int:
+    return int(found.field.split(".")[1])
 
 
 def _unknown(number: int, path: str) -> FieldError:

@@ -13,6 +13,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import spoken_text
 from tocsin.errors import FieldError, Malformed
 from tocsin.formats import NotificationLine, TeamLine, UserLine, company_of, errors_of_company
+from tocsin.ids import is_id
 from tocsin.notifications import IMPORTED, body_with
 from tocsin.push.device_formats import DeviceLine
 from tocsin.strict_json import parse_object
@@ -73,6 +74,17 @@ class LineParser:
             beside = [under(f"{path}.{part}.", each) for each in self._beside(part, value)]
             return [*field_errors_of(error, f"{path}.{part}"), *beside]
         return [under(f"{path}.{part}.", each) for each in made] if isinstance(made, list) else made
+
+    def known_by(self, number: int, text: bytes) -> list[Line]:
+        """Return what an invalid line stands for in the checks of other lines: the user whose id it has, if any."""
+        try:
+            [part, value] = _part_of(parse_object(text))
+        except Malformed:
+            return []
+        if part != "user" or not isinstance(value, dict) or not is_id(value.get("id")):
+            return []
+        company_id = company_of(named if is_id(named := value.get("company_id")) else None, self.company_id)
+        return [Line(number, part, value["id"], _json({"company_id": company_id}))]
 
     def count_errors(self, text: bytes) -> int:
         """Return the number of errors of a line, without the cost of their messages."""

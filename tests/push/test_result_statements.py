@@ -43,6 +43,28 @@ async def tokens(dba: Connection) -> set[str]:
     return {row["token"] for row in await dba.fetch("select token from devices")}
 
 
+@pytest.mark.parametrize("state", ["held", "dead"])
+async def test_pushes_that_another_session_locks_are_skipped(
+    database: Database, dba: Connection, now: datetime, state: State
+) -> None:
+    """Each session may lock them in another order, so that they would wait for each other."""
+    phone = await device(dba, 1)
+    keys = [
+        await delivery(dba, number, phone, state=state, worker_id=None, due_at=now, settled_at=now)
+        for number in (1, 2, 3)
+    ]
+    async with asyncio.timeout(5), dba.transaction():
+        await dba.execute("select from deliveries where event_id = $1 for update", keys[1].event_id)
+        if state == "held":
+            claimed = await deliveries.claim(database, WORKER, LANE, 1, bulk=False)
+            assert {found.key for found in claimed} == {keys[0], keys[2]}
+        else:
+            async with database.transaction() as connection:
+                assert await deliveries.replay(connection, [key.event_id for key in keys]) == 2
+            dead = await states(dba, "state")
+            assert [dead[key] for key in keys] == [("queued",), ("dead",), ("queued",)]
+
+
 class TestDeliveries:
     @pytest.mark.parametrize(
         "state", ["queued", "later", "held", "delivered", "gone", "refused", "dead", "muted", "skipped"]

@@ -25,7 +25,8 @@ where d.event_id = one.event_id and d.device_id = one.device_id
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: claim_held
--- The other held deliveries of these devices in this lane that are due, up to $4 of each: they are bundled.
+-- The other held deliveries of these devices in this lane that are due, up to $4 of each: they are bundled. Locked ones are
+-- skipped, as by `claim`: who releases held deliveries locks them in another order.
 update deliveries d
 set worker_id = $1, attempts = d.attempts + 1
 where (d.event_id, d.device_id) in (
@@ -35,9 +36,9 @@ where (d.event_id, d.device_id) in (
         select event_id, device_id from deliveries
         where device_id = asked.id and state = 'held' and worker_id is null and due_at <= now() and lane = $3
         limit (select $4::bigint)
+        for update skip locked
     ) held
 )
-  and d.state = 'held' and d.worker_id is null and d.due_at <= now()
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: look
@@ -458,6 +459,7 @@ order by settled_at desc
 limit $2
 
 -- name: replay
+-- Those that another session replays or erases are skipped, so that no two wait for each other.
 with replayed as (
     update deliveries d
     set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
@@ -465,7 +467,7 @@ with replayed as (
         select dead.event_id, dead.device_id
         from unnest($1::uuid[]) as asked (id)
         cross join lateral (
-            select event_id, device_id from deliveries where event_id = asked.id and state = 'dead' offset 0
+            select event_id, device_id from deliveries where event_id = asked.id and state = 'dead' for update skip locked
         ) dead
     )
       and ($2::int is null or (select e.company_id = $2 from events e where e.id = d.event_id))
@@ -482,5 +484,6 @@ where (event_id, device_id) in (
       and ($4::int is null or (select e.company_id = $4 from events e where e.id = d.event_id))
     order by settled_at
     limit $3
+    for update skip locked
 )
 returning lane

@@ -246,6 +246,20 @@ async def test_resolution_changes_a_bounded_number_of_entries_in_one_step(
     assert [row[0] for row in changes] == [4, 4, 2]
 
 
+async def test_teams_of_excepted_users_are_looked_up_once_for_all_events(idle: Api, dba: Connection) -> None:
+    users = range(1, 21)
+    await idle.people(*users)
+    await idle.team(7, *users)
+    for _ in range(10):
+        event = {**custom(21, teams=(7,)), "about": ["order:7"], "deliver_at": in_future()}
+        await post(idle, {**event, "notify": {**event["notify"], "unknown": "skip"}})
+    async with dba.transaction():
+        await dba.execute(queries("resolutions")["except"], "order:7", None, None, [*users, 99])
+        read = await dba.fetchval("select idx_scan from pg_stat_xact_user_tables where relname = 'members'")
+    excepted = await dba.fetchval("select array_agg(distinct cardinality(excepted)) from events")
+    assert (excepted, read) == ([20], 21)
+
+
 async def many_orders(api: Api, count: int) -> None:
     await api.people(1)
     events = {"events": [ordered(1) for _ in range(count)]}

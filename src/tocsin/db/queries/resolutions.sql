@@ -30,7 +30,8 @@ dead as (
 insert into cancellations (event_id) select id from stopped union all select id from dead
 
 -- name: except
--- Except users, named or in a team, from events that are not delivered to them yet, also if they failed.
+-- Except users, named or in a team, from events that are not delivered to them yet, also if they failed. The teams of the users
+-- are read once for all events.
 with
 -- include: about
 ,
@@ -39,27 +40,31 @@ pending as materialized (
     union all
     select d.id from dead_letters d where d.id in (select id from about) and d.task = 'deliver'
 ),
-event as materialized (
-    select e.id, e.users, e.excepted, (select jsonb_object_agg(t.id, true) from unnest(e.teams) as t (id)) as teams
-    from pending
-    join events e on e.id = pending.id
+of_team as materialized (
+    select jsonb_object_agg(team_id, user_ids) as members
+    from (
+        select m.team_id, array_agg(m.user_id) as user_ids
+        from unnest($4::int[]) as left_out (user_id)
+        cross join lateral (select team_id, user_id from members where user_id = left_out.user_id offset 0) m
+        group by m.team_id
+    ) grouped
 ),
 addressed as materialized (
-    select event.id, array(
+    select e.id, array(
         (
-            select unnest(event.users)
+            select named.user_id
+            from unnest(e.users) as named (user_id)
+            where (named.user_id in (select unnest($4::int[]))) is true
             union
-            select left_out.user_id
-            from unnest($4::int[]) as left_out (user_id)
-            cross join lateral (select m.team_id from members m where m.user_id = left_out.user_id offset 0) of
-            where event.teams ? of.team_id::text
+            select member.id::int
+            from unnest(e.teams) as t (id)
+            cross join lateral jsonb_array_elements_text((select members from of_team) -> t.id::text) as member (id)
         )
-        intersect
-        select unnest($4::int[])
         except
-        select unnest(event.excepted)
+        select unnest(e.excepted)
     ) as user_ids
-    from event
+    from pending
+    join events e on e.id = pending.id
 )
 update events e
 set excepted = e.excepted || addressed.user_ids

@@ -277,6 +277,13 @@ class TestLater:
         assert 290 < results.lane.remaining <= 300
         assert results.lane.waits_because == "429 TooMany"
 
+    @pytest.mark.parametrize("after", [None, 5.0])
+    async def test_push_is_not_due_before_its_lane_is(self, results: Results, after: float | None) -> None:
+        key = await results.got(Later("429 TooMany", after, 300.0))
+        due_at = (await states(results.dba, "due_at"))[key][0]
+        assert timedelta(seconds=300) <= due_at - results.now <= timedelta(seconds=335)
+        assert await results.state(key) == ("later", f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: 429 TooMany")
+
 
 class TestRefused:
     async def test_push_is_refused_and_logged(self, results: Results) -> None:

@@ -177,7 +177,8 @@ class ResultWriter:
             case Later(reason, after, lane_waits):
                 if lane_waits:
                     lane.wait(lane_waits, reason)
-                result = retried(each.delivery, reason, after, lane.channel.min_retry_delay)
+                least = max(lane.channel.min_retry_delay, lane_waits or 0.0)
+                result = retried(each.delivery, reason, after, least)
                 lane.fail(result.due_at - each.delivery.now if result.due_at else timedelta(), reason)
                 return result
             case Unauthorised(reason, after):

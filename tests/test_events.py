@@ -455,7 +455,7 @@ async def test_concurrent_events_of_one_key_leave_one(idle: Api) -> None:
 
 CHANGES: dict[str, tuple[bool, str, Callable[[UUID, UUID], tuple[Any, ...]]]] = {
     "fails": (False, "move_to_dead_letters", lambda worker, id_: (worker, id_, "it failed")),
-    "is replayed": (True, "requeue", lambda _, id_: ([id_], datetime.now(UTC), None)),
+    "is replayed": (True, "requeue", lambda _, id_: ([id_], *[None] * 4)),
 }
 
 

@@ -107,7 +107,7 @@ async def test_dead_letter_that_is_replayed_when_it_expires_is_not_cancelled(idl
     await jobs.move_to_dead_letters(database, worker, id_, "it failed")
     await age(idle, "dead_letters", "died_at", 31)
     async with asyncio.TaskGroup() as group, dba.transaction():
-        await dba.fetch(queries("jobs")["requeue"], [id_], datetime.now(UTC), None)
+        await dba.fetch(queries("jobs")["requeue"], [id_], *[None] * 4)
         expiring = group.create_task(go_round(idle))
         await until(lambda: expiring.done() or blocked(dba))
     assert (await state(idle, id_))["state"] == "queued"
@@ -279,6 +279,29 @@ async def test_events_among_old_ids_that_are_needed_stay(api: Api) -> None:
     assert [(await state(api, id_))["state"] for id_ in (held, failed)] == ["held", "failed"]
     assert await violations(api) == []
     assert await go_round(api, 30) == {}
+
+
+async def test_each_step_reads_the_next_events_also_if_those_before_stay(
+    database: Database, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH_SIZE", 2)
+    await dba.execute(
+        "insert into events (id, kind, data, params, users, teams, subjects, accepted_at)"
+        " select ('ffffffff-0000-0000-0000-00000000000' || n)::uuid, 'custom', '{}', '{}', '{1}', '{}', '{}',"
+        " now() - make_interval(days => 40, hours => -n / 2) from generate_series(1, 8) n"
+    )
+    await dba.execute(  # they were delivered late
+        "insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)"
+        " select id, 0, '{1}', '{0}', 1, 0 from events order by id limit 5"
+    )
+    first = datetime.min.replace(tzinfo=UTC), UUID(int=0)
+    row = await database.row(queries("retention")["old_events"], 2, 30, *first)
+    assert row is not None
+    assert (row["count"], row["old"], str(row["id"])[-1]) == (2, [], "2")
+    assert await run_once(database, 30) == {"events": 3}
+    assert [id_[-1] for id_ in await dba.fetchval("select array(select id::text from events order by id)")] == [
+        *"12345"
+    ]
 
 
 async def test_retention_that_is_killed_continues_where_it_was(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
@@ -87,7 +87,7 @@ async def run_once(
     if retention_days is not None:
         works["months"] = partial(_drop_months, days=retention_days)
         works["notifications"] = partial(_delete_notifications, days=retention_days)
-        works["events"] = partial(_repeat, step=partial(_delete_events, days=retention_days))
+        works["events"] = partial(_delete_events, days=retention_days)
     forgotten: dict[str, int] = {}
     for name, work in works.items():
         KIND.set(f"retention of {name}")
@@ -247,10 +247,21 @@ async def _delete_oldest(connection: Connection, days: int) -> int:
     return count
 
 
-async def _delete_events(connection: Connection, days: int) -> int:
-    ids = [row["id"] for row in await connection.fetch(_SQL["old_events"], BATCH_SIZE, days)]
-    await _forget_rest(connection, ids)
-    return len(ids)
+async def _delete_events(database: Database, days: int) -> int:
+    """Delete events that were never delivered, in steps; return their number. Each step looks at the next events."""
+    after, count = (datetime.min.replace(tzinfo=UTC), UUID(int=0)), 0
+
+    async def step(connection: Connection) -> int:
+        nonlocal after, count
+        row = await connection.fetchrow(_SQL["old_events"], BATCH_SIZE, days, *after)
+        if row is None:
+            return 0
+        await _forget_rest(connection, row["old"])
+        after, count = (row["accepted_at"], row["id"]), count + len(row["old"])
+        return int(row["count"])
+
+    await _repeat(database, step)
+    return count
 
 
 async def _forget_rest(connection: Connection, ids: Sequence[UUID]) -> None:

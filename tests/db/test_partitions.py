@@ -207,7 +207,7 @@ async def test_import_that_waits_for_a_partition_is_applied(aged: Api, table: st
     assert await aged.ids(1) == [line["notification"]["id"]]
 
 
-@pytest.mark.parametrize(("name", "others"), [("page", "9, 15, false"), ("changes_of_one", "0, 500")])
+@pytest.mark.parametrize(("name", "others"), [("page", "9, 15, false"), ("changes_of_one", "0, 500, 1000")])
 async def test_statement_for_one_inbox_opens_one_of_its_partitions(aged: Api, name: str, others: str) -> None:
     opened = set()
     async with aged.app_state.database.connection() as connection:

@@ -330,13 +330,24 @@ key as (
 delete from events e using old where e.id = old.id
 
 -- name: old_events
--- Events that were never delivered.
-select e.id
-from events e
-where e.accepted_at < now() - make_interval(days => $2)
-  and (select e.id >= ending.low and e.id < ending.high from ending_events ending where ending.id = 1) is not true
-  and not exists (select from recipients r where r.event_id = e.id)
-  and not exists (select from jobs j where j.id = e.id)
-  and not exists (select from dead_letters d where d.id = e.id)
-order by e.accepted_at
-limit $1
+-- Of the next $1 events after ($3, $4) that are older than $2 days, those that were never delivered; the last of all, and their
+-- number.
+with next as materialized (
+    select id, accepted_at
+    from events
+    where accepted_at < now() - make_interval(days => $2) and (accepted_at, id) > ($3::timestamptz, $4::uuid)
+    order by accepted_at, id
+    limit $1
+),
+last as (
+    select accepted_at, id from next order by accepted_at desc, id desc limit 1
+)
+select last.accepted_at, last.id, (select count(*) from next) as count, array(
+    select n.id
+    from next n
+    where (select n.id >= ending.low and n.id < ending.high from ending_events ending where ending.id = 1) is not true
+      and (select true from recipients r where r.event_id = n.id limit 1) is null
+      and (select true from jobs j where j.id = n.id) is null
+      and (select true from dead_letters d where d.id = n.id) is null
+) as old
+from last

@@ -1,5 +1,7 @@
 """Deliveries of pushes: once, in time, by the preferences of the user, and explained."""
 
+import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -241,14 +243,29 @@ async def test_sandbox_token_registered_for_production_is_detected(api: Api, pho
     assert device["environment"] == "sandbox"
 
 
-async def test_push_that_waits_goes_through_the_lane_of_the_last_registration(api: Api, phones: Phones) -> None:
+async def register_in_sandbox(api: Api) -> None:
+    await register(api, 1, IPHONE, environment="sandbox")
+
+
+async def import_in_sandbox(api: Api) -> None:
+    device = {"user_id": 1, "token": IPHONE, "environment": "sandbox"}  # registered now
+    headers = {"Content-Type": "application/x-ndjson"}
+    content = json.dumps({"device": device})
+    answer = await api.as_service("POST", "/directory/import", content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("register_again", [register_in_sandbox, import_in_sandbox])
+async def test_push_that_waits_goes_through_the_lane_of_the_last_registration(
+    api: Api, phones: Phones, register_again: Callable[[Api], Awaitable[None]]
+) -> None:
     await register(api, 1, OTHER_IPHONE)
     assert await pushes_of(api, await api.post(custom(1))) == {"delivered": 1}  # the lane works
     await prefer(api, paused_until=in_future())
     await register(api, 1, IPHONE)
     id_ = (await post(api, custom(1))).json()["id"]
     await comes_to(api, id_, {"held": 2})
-    await register(api, 1, IPHONE, environment="sandbox")
+    await register_again(api)
     phones.answer("apns", token=IPHONE, status=400, reason="DeviceTokenNotForTopic", times=9)
     await prefer(api, paused_until=None)
     await comes_to(api, id_, {"delivered": 2})

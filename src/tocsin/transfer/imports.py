@@ -305,6 +305,8 @@ async def _devices(connection: Connection, id_: UUID, company_id: int | None, st
     [row] = await connection.fetch(_SQL["devices"], id_, company_id, APPLY_BATCH_SIZE, start)
     for owner in row["owners"]:
         await devices.enforce_device_limit(connection, owner)
+    for device in row["rerouted"]:
+        await devices.follow(connection, device)
     return Applied(row["count"], row["last"] or 0)
 
 

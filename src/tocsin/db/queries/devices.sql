@@ -5,10 +5,7 @@
 -- name: register
 -- A token belongs to the user who registered it last; nothing of the previous user is kept. Returns the id of a device of the
 -- same user that has another lane now.
-with was as materialized (
-    select user_id, lane from devices where token = device_key($2)
-),
-put as (
+with put as (
     insert into devices (token, whole_token, user_id, type, provider, environment, app, p256dh, auth)
     values (device_key($2), nullif($2, device_key($2)), $1, $3, $4, $5, $6, $7, $8)
     on conflict (token) do update
@@ -18,9 +15,9 @@ put as (
         id = case when devices.user_id = excluded.user_id then devices.id else gen_random_uuid() end,
         told_up_to = case when devices.user_id = excluded.user_id then devices.told_up_to end,
         last_delivered_at = case when devices.user_id = excluded.user_id then devices.last_delivered_at end
-    returning id, user_id, lane
+    returning id, lane
 )
-select id from put where user_id = (select user_id from was) and lane <> (select lane from was)
+select put.id from put where (select was.lane <> put.lane from devices was where was.id = put.id)
 
 -- name: follow
 -- Send the pushes that wait for a device through the lane that it has now. Those that are claimed or recorded are skipped: here,

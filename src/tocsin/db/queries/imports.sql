@@ -141,7 +141,7 @@ where ctid = any(array(
 returning number, body
 
 -- name: devices
--- A token that was registered since, or is of another company, is not changed.
+-- A token that was registered since, or is of another company, is not changed. `rerouted` are devices that have another lane now.
 with next as materialized (
     select ctid as place, number, user_id, body
     from import_lines
@@ -183,9 +183,10 @@ put as (
         last_delivered_at = excluded.last_delivered_at
     where devices.registered_at < excluded.registered_at
       and ($2::int is null or (select u.company_id from users u where u.id = devices.user_id) = $2)
-    returning user_id
+    returning id, user_id, lane
 )
-select count(*) as count, (select max(user_id) from next) as last, array(select distinct user_id from put) as owners
+select count(*) as count, (select max(user_id) from next) as last, array(select distinct user_id from put) as owners,
+       array(select put.id from put where (select was.lane <> put.lane from devices was where was.id = put.id)) as rerouted
 from line
 
 -- name: concerned

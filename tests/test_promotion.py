@@ -1,26 +1,31 @@
 """The promotion of a standby that lacks the last changes: their positions are taken by other changes."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pytest
 
 from tests.support.database import value
 from tests.support.events import message_event
+from tests.support.imports import CONTACT, NDJSON, notification, text_of
 from tests.support.servers import OwnServer, own_server, standby_of
 from tests.support.service import Api, serving
 from tests.support.streams import watching
 from tests.support.waiting import reaches, until
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
+from tocsin.invariants import check_rows, open_session
 from tocsin.store import pool
 
 pytestmark = pytest.mark.processes
 
 DATABASE = "tocsin"
+ABOUT = f"contact:{CONTACT}"
 LOST, NEW = "What the standby lacks", "What comes after the promotion"
 
 
@@ -171,6 +176,55 @@ async def test_inboxes_are_read_after_a_promotion_while_commits_wait_for_a_stand
             return (await api.as_user(1, "GET", "/notifications")).status_code == 200
 
         await until(is_read, 10)
+
+
+async def test_imports_erasures_and_resolutions_end_after_a_promotion_amid_them(catalogue: Catalogue) -> None:
+    async with own_server(wal_keep_size="1GB") as primary:
+        await primary.fresh(DATABASE)
+        await migrate.migrate(primary.url(database=DATABASE), accept_undurable=True)
+        async with standby_of(primary) as standby:
+            await primary.run("alter system set synchronous_standby_names = '*'", "select pg_reload_conf()")
+            url = Late(primary, standby, standby).url
+            async with serving(url, catalogue) as api:
+                await api.people(*range(1, 21))
+                for _ in range(5):
+                    events = [{**message_event("Resolved", 1, 2, 3, 4), "about": [ABOUT]} for _ in range(100)]
+                    assert (await api.as_service("POST", "/events/batch", json={"events": events})).status_code == 202
+                imports = [[notification(5 + n % 16) for n in range(2_000)] for _ in range(4)]
+                working = asyncio.gather(
+                    *(insist_on_import(api, lines, str(key)) for key, lines in enumerate(imports)),
+                    *(insist(api, "DELETE", f"/directory/users/{user}") for user in (1, 2)),
+                    insist(api, "POST", "/events/resolve", json={"about": ABOUT, "as": "gone"}),
+                )
+                await until(lambda: value(url, "select exists (select from imports where applied > 0)"))
+                primary.kill()
+                await value(standby.url(), "select pg_promote(true)")
+                await working
+                await until(lambda: value(url, "select not exists (select from jobs)"))
+            due = sorted((line["notification"]["user_id"], line["notification"]["id"]) for line in chain(*imports))
+            connection = await open_session(url)
+            rows = await connection.fetch("select user_id, event_id::text from inbox where deleted_at is null")
+            assert sorted(map(tuple, rows)) == due
+            assert not await connection.fetch("select from recipients where user_ids && '{1,2}'")
+            assert not await connection.fetch("select from dead_letters")
+            assert [str(violation) async for violation in check_rows(connection) if violation] == []
+            await connection.close()
+
+
+async def insist_on_import(api: Api, lines: list[Any], key: str) -> None:
+    headers = {**NDJSON, "Idempotency-Key": key}
+    await insist(api, "POST", "/directory/import", content=text_of(lines), headers=headers)
+
+
+async def insist(api: Api, method: str, path: str, **more: Any) -> None:
+    """Repeat a request while it is answered 503."""
+
+    async def is_done() -> bool:
+        status = (await api.as_service(method, path, **more)).status_code
+        assert status in {200, 202, 204, 404, 503}
+        return status != 503
+
+    await until(is_done)
 
 
 async def test_server_that_hides_its_timeline_is_used() -> None:

@@ -93,6 +93,33 @@ async def test_event_waiting_for_an_erased_user_is_dropped_and_counted(idle: Api
     assert (state["recipients"], state["dropped"]) == (1, 1)
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_event_that_waited_for_an_erased_user_keeps_nothing_of_them(idle: Api, *, again: bool) -> None:
+    await made(idle)
+    alone = {**custom(PERSON, body="for your eyes only"), "about": ["order:7"]}
+    ids = [(await idle.as_service("POST", "/events", json=event)).json()["id"] for event in (alone, custom(1, PERSON))]
+    assert (await idle.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 204
+    if again:
+        await idle.people(PERSON)
+    await work(idle)
+    events = (await everything(idle))["events"]
+    assert (str(PERSON) in events) == again
+    for table, text in (await everything(idle)).items():
+        for trace in ("for your eyes only", "order:7"):
+            assert trace not in text, f"{trace} in {table}: {text}"
+    counts = [(await idle.as_service("GET", f"/events/{id_}")).json() for id_ in ids]
+    assert [(each["recipients"], each["dropped"]) for each in counts] == [(0, 1), (1, 1)]
+    assert [entry["message"] for entry in (await idle.inbox(1))["data"]] == ["Hello"]
+
+
+async def test_event_for_users_who_are_inactive_keeps_its_words(idle: Api) -> None:
+    await made(idle)
+    await idle.as_service("POST", "/events", json=custom(PERSON, body="for your eyes only"))
+    await idle.people(PERSON, active=False)
+    await work(idle)
+    assert "for your eyes only" in (await everything(idle))["events"]
+
+
 async def test_held_event_of_erased_user_does_not_reach_a_reused_id(api: Api) -> None:
     await made(api)
     event = {**custom(1, PERSON, body="for the former"), "deliver_at": in_future()}

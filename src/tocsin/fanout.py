@@ -74,6 +74,7 @@ async def deliver(
         await jobs.hand_back(connection, worker, list(waiting))
         if chunks:
             entered = await _enter(connection, catalogue, chunks, limit, queue, pushes.lanes if pushes else ())
+            await _forget_erased(connection, [chunk for chunk in chunks if chunk["reach"] < limit], entered)
     if pushes and any(each["pushed"] for each in entered):
         pushes.publish()
     return Done(done, {user_id for each in entered for user_id in each["user_ids"]})
@@ -136,6 +137,13 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     if said:
         await connection.execute(_SQL["insert_contents"], *map(list, zip(*said, strict=True)))
     return entered
+
+
+async def _forget_erased(connection: Connection, last: Sequence[Record], entered: Sequence[Record]) -> None:
+    """Remove users who were erased before from events whose last chunks were entered and did not reach all of them."""
+    reached = {event["id"]: len(event["user_ids"]) for event in entered}
+    if left_out := [chunk["id"] for chunk in last if reached.get(chunk["id"], 0) < chunk["reach"]]:
+        await connection.execute(_SQL["forget_erased"], left_out)
 
 
 def _rendered(catalogue: Catalogue, event: Record, language: str) -> str:

@@ -71,6 +71,37 @@ held as materialized (
 )
 select distinct event_id from reached where user_id = any(array(select user_id from held))
 
+-- name: forget_erased
+-- Remove from these events, which are delivered, the ids of users who were erased before; and the words, if they are for erased
+-- users only. A new user with the id of an erased one is not the user who was named.
+with event as materialized (
+    select e.id, e.subjects, array(
+               select named.user_id
+               from unnest(e.users) as named (user_id)
+               where (select true from heads h where h.user_id = named.user_id)
+           ) as users,
+           cardinality(e.teams) = 0 and not exists (
+               select
+               from unnest(e.users) as named (user_id)
+               where (
+                   select coalesce(h.generation <= e.generation, h.made_at <= e.accepted_at)
+                   from heads h
+                   where h.user_id = named.user_id
+               )
+           ) as is_void
+    from (select * from unnest($1::uuid[]) as asked (id) limit cardinality($1::uuid[])) asked
+    join events e on e.id = asked.id
+),
+about as (
+    delete from subjects s using event where event.is_void and s.event_id = event.id and s.subject = any(event.subjects)
+)
+update events e
+set users = event.users, data = case when event.is_void then '{}' else e.data end,
+    params = case when event.is_void then '{}' else e.params end,
+    subjects = case when event.is_void then '{}' else e.subjects end
+from event
+where e.id = event.id and (event.is_void or cardinality(event.users) < cardinality(e.users))
+
 -- name: insert_contents
 insert into contents (event_id, language, body)
 select * from unnest($1::uuid[], $2::text[], $3::text[])

@@ -122,6 +122,24 @@ async def test_mark_that_is_committed_after_a_claim_is_cleared_later(api: Api, p
     assert phones.screen(ANDROID)["banners"] == []
 
 
+async def test_clear_after_very_many_changes_reads_only_the_latest(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    await dba.execute(
+        "insert into changes (user_id, position, change, event_ids)"
+        " select 1, n, (array['read', 'deleted', 'unread'])[1 + n % 3], array[gen_random_uuid()]"
+        " from generate_series(1, 3000) n"
+    )
+    await dba.execute("analyze changes")
+    async with dba.transaction():
+        [row] = await dba.fetch(queries("deliveries")["cleared"], [1], [0])
+        read = await dba.fetchval(
+            "select sum(idx_tup_fetch)::int from pg_stat_xact_user_tables where relname ~ '^changes'"
+        )
+    latest = "select array(select event_ids[1] from changes where change <> 'unread' and position > 2900)"
+    assert (set(row["ids"]), row["raised"]) == (set(await dba.fetchval(latest)), True)
+    assert read < 1000
+
+
 async def test_clear_that_is_taken_while_the_database_fails_is_sent_later(
     api: Api, phones: Phones, dba: Connection
 ) -> None:

@@ -352,8 +352,8 @@ returning user_id, since
 
 -- name: cleared
 -- What the phones of these users clear since a position: all if nothing is unread, or the latest that were read, deleted or
--- erased; of what was read up to an entry, the latest that are read. `raised`: some are unread again. The limit is the number of
--- users. It shows the planner that they are few, so that it keeps its plan.
+-- erased; of what was read up to an entry, the latest that are read. `raised`: some are unread again. Only the latest 100 changes
+-- of a user are read. The limit is the number of users. It shows the planner that they are few, so that it keeps its plan.
 select due.user_id, h.unread, exists (
            select from changes c where c.user_id = due.user_id and c.position > due.since and c.change = 'unread'
        ) as raised,
@@ -383,7 +383,18 @@ select due.user_id, h.unread, exists (
            limit 100
        ) as ids
 from (
-    select * from unnest($1::int[], $2::bigint[]) as due (user_id, since) limit cardinality($1::int[])
+    select user_id, coalesce(
+               (
+                   select c.position from changes c
+                   where c.user_id = asked.user_id and c.position > asked.since
+                   order by c.position desc
+                   offset 100
+                   limit 1
+               ),
+               since
+           ) as since
+    from unnest($1::int[], $2::bigint[]) as asked (user_id, since)
+    limit cardinality($1::int[])
 ) due
 join heads h on h.user_id = due.user_id and h.active
 

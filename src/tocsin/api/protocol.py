@@ -9,7 +9,7 @@ from typing import Any
 import httptools
 import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tocsin.api.connections import Connections, Patience, is_reserved
 from tocsin.api.cors import EXPOSED
@@ -112,6 +112,7 @@ class Protocol(HttpToolsProtocol):
         "_repeating",
         "_repeats",
         "_rest",
+        "_running",
         "_timer",
         "_timer_due",
         "_unsent",
@@ -152,6 +153,7 @@ class Protocol(HttpToolsProtocol):
         self._kept = b""  # bytes to parse after the responses to earlier requests
         self._rest: int | None = None  # bytes that may still be read of a body after the response
         self._refusal: Problem | None = None
+        self._running: RequestResponseCycle | None = None  # the last one is `cycle`, which may wait for its turn
         self._deadline = inf
         self._unsent, self._unsent_due = 0, inf
         self._timer: asyncio.TimerHandle | None = None
@@ -169,7 +171,11 @@ class Protocol(HttpToolsProtocol):
             self._answer_problem(_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release the connection and its timer."""
+        """Release the connection and its timer. Nothing more is written to it."""
+        running, self._running = self._running, None
+        if running and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
         self._connections.leave(self)
         self._kept, self._deadline, self._unsent_due = b"", inf, inf
@@ -297,6 +303,10 @@ class Protocol(HttpToolsProtocol):
         if self._rest is not None:
             self._rest, self.cycle.more_body = None, False
             self._await_a_request()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Process the next request, or wait for it."""

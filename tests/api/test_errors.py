@@ -222,6 +222,9 @@ async def test_client_disconnect_during_body_leaves_no_state_and_no_error(api: A
             await writer.wait_closed()
         await reaches(lambda: sum(line["event"] == "request" for line in lines), 2)
     assert {line["log_level"] for line in lines} == {"info"}
+    assert {line["status"] for line in lines if line["event"] == "request"} == {0}
+    counted = b'tocsin_http_requests_total{method="POST",route="/notifications",status="0"} 1.0'
+    assert counted in await api.app_state.metrics.text(api.app_state.database)
     assert await api.app_state.database.value("select count(*) from events") == 0
     assert (await api.as_user(1, "GET", "/notifications")).json()["pagination"]["total"] == 0
 

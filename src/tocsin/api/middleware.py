@@ -30,6 +30,9 @@ OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"no
 
 STOPPING = "The service is stopping. Please try again."
 
+NO_RESPONSE = 0
+"""The status of a request without a response."""
+
 ABORT = "tocsin.abort"
 """The key in the scope of a function that closes the connection at once."""
 
@@ -84,6 +87,8 @@ class Envelope:
             else:
                 await self._app(scope, _in_time(scope, receive), response.send)
         except ClientDisconnect:
+            # The framework has sent its 500 to the closed connection.
+            response.status = NO_RESPONSE if BUG in scope["state"] else response.status
             log.info("client disconnected during its request")
         except asyncio.CancelledError:
             if response.status:
@@ -114,12 +119,12 @@ class Envelope:
 
 
 class _Response:
-    """Sends a response with the headers of every response; one whose body is known, by one call. `status`: 0 before."""
+    """Sends a response with the headers of every response; one whose body is known, by one call."""
 
     __slots__ = ("_begun", "_cycle", "_request_id", "_scope", "_send", "status")
 
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
-        self.status = 0
+        self.status = NO_RESPONSE
         self._scope, self._send, self._request_id = scope, send, request_id
         cycle = scope[CYCLE][0] if CYCLE in scope else None
         self._cycle = cycle if cycle is not None and send == cycle.send else None  # else, others change the response

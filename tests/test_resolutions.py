@@ -376,6 +376,18 @@ def about_the_contact(api: Api, *users: int) -> list[dict[str, Any]]:
     return [{**event, "notify": {"users": users}} for event in (email, opened, *with_words, said)]
 
 
+async def test_contact_erasure_restores_no_words_of_a_user_who_is_erased(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    id_ = UUID((await post(idle, about_the_contact(idle, 1)[0])).json()["id"])
+    await work(idle)
+    await resolve(idle, f"contact:{CONTACT}", "erased")
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute(queries("directory")["mask"], 1, [id_])
+        rewriting = group.create_task(run_resolutions(idle))
+        await until(lambda: rewriting.done() or blocked(dba))
+    assert [tuple(row) for row in await dba.fetch("select data, params from events")] == [("{}", "{}")]
+
+
 async def test_contact_erasure_removes_names_and_texts_everywhere(api: Api) -> None:
     await api.people(1)
     await api.people(2, locale="da-DK")

@@ -158,11 +158,12 @@ select id from jobs where id = any($1::uuid[]) and task = 'deliver' order by id 
 select event_id, language, body from contents where event_id = any($1::uuid[])
 
 -- name: rewrite
+-- An event whose words were deleted since they were read, because its user was erased, stays without words.
 with event as (
     update events e
     set data = n.data, params = n.params, erased = true
     from unnest($1::uuid[], $2::text[], $3::text[]) as n (id, data, params)
-    where e.id = n.id
+    where e.id = n.id and (e.data, e.params) <> ('{}', '{}')
 )
 update contents c
 set body = n.body

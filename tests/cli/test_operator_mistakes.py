@@ -413,6 +413,19 @@ def test_export_to_full_disk_is_reported_in_one_sentence(url: str) -> None:
 
 
 @pytest.mark.processes
+def test_refused_import_names_its_file_or_standard_input(url: str, tmp_path: Path) -> None:
+    (path := tmp_path / "users").write_text('{"user": {"id": 1, "first_name": "A"}}\n')
+    for name, due in ((str(path), str(path)), ("-", "standard input")):
+        with path.open("rb") as lines:
+            done = run("import", name, stdin=lines, environment={"TOCSIN_DATABASE_URL": url})
+        assert done.returncode == 1
+        assert done.stderr.decode().splitlines() == [
+            f"tocsin: Nothing was imported from {due}:",
+            "The lines.1.user.last_name field is required.",
+        ]
+
+
+@pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
 def test_user_without_name_and_home_gets_a_remedy() -> None:
     nameless: dict[str, Any] = {"user": 54321, "group": 54321, "extra_groups": [], "cwd": "/"}

@@ -43,7 +43,7 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
             incoming = Import(database, pubsub, catalogue, actor_of_command("tocsin import"))
             await incoming.open()
             try:
-                counts = await _checked(incoming, source, report)
+                counts = await _checked(incoming, source, "standard input" if file == "-" else file, report)
             except BaseException:
                 await incoming.discard()
                 raise
@@ -71,7 +71,7 @@ async def export_file(settings: Settings, file: str, company_id: int | None) -> 
     return lines
 
 
-async def _checked(incoming: Import, source: BinaryIO, report: Report) -> dict[str, int]:
+async def _checked(incoming: Import, source: BinaryIO, name: str, report: Report) -> dict[str, int]:
     reported = 0
     while piece := source.read(PIECE):
         await incoming.feed(piece)
@@ -84,7 +84,7 @@ async def _checked(incoming: Import, source: BinaryIO, report: Report) -> dict[s
         raise Refusal(
             "\n".join(
                 [
-                    f"Nothing was imported from {file_of(source)}:",
+                    f"Nothing was imported from {name}:",
                     *(field_error.message for field_error in invalid.field_errors),
                     *([f"{invalid.more:,} more errors"] if invalid.more else []),
                 ]
@@ -114,11 +114,6 @@ async def _applied(database: Database, pubsub: PubSub, incoming: Import, report:
         if count != reported:
             report(f"applied {count:,} of {incoming.lines:,} lines")
         reported = count
-
-
-def file_of(source: BinaryIO) -> str:
-    """Return the name of an open file."""
-    return str(getattr(source, "name", "-"))
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ from tests.support.commands import refusal, run
 from tests.support.database import make_database, value
 from tests.support.events import CASE as CONTACT
 from tests.support.events import custom, in_future, message_event, note, state
+from tests.support.imports import import_lines, notification
 from tests.support.resolutions import resolve, settled
 from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
@@ -93,6 +94,7 @@ async def pools(urls: tuple[str, str]) -> AsyncIterator[tuple[Database, Database
 def without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moving, "CLOSE_DELAY", 0.0)  # no process looks which companies are closed
     monkeypatch.setattr(moving, "PAUSE", 0.1)
+    monkeypatch.setattr(copying, "MANY_RECIPIENTS", 2)
 
 
 async def empty(url: str) -> None:
@@ -1030,6 +1032,55 @@ async def test_event_after_the_copy_is_brought_without_others_of_its_user(
     await moving.move(*pools, COMPANY, "a", "b")
     assert brought & (before | new) == new
     assert {*await cells[1].ids(3)} == before | new
+
+
+@in_schemas
+async def test_event_for_many_is_compared_once_in_a_move(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records name all recipients: a large company has many ranges of users."""
+    await fill(cells[0])
+    id_ = await cells[0].post(note(*USERS), company_id=COMPANY)
+    compared = list[str]()
+    digests = moving._Move._digests  # noqa: SLF001
+
+    async def comparing(self: Any, store: Any, part: Any, *among: Any, **but: Any) -> list[copying.Digest]:
+        found = await digests(self, store, part, *among, **but)
+        if but and store is not self._target:
+            compared.extend(str(event_id) for table, *_, event_id in found if table == "events")
+        return found
+
+    monkeypatch.setattr(copying, "ENTRIES", 1)
+    monkeypatch.setattr(moving._Move, "_digests", comparing)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert compared.count(id_) == 1
+    assert id_ in await cells[1].ids(12)
+
+
+@in_schemas
+async def test_event_that_gets_recipients_during_the_copy_is_compared_again(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    id_ = await cells[0].post(note(1, 2, 3), company_id=COMPANY)
+    bring, imported = moving._Move._bring, list[str]()  # noqa: SLF001
+
+    async def bringing(self: Any, part: Any, *source: Any) -> Any:
+        found = await bring(self, part, *source)
+        if not imported and not source and part.of == "users":
+            imported.append(id_)
+            assert part.ids == [1]
+            await import_lines(cells[0], notification(12, id=id_), company_id=COMPANY)
+        return found
+
+    monkeypatch.setattr(copying, "ENTRIES", 1)
+    monkeypatch.setattr(moving._Move, "_bring", bringing)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    users = await pools[1].value(
+        "select array_agg(id order by id) from recipients r cross join unnest(r.user_ids) id where event_id = $1", id_
+    )
+    assert (imported, users) == ([id_], [1, 2, 3, 12])
+    assert id_ in await cells[1].ids(12)
 
 
 async def post_held(api: Api) -> str:

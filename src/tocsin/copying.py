@@ -5,7 +5,7 @@ events that wait, and the results of pushes. `moving` says when.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,9 @@ many for one. A row may have more."""
 
 MARKS = 10_000
 """Users that are compared by one statement."""
+
+MANY_RECIPIENTS = 100
+"""Recipients of an event that is not compared again with each range of its users, unless it has more of them."""
 
 EARLIEST, FIRST = datetime.min.replace(tzinfo=UTC), UUID(int=0)
 _FIRST_USERS = ("users", "heads", "teams", "events")  # the rows that others refer to
@@ -74,6 +77,7 @@ class Copy:
         self._since = EARLIEST
         self._waiting = set[UUID]()
         self._unequal: list[Section] = []
+        self._equal: dict[UUID, str] = {}
 
     async def _follow(self, source: Connection | None = None) -> int:
         """Bring what has changed since the last time, or the copy; return the number of users."""
@@ -173,18 +177,37 @@ class Copy:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await self._bring(part, connection)
-        mine, theirs = await asyncio.gather(self._digests(source, part), self._digests(self._target, part))
-        if mine != theirs:
-            await self._replace(source, part, mine, {digest[-1] for digest in {*mine} ^ {*theirs}})
+        large = await self._large_events(source, part)
+        same = {id_ for id_, mark in large.items() if self._equal.get(id_) == mark}
+        mine, theirs = await asyncio.gather(
+            self._digests(source, part, but=same), self._digests(self._target, part, but=same)
+        )
+        differing = {digest[-1] for digest in {*mine} ^ {*theirs}}
+        if differing:
+            differing = await self._replace(source, part, mine, differing)
+        self._equal.update({id_: mark for id_, mark in large.items() if id_ not in differing})
         return mine
 
+    async def _large_events(self, source: Connection, part: Section) -> dict[UUID, str]:
+        """Return the events of a range of users with many recipients, each with a mark that changes if it gets more.
+
+        What else changes such an event makes it one of `_changed_events`.
+        """
+        if part.of != "users":
+            return {}
+        given = await self._events(source, part), MANY_RECIPIENTS
+        return {row["id"]: row["mark"] for row in await source.fetch(_SQL["large_events"], self._company, *given)}
+
     async def _digests(
-        self, store: Database | Connection, part: Section, among: Container[UUID | None] | None = None
+        self,
+        store: Database | Connection,
+        part: Section,
+        among: Container[UUID | None] | None = None,
+        but: Container[UUID] = (),
     ) -> list[Digest]:
-        """Return the digests of a range; that of users has their events, too, or those `among` others."""
+        """Return the digests of a range; that of users has their events, too, `but` some, or those `among` others."""
         found, events = [], await self._events(store, part)
-        if among is not None:
-            events = [id_ for id_ in events if id_ in among]
+        events = [id_ for id_ in events if id_ not in but and (among is None or id_ in among)]
         if part.of != "events":
             found += await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, part.ids)
         if part.of != "teams":
@@ -211,12 +234,15 @@ class Copy:
         return ids
 
     async def _replace(
-        self, source: Connection, part: Section, digests: Sequence[Digest], differing: Container[UUID | None]
-    ) -> None:
+        self, source: Connection, part: Section, digests: Sequence[Digest], differing: Collection[UUID | None]
+    ) -> set[UUID | None]:
         """Replace a range of the target by that of the source, which has these digests, in one transaction.
 
         Of its events, only those are replaced that are `differing`: most of those of a user who got one are as before.
+        Return those that differ afterwards, with None for rows that are of no event.
         """
+        for id_ in differing:
+            self._equal.pop(id_, None)  # type: ignore[arg-type] # None is not there
         async with self._target.transaction() as target:
             await self._receive(target)
             mine, theirs = [
@@ -232,8 +258,10 @@ class Copy:
             await target.execute(_SQL["discard_events"], self._company, ids)
             await self._put(target, tables)
             expected = [digest for digest in digests if digest[-1] is None or digest[-1] in differing]
-            if await self._digests(target, part, differing) != expected:
-                self._unequal.append(part)
+            unequal = {digest[-1] for digest in {*await self._digests(target, part, differing)} ^ {*expected}}
+        if unequal:
+            self._unequal.append(part)
+        return unequal
 
     async def _receive(self, target: Connection) -> None:
         row = await target.fetchrow(_SQL["receive"], self._company, self._turn)

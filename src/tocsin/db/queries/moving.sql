@@ -146,6 +146,18 @@ select array(
     cross join lateral (select event_id from inbox where user_id = person.id offset 0) i
 )
 
+-- name: large_events
+-- Those of these events of the company with at least $3 recipients, each with a mark that changes with each record of them.
+select named.id, r.mark
+from unnest($2::uuid[]) as named (id)
+cross join lateral (
+    select concat_ws(' ', count(*), sum(reached), sum(dropped), max(delivered_at)) as mark
+    from recipients
+    where event_id = named.id
+    having sum(reached) >= $3
+) r
+where (select e.company_id = $1 from events e where e.id = named.id)
+
 -- name: since
 -- A time after which all is that transactions write which end from now on.
 select clock_timestamp() - interval '1 minute'

@@ -410,19 +410,6 @@ async def test_heartbeat_returns_database_time_for_registered_workers_only(datab
     await jobs.leave(database, worker)
 
 
-async def test_claim_looks_once_for_batches_whose_jobs_have_to_wait(database: Database, dba: Connection) -> None:
-    batch = new_id()
-    await queued(database, queue="bulk", batch=batch, due_in=-9)
-    for _ in range(50):
-        await queued(database, batch=batch, due_in=-5)
-    free = await queued(database)
-    async with dba.transaction():
-        rows = await dba.fetch(jobs._SQL["claim"], new_id(), "direct", 10, 10**6)  # noqa: SLF001 - in a transaction
-        looks = await dba.fetchval("select idx_scan from pg_stat_xact_user_tables where relname = 'jobs'")
-    assert [row["id"] for row in rows] == [free]
-    assert looks <= 5
-
-
 async def test_all_dead_letters_are_replayed_in_steps_of_bounded_size(
     idle: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

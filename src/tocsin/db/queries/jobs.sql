@@ -1,19 +1,19 @@
 -- Jobs: claimed under a lease, then finished, delayed, or moved to dead letters.
 
 -- name: claim
--- No job of a batch is claimed while another worker has some of it, because its jobs run in order. These batches are read once,
--- since very many jobs may wait for them. Together the jobs cost at most $4, or one job is claimed alone.
+-- No job of a batch is claimed while another worker has some of it, because its jobs run in order. Together the jobs cost
+-- at most $4, or one job is claimed alone.
 with free as materialized (
     select id, due_at, cost
     from jobs
     where lane = $2 and worker_id is null and due_at <= now()
       and (
-          batch is not null and batch in (
-              select b.batch
-              from jobs b
-              where b.batch is not null and (b.worker_id is not null or (b.lane = 'bulk' and $2 <> 'bulk'))
+          batch is null
+          or not exists (
+              select from jobs b
+              where b.batch = jobs.batch and b.id <> jobs.id and (b.worker_id is not null or b.lane = 'bulk')
           )
-      ) is not true
+      )
     order by due_at, id
     limit $3
     for update skip locked

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from functools import partial
+from uuid import UUID
 
 import pytest
 
@@ -257,6 +258,31 @@ async def test_fanout_locks_inboxes_in_user_id_order(
 
 async def _waits(connection: Connection) -> bool:
     return bool(await connection.fetchval("select exists (select from pg_locks where not granted)"))
+
+
+async def test_fanout_locks_its_jobs_in_the_order_of_ids(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    late, alone, first = (UUID(int=number) for number in (1, 2, 3))
+    batch = {"events": [{**custom(1), "id": str(id_)} for id_ in (first, late)]}
+    assert (await idle.as_service("POST", "/events/batch", json=batch)).status_code == 202
+    await post(idle, {**custom(1), "id": str(alone)})
+    worker = new_id()
+    leased = await dba.fetch(
+        "update jobs set worker_id = $1 where id <> $2"
+        " returning id, task, lane as queue, due_at, wanted_at, attempts, progress, batch",
+        worker,
+        first,
+    )
+    delivering = fanout.deliver(
+        idle.app_state.database, idle.app_state.catalogue, worker, [jobs.Job(**row) for row in leased]
+    )
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute("select from jobs where id = $1 for update", late)  # it waits for the first of its batch
+        running = group.create_task(delivering)
+        await until(lambda: blocked(dba))
+        await dba.execute("select from jobs where id = $1 for update nowait", alone)
+    assert running.done()
+    assert await idle.ids(1) == [str(alone)]
 
 
 async def test_fanout_statements_use_generic_plans(idle: Api) -> None:

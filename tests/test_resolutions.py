@@ -17,7 +17,7 @@ from tests.support.workers import work
 from tocsin import fanout, jobs, resolutions
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
-from tocsin.db.connections import Connection
+from tocsin.db.connections import Connection, connect
 from tocsin.db.pool import Borrowed
 from tocsin.db.statements import queries
 from tocsin.ids import new_id
@@ -145,6 +145,26 @@ async def test_event_that_fails_while_it_is_resolved_as_gone_is_cancelled(idle: 
         group.create_task(resolve(idle, "order:7", "gone"))
         await until(lambda: blocked(dba))
     assert (await state(idle, id_))["state"] == "cancelled"
+
+
+async def test_resolution_waits_for_no_event_that_is_accepted_during_it(idle: Api, dba: Connection, url: str) -> None:
+    await idle.people(1)
+    await post(idle, ordered(1))
+    other = await connect(url)
+    try:
+        async with other.transaction():
+            async with asyncio.TaskGroup() as group, dba.transaction():
+                await dba.execute("select from jobs for update")
+                resolving = group.create_task(resolve(idle, "order:7", "gone"))
+                await until(lambda: blocked(dba))
+                later = (await post(idle, ordered(1))).json()["id"]
+                await other.execute("select from jobs where id = $1 for update", later)
+            assert resolving.done()
+    finally:
+        await other.close()
+    await dba.execute("delete from jobs where task = 'resolve'")
+    await work(idle)
+    assert await idle.ids(1) == [later]
 
 
 async def test_failed_event_is_replayed_without_those_it_was_gone_for(idle: Api) -> None:

@@ -69,6 +69,7 @@ async def deliver(
     done = [outline["id"] for outline in ready if outline["reach"] < limit]
     entered: Sequence[Record] = ()
     async with database.transaction() as connection:
+        await jobs.hold(connection, worker, ids)
         await jobs.finish(connection, worker, done)
         await jobs.save_progress(connection, worker, [(outline["id"], _step(outline, queue)) for outline in many])
         await jobs.hand_back(connection, worker, list(waiting))

@@ -89,6 +89,12 @@ async def claim_of_sender(database: Database, worker: UUID, company: int, sender
     return [Job(**row) for row in await database.rows(_SQL["claim_of_sender"], worker, company, sender)]
 
 
+async def hold(connection: Connection, worker: UUID, jobs: Sequence[UUID]) -> None:
+    """Lock several leased jobs, before statements that lock them in no order, until the end of the transaction."""
+    if len(jobs) > 1:
+        await connection.execute(_SQL["hold"], worker, jobs)
+
+
 async def finish(connection: Connection, worker: UUID, jobs: Sequence[UUID]) -> None:
     """Remove finished jobs, in the transaction of their work. Raises `Lost` if a lease is lost."""
     _all_of(jobs, await connection.execute(_SQL["finish"], worker, jobs))

@@ -82,6 +82,10 @@ set worker_id = $1, attempts = attempts + 1
 where id = any(array(select id from free))
 returning id, task, lane as queue, due_at, wanted_at, attempts, progress, batch
 
+-- name: hold
+-- Lock leased jobs in the order of their ids, as others do who cancel or replace several events.
+select id from jobs where id = any($2::uuid[]) and worker_id = $1 order by id for update
+
 -- name: finish
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
 

@@ -17,15 +17,26 @@ union all
 select id from dead
 
 -- name: cancel
--- Cancel the events about a subject that are not completely delivered, but for those that are not only the caller's.
+-- Cancel the events about a subject that are not completely delivered, but for those that are not only the caller's. Those that
+-- were accepted since `hold` and are locked are skipped, because locks are taken in order.
 with
 -- include: about
 ,
 stopped as (
-    delete from jobs j using about where j.id = about.id and about.addressed and j.task = 'deliver' returning j.id
+    delete from jobs
+    where id = any(array(
+        select j.id from jobs j where j.id in (select id from about where addressed) and j.task = 'deliver'
+        for update skip locked
+    ))
+    returning id
 ),
 dead as (
-    delete from dead_letters d using about where d.id = about.id and about.addressed and d.task = 'deliver' returning d.id
+    delete from dead_letters
+    where id = any(array(
+        select d.id from dead_letters d where d.id in (select id from about where addressed) and d.task = 'deliver'
+        for update skip locked
+    ))
+    returning id
 )
 insert into cancellations (event_id) select id from stopped union all select id from dead
 

@@ -44,6 +44,7 @@ BOUNDED = {
     ("jobs", "finish"): "at most 200 jobs are claimed",
     ("jobs", "first_others"): "at most 1,000 events of a batch and 200 jobs that are claimed",
     ("jobs", "hand_back"): "at most 200 jobs are claimed",
+    ("jobs", "hold"): "at most 200 jobs are claimed",
     ("jobs", "reap"): "a row for each worker",
     ("jobs", "reap_deliveries"): "a row for each worker",
     ("jobs", "lanes_of_workers"): "a row for each worker",

@@ -156,6 +156,26 @@ async def history(connection: Connection, owners: range, size: int) -> None:
     await settle(connection)
 
 
+async def announcements(connection: Connection, owners: range, size: int) -> None:
+    """Fill these inboxes with events of the company that all of the users have got, in records of a chunk each."""
+    await notifications(connection, size)
+    await connection.execute("update events set company_id = 1")
+    await inboxes(connection, owners, size, unread=size)
+    await connection.execute(
+        """
+        insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped, delivered_at)
+        select event_id, first - 1, user_ids, array_fill(1, array[n]), n, 0, now()
+        from pool
+        cross join generate_series($1::int, $2::int, 10000) as first
+        cross join lateral (select array(select generate_series(first, least(first + 9999, $2))) as user_ids) chunk
+        cross join lateral (select cardinality(user_ids) as n) counted
+        """,
+        owners.start,
+        owners.stop - 1,
+    )
+    await settle(connection)
+
+
 async def settle(connection: Connection) -> None:
     """Run maintenance that the database would otherwise do during a measurement."""
     await connection.execute("vacuum analyze")

@@ -31,7 +31,7 @@ from tests.support.imports import import_lines, notification
 from tests.support.resolutions import resolve, settled
 from tests.support.service import SECRET, Api, serving, standing_token
 from tests.support.waiting import reaches, until
-from tocsin import copying, dead_letters, invariants, jobs, moving
+from tocsin import copying, dead_letters, invariants, jobs, moving, retention
 from tocsin.audit import actor_of_command
 from tocsin.db.connections import Connection, connect
 from tocsin.db.migrate import migrate
@@ -1081,6 +1081,53 @@ async def test_event_that_gets_recipients_during_the_copy_is_compared_again(
     )
     assert (imported, users) == ([id_], [1, 2, 3, 12])
     assert id_ in await cells[1].ids(12)
+
+
+@in_schemas
+async def test_event_that_the_target_deleted_during_the_move_is_brought_again(
+    cells: tuple[Api, Api],
+    pools: tuple[Database, Database],
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Retention of the two cells deletes what is old at different times."""
+    await fill(cells[0])
+    id_ = await cells[0].post(note(1, 2, 3), company_id=COMPANY)
+    before = await of_company(pools[0], COMPANY)
+
+    async def expire() -> None:
+        assert await retention.run_once(pools[1], 0)
+        assert await pools[1].value("select count(*) from events where id = $1", id_) == 0
+
+    after_copy(monkeypatch, expire)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await of_company(pools[1], COMPANY) == before
+    await assert_sound(urls[1])
+
+
+@in_schemas
+async def test_record_of_recipients_that_replaces_another_is_brought(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention deletes one, and an import adds one for as many users."""
+    await fill(cells[0])
+    id_ = str(uuid4())
+    await import_lines(cells[0], *(notification(user, id=id_) for user in (1, 2, 3)), company_id=COMPANY)
+
+    async def replace() -> None:
+        await pools[0].value(
+            "update recipients set delivered_at = '2001-01-01' where event_id = $1 and after_user = 0", id_
+        )
+        days = (datetime.now(UTC) - datetime(2010, 1, 1, tzinfo=UTC)).days
+        assert await retention.run_once(pools[0], days) == {"notifications": 1}
+        await import_lines(cells[0], notification(12, id=id_), company_id=COMPANY)
+
+    after_copy(monkeypatch, replace)
+    await moving.move(*pools, COMPANY, "a", "b")
+    users = await pools[1].value(
+        "select array_agg(id order by id) from recipients r cross join unnest(r.user_ids) id where event_id = $1", id_
+    )
+    assert users == [2, 3, 12]
 
 
 async def post_held(api: Api) -> str:

@@ -11,9 +11,10 @@ import pytest
 
 from tests.support.database import blocked, everything
 from tests.support.events import custom, id_made, in_future, message_event, post, state
+from tests.support.imports import import_lines, notification
 from tests.support.service import Api
 from tests.support.waiting import bounded, reaches, until
-from tocsin import fanout, invariants, jobs, retention
+from tocsin import fanout, inbox, invariants, jobs, retention
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
@@ -406,6 +407,37 @@ async def test_retention_deletes_interrupted_imports_after_an_hour(api: Api, mon
     left = await api.app_state.database.rows("select right(id::text, 1) as id from imports order by 1")
     assert [row["id"] for row in left] == ["2", "3"]
     assert await api.app_state.database.value("select count(*) from import_lines") == 10
+
+
+@pytest.mark.parametrize("found_by", ["ids", "times"])
+async def test_event_to_which_an_import_adds_a_user_is_not_deleted(
+    api: Api, monkeypatch: pytest.MonkeyPatch, found_by: str
+) -> None:
+    """Nor if both are under way."""
+    database = api.app_state.database
+    await api.people(2, 4)
+    made = datetime.now(UTC) - OLD if found_by == "ids" else datetime.now(UTC)
+    id_ = await api.post({**custom(2), "id": id_made(made)})
+    await age(api, "recipients", "delivered_at", 31)
+    await age(api, "events", "accepted_at", 31)
+    deleting: list[asyncio.Task[int]] = []
+    count_history = inbox.count_history
+
+    async def counting(*arguments: Any) -> None:
+        deleting.append(asyncio.create_task(retention._delete_notifications(database, 30)))  # noqa: SLF001
+        async with database.connection() as looking:
+            await until(lambda: deleting[0].done() or blocked(looking))
+        await count_history(*arguments)
+
+    monkeypatch.setattr(inbox, "count_history", counting)
+    await import_lines(api, notification(4, id=id_, data={}, created_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"))
+    await asyncio.wait(deleting)
+    async with database.connection() as connection:
+        assert [str(found) async for found in invariants.check_rows(connection) if found] == []
+    assert await api.ids(4) == [id_]
+    await age(api, "recipients", "delivered_at", 31)
+    assert await go_round(api, 30)
+    assert (await api.ids(4), await database.value("select count(*) from events")) == ([], 0)
 
 
 async def test_retention_deletes_push_states_after_30_and_devices_after_270_days(api: Api) -> None:

@@ -178,7 +178,8 @@ class Copy:
             ):
                 return await self._bring(part, connection)
         large = await self._large_events(source, part)
-        same = {id_ for id_, mark in large.items() if self._equal.get(id_) == mark}
+        theirs_of = await self._marks(self._target, [id_ for id_, mark in large.items() if self._equal.get(id_) == mark])
+        same = {id_ for id_, mark in theirs_of.items() if mark == large[id_]}
         mine, theirs = await asyncio.gather(
             self._digests(source, part, but=same), self._digests(self._target, part, but=same)
         )
@@ -189,14 +190,18 @@ class Copy:
         return mine
 
     async def _large_events(self, source: Connection, part: Section) -> dict[UUID, str]:
-        """Return the events of a range of users with many recipients, each with a mark that changes if it gets more.
+        """Return the events of a range of users with many recipients, each with a mark that changes with its recipients.
 
-        What else changes such an event makes it one of `_changed_events`.
+        What else changes such an event in the source makes it one of `_changed_events`. In the target, retention may
+        have deleted it.
         """
         if part.of != "users":
             return {}
-        given = await self._events(source, part), MANY_RECIPIENTS
-        return {row["id"]: row["mark"] for row in await source.fetch(_SQL["large_events"], self._company, *given)}
+        return await self._marks(source, await self._events(source, part))
+
+    async def _marks(self, store: Database | Connection, ids: Sequence[UUID]) -> dict[UUID, str]:
+        found = await fetch(store, _SQL["large_events"], self._company, ids, MANY_RECIPIENTS) if ids else ()
+        return {row["id"]: row["mark"] for row in found}
 
     async def _digests(
         self,

@@ -93,7 +93,7 @@ async def run_once(
         KIND.set(f"retention of {name}")
         try:
             found = await work(database)
-        except Locked:  # a change of partitions, which the next round repeats
+        except Locked:  # the next round repeats it
             continue
         except Unavailable:  # the pool logs it, and the next round tries again
             break
@@ -233,6 +233,8 @@ async def _forget_related(connection: Connection, start: UUID, end: UUID) -> int
 
 async def _forget_range(connection: Connection, start: UUID, end: UUID, cutoff: datetime) -> int:
     count: int | None = await connection.fetchval(_SQL["forget_range"], start, end, cutoff)
+    if count and await connection.fetchval(_SQL["has_recipients"], start, end):
+        raise Locked  # an import that had begun has added some
     if count is None:  # some are needed
         ids = await connection.fetchval(_SQL["old_in_range"], start, end, cutoff)
         await _forget_rest(connection, ids)
@@ -265,4 +267,5 @@ async def _delete_events(database: Database, days: int) -> int:
 
 
 async def _forget_rest(connection: Connection, ids: Sequence[UUID]) -> None:
+    await connection.execute(_SQL["hold_events"], ids)
     await connection.execute(_SQL["forget_events"], ids)

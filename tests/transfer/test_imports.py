@@ -15,8 +15,9 @@ import pytest
 
 from tests.support.answers import field_errors, raw
 from tests.support.commands import TOCSIN
+from tests.support.built_in import CATALOGUE
 from tests.support.database import everything, locked, make_database, slow, value, waiting_at
-from tests.support.events import custom
+from tests.support.events import custom, post
 from tests.support.imports import (
     CONTACT,
     NDJSON,
@@ -32,7 +33,7 @@ from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.servers import own_server
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import LONGEST_WAIT, bounded, reaches, until
-from tocsin import jobs
+from tocsin import jobs, retention
 from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
@@ -238,6 +239,40 @@ async def test_event_of_several_users_is_completed_by_later_steps(api: Api, monk
     await resolve(api, f"case:{CONTACT}", "gone")
     await settled(api)
     assert [await entries(api, user_id) for user_id in (1, 2, 3, 4)] == [[]] * 4
+
+
+async def test_import_makes_its_users_recipients_of_events_that_others_have(api: Api) -> None:
+    """The record of the recipients of an event begins with its first user, whom the import adds."""
+    await api.people(1, 2, 3)
+    id_ = await api.post(custom(2, 3))
+    await import_lines(api, notification(1, id=id_, data={"case": {"id": CONTACT}}))
+    await api.as_service("DELETE", "/directory/users/1")
+    await settled(api)
+    await api.people(1)
+    await import_lines(api, notification(1, id=id_))
+    about = (await api.as_service("GET", f"/events/{id_}/recipients/1", "operations")).json()
+    assert about["recipient"] is True
+    await resolve(api, f"case:{CONTACT}", "gone")
+    await settled(api)
+    assert await entries(api, 1) == []
+    assert await retention.run_once(api.app_state.database, 0) == {"notifications": 1}
+    assert [row["found"] for row in await api.app_state.database.rows("select event_id as found from inbox")] == []
+
+
+async def test_import_adds_no_users_to_an_event_that_failed(idle: Api) -> None:
+    """It can be replayed, and reaches them then."""
+    await idle.people(1, 2)
+    database, worker = idle.app_state.database, new_id()
+    id_ = UUID((await post(idle, custom(1, 2))).json()["id"])
+    await jobs.claim(database, worker, "direct", 1)
+    await jobs.move_to_dead_letters(database, worker, id_, "it failed")
+    incoming = imports.Import(database, idle.app_state.pubsub, CATALOGUE, Actor("test"))
+    await incoming.open()
+    await incoming.feed(text_of([notification(1, id=str(id_)), notification(1)]))
+    await incoming.close()
+    [leased] = await jobs.claim(database, worker, "bulk", 1)
+    await imports.apply(database, worker, leased)
+    assert await database.value("select array_agg(event_id <> $1) from inbox", id_) == [True]
 
 
 SPECIAL_TEXTS = (

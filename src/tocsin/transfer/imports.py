@@ -313,6 +313,7 @@ async def _devices(connection: Connection, id_: UUID, company_id: int | None, st
 async def _notifications(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
     users = await connection.fetchval(_SQL["concerned"], id_, start, APPLY_BATCH_SIZE)
     await inbox.lock(connection, set(users[:APPLY_BATCH_SIZE]))
+    await connection.execute(_SQL["hold"], id_, start, APPLY_BATCH_SIZE)
     [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE, start)
     if row["user_ids"]:
         await inbox.count_history(connection, row["user_ids"], row["totals"], row["unreads"], row["newest"])

@@ -199,6 +199,27 @@ select array(
     limit $3::bigint + 1
 )
 
+-- name: hold
+-- Lock the events of the next notifications, so that retention deletes none to which a user is added, after the records of
+-- recipients that begin with their users.
+with named as materialized (
+    select user_id, event_id
+    from import_lines
+    where import_id = $1 and part = 'notification' and user_id >= $2
+    order by user_id, happened_at desc, number desc
+    limit $3
+),
+record as materialized (
+    select r.after_user
+    from (select distinct event_id, user_id from named order by event_id, user_id) n
+    cross join lateral (
+        select after_user from recipients where event_id = n.event_id and after_user = n.user_id - 1 for update
+    ) r
+)
+select count(e.id), (select count(*) from record)
+from (select distinct event_id from named where (select count(*) from record) >= 0 order by event_id) n
+cross join lateral (select id from events where id = n.event_id for key share) e
+
 -- name: notifications
 -- Some notifications, by user, the newest first: they are placed below the existing ones. Existing notifications are not
 -- changed. Each event is looked up separately, which costs half as much as `on conflict`; if another transaction inserts
@@ -224,6 +245,7 @@ told as materialized (
        or (
            (select i.user_id from inbox i where i.user_id = next.user_id and i.event_id = next.id) is null
            and (select j.id from jobs j where j.id = next.id) is null
+           and (select d.id from dead_letters d where d.id = next.id) is null
            and ($2::int is null or coalesce(e.company_id = $2, true))
        )
     order by next.user_id, next.id, next.number desc
@@ -309,6 +331,13 @@ noted as (
     where is_new
        or (select r.event_id from recipients r where r.event_id = told.id and r.after_user = told.user_id - 1) is null
     order by id
+),
+joined as (
+    -- a record of the recipients from this user on, whom the event had not reached
+    update recipients r
+    set user_ids = told.user_id || r.user_ids, team_ids = 0 || r.team_ids, reached = r.reached + 1
+    from told
+    where not told.is_new and r.event_id = told.id and r.after_user = told.user_id - 1
 ),
 person as materialized (
     select array_agg(user_id) as user_ids, array_agg(n) as totals, array_agg(unread) as unreads,

@@ -151,7 +151,7 @@ select array(
 select named.id, r.mark
 from unnest($2::uuid[]) as named (id)
 cross join lateral (
-    select concat_ws(' ', count(*), sum(reached), sum(dropped), max(delivered_at)) as mark
+    select sum(hashtextextended(concat_ws(' ', after_user, reached, dropped, delivered_at), 0))::text as mark
     from recipients
     where event_id = named.id
     having sum(reached) >= $3

@@ -300,6 +300,10 @@ select array(
       and (select true from dead_letters d where d.id = e.id) is null
 )
 
+-- name: hold_events
+-- Imports that are adding recipients to these events end first.
+select from events where id = any($1::uuid[]) order by id for update
+
 -- name: forget_events
 -- Of these events, those without recipients are deleted.
 with old as materialized (

@@ -882,6 +882,25 @@ async def test_parts_of_a_shared_event_come_together_when_delivered(
 
 
 @in_schemas
+async def test_parts_of_a_shared_event_in_different_languages_come_together(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    await cells[0].people(101, company_id=OTHER, locale="da")
+    held = message_event("held", 3, 101, deliver_at=in_future())
+    id_ = (await cells[0].as_service("POST", "/events", json=held)).json()["id"]
+    await moving.move(*pools, COMPANY, "a", "b")
+    for cell, pool in zip(cells, pools, strict=True):
+        await pool.rows("update jobs set due_at = now()")
+        await reaches(partial(state_of, cell, id_), "delivered")
+    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+    for user in (3, 101):
+        assert (await cells[0].ids(user))[0] == id_
+    for url in urls:
+        await assert_sound(url)
+
+
+@in_schemas
 async def test_event_reaches_users_in_the_new_cell_at_once_after_the_switch(
     cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:

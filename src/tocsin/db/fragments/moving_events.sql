@@ -21,6 +21,15 @@ recipient as materialized (
     ) part
     where given.is_own or part.own_users <> '{}'
 ),
+spoken as materialized (
+    -- the languages of its users: those in the other database may have got the event in others
+    select distinct i.event_id, i.language
+    from recipient
+    cross join unnest(recipient.own_users) as named (id)
+    cross join lateral (
+        select event_id, language from inbox where user_id = named.id and event_id = recipient.event_id offset 0
+    ) i
+),
 event as materialized (
     select * from given where is_own or @theirs or id in (select event_id from recipient)
 ),
@@ -63,6 +72,13 @@ row as materialized (
     select 'contents', to_jsonb(c)::text, event.id
     from event
     cross join lateral (select * from contents where event_id = event.id offset 0) c
+    where event.is_own
+    union all
+    select 'contents', to_jsonb(c)::text, spoken.event_id
+    from spoken
+    cross join lateral (
+        select * from contents where event_id = spoken.event_id and language = spoken.language offset 0
+    ) c
     union all
     select 'subjects', to_jsonb(s)::text, event.id
     from event

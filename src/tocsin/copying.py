@@ -178,8 +178,8 @@ class Copy:
             ):
                 return await self._bring(part, connection)
         large = await self._large_events(source, part)
-        theirs_of = await self._marks(self._target, [id_ for id_, mark in large.items() if self._equal.get(id_) == mark])
-        same = {id_ for id_, mark in theirs_of.items() if mark == large[id_]}
+        known = [id_ for id_, mark in large.items() if self._equal.get(id_) == mark]
+        same = {id_ for id_, mark in (await self._marks(self._target, known)).items() if mark == large[id_]}
         mine, theirs = await asyncio.gather(
             self._digests(source, part, but=same), self._digests(self._target, part, but=same)
         )
@@ -190,10 +190,10 @@ class Copy:
         return mine
 
     async def _large_events(self, source: Connection, part: Section) -> dict[UUID, str]:
-        """Return the events of a range of users with many recipients, each with a mark that changes with its recipients.
+        """Return the events of a range of users with many recipients, each with a mark that changes with these.
 
-        What else changes such an event in the source makes it one of `_changed_events`. In the target, retention may
-        have deleted it.
+        What else changes such an event in the source makes it one of `_changed_events`. Retention may delete it in
+        the target.
         """
         if part.of != "users":
             return {}

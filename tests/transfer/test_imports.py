@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.support.answers import field_errors, raw
-from tests.support.commands import TOCSIN
 from tests.support.built_in import CATALOGUE
+from tests.support.commands import TOCSIN
 from tests.support.database import everything, locked, make_database, slow, value, waiting_at
 from tests.support.events import custom, post
 from tests.support.imports import (

@@ -158,9 +158,10 @@ released as (
         select d.event_id, d.device_id
         from found f
         cross join lateral (
-            select * from deliveries where event_id = f.event_id and device_id = f.device_id and state = 'held' offset 0
+            select * from deliveries where event_id = f.event_id and device_id = f.device_id offset 0
         ) held
         join deliveries d on d.event_id = held.event_id and d.device_id = held.device_id
+        where held.state = 'held'
         order by d.event_id, d.device_id
         for update of d
     )
@@ -204,15 +205,17 @@ services as (
 due as (
     update deliveries
     set due_at = now()
-    where (event_id, device_id) in (
-        select d.event_id, d.device_id
+    where ctid = any(array(
+        select d.place
         from waiting w
         cross join lateral (
-            select event_id, device_id from deliveries
-            where event_id = w.event_id and device_id = w.device_id and state = 'later' and worker_id is null
+            select ctid as place, state, worker_id from deliveries
+            where event_id = w.event_id and device_id = w.device_id
+            offset 0
             for update
         ) d
-    )
+        where d.state = 'later' and d.worker_id is null
+    ))
 )
 insert into lanes as l (name, configuration)
 values ($1, $2)
@@ -246,19 +249,21 @@ recovered as materialized (
 due as (
     update deliveries
     set due_at = now()
-    where (event_id, device_id) in (
-        select d.event_id, d.device_id
+    where ctid = any(array(
+        select d.place
         from (
             select event_id, device_id from waiting
             where (select starts_with(v.token, $2 || '/') from devices v where v.id = device_id)
             limit 20000
         ) w
         cross join lateral (
-            select event_id, device_id from deliveries
-            where event_id = w.event_id and device_id = w.device_id and state = 'later' and worker_id is null
+            select ctid as place, state, worker_id from deliveries
+            where event_id = w.event_id and device_id = w.device_id
+            offset 0
             for update
         ) d
-    )
+        where d.state = 'later' and d.worker_id is null
+    ))
 )
 select refused_at from was
 

@@ -1125,6 +1125,23 @@ async def test_event_that_the_target_deleted_during_the_move_is_brought_again(
 
 
 @in_schemas
+async def test_retention_of_the_target_deletes_nothing_while_rows_are_written(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes changes of inboxes, at the positions of those that come."""
+    await fill(cells[0])
+    put, turns = moving._Move._put, set[bool]()  # noqa: SLF001
+
+    async def putting(self: Any, target: Connection, tables: Mapping[str, Sequence[str]]) -> None:
+        turns.add(await pools[1].value(queries("retention")["turn"], retention._LOCK))  # noqa: SLF001
+        await put(self, target, tables)
+
+    monkeypatch.setattr(moving._Move, "_put", putting)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert turns == {False}
+
+
+@in_schemas
 async def test_record_of_recipients_that_replaces_another_is_brought(
     cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from tocsin import retention
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Database, fetch
 from tocsin.db.statements import queries
@@ -269,6 +270,7 @@ class Copy:
         return unequal
 
     async def _receive(self, target: Connection) -> None:
+        await target.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
         row = await target.fetchrow(_SQL["receive"], self._company, self._turn)
         if not (row and row["is_expected"]):
             raise is_taken()

@@ -936,6 +936,24 @@ async def test_posted_events_that_wait_reach_the_users_of_both_cells(
 
 
 @in_schemas
+async def test_posted_event_that_each_cell_accepted_comes_together(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
+) -> None:
+    await fill(cells[0])
+    id_ = await post_in_transaction(urls[0], custom(3, 101))
+    await moving.move(*pools, COMPANY, "a", "b")
+    for cell, pool in zip(cells, pools, strict=True):
+        await pool.rows("update jobs set due_at = now() where task = 'post'")
+        await reaches(partial(pool.value, "select count(*) from posted"), 0)
+        await reaches(partial(state_of, cell, id_), "delivered")
+    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+    for user in (3, 101):
+        assert (await cells[0].ids(user))[0] == id_
+    for url in urls:
+        await assert_sound(url)
+
+
+@in_schemas
 async def test_posted_event_with_an_id_that_is_refused_holds_up_no_move(
     cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
 ) -> None:

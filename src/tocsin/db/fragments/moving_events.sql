@@ -1,6 +1,6 @@
 -- The rows `row` of the events @events, as far as they are those of the company @company: an event of another company, or of none,
 -- has only its users and teams. It is left out if none of its users have got it, unless it is known to be theirs (@theirs). Its users
--- may have left already (`moved_ids`).
+-- may have left already (`moved_ids`). Unless @whole, it is without what is the other database's own.
 given as materialized (
     select e.*, e.company_id is not distinct from @company as is_own
     from unnest(@events) as named (id)
@@ -35,7 +35,9 @@ event as materialized (
 ),
 row as materialized (
     select 'events' as table_name, (
-               to_jsonb(event) - 'is_own' || case
+               to_jsonb(event) - 'is_own'
+               - case when is_own or @whole then '{}' else '{accepted_at,generation,skipped_users,skipped_teams}'::text[] end
+               || case
                    when is_own then '{}'
                    else jsonb_build_object(
                        'users', array(
@@ -85,7 +87,8 @@ row as materialized (
     cross join lateral unnest(event.subjects) as named (subject)
     cross join lateral (select * from subjects where subject = named.subject and event_id = event.id offset 0) s
     union all
-    select 'cancellations', to_jsonb(c)::text, event.id
+    select 'cancellations',
+           (to_jsonb(c) - case when event.is_own or @whole then '{}' else '{cancelled_at,operator}'::text[] end)::text, event.id
     from event
     cross join lateral (select * from cancellations where event_id = event.id offset 0) c
     union all

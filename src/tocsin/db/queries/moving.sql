@@ -201,7 +201,7 @@ select table_name, row from row
 -- name: digest_of_events
 -- The digests of each event.
 with
--- include: moving_events(company=$1::int, events=$2::uuid[], theirs=$3::bool)
+-- include: moving_events(company=$1::int, events=$2::uuid[], theirs=$3::bool, whole=false)
 select table_name, count(*) as n, sum(hashtextextended(row, 0))::text as mark, event_id
 from row
 where table_name <> 'other_keys'
@@ -210,7 +210,7 @@ order by table_name collate "C", event_id
 
 -- name: rows_of_events
 with
--- include: moving_events(company=$1::int, events=$2::uuid[], theirs=$3::bool)
+-- include: moving_events(company=$1::int, events=$2::uuid[], theirs=$3::bool, whole=true)
 select table_name, row from row
 
 -- name: taken_users
@@ -566,7 +566,7 @@ where k.kept_at >= $2
 
 -- name: stash_events
 with
--- include: moving_events(company=$1::int, events=$2::uuid[], theirs=true)
+-- include: moving_events(company=$1::int, events=$2::uuid[], theirs=true, whole=true)
 insert into moved_rows (company_id, table_name, row)
 select $1, table_name, row
 from row

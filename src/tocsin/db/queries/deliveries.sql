@@ -202,21 +202,7 @@ services as (
     delete from push_services where lane = $1 and exists (select from changed)
 ),
 -- include: waiting(if_any=changed, size=10000)
-due as (
-    update deliveries
-    set due_at = now()
-    where ctid = any(array(
-        select d.place
-        from waiting w
-        cross join lateral (
-            select ctid as place, state, worker_id from deliveries
-            where event_id = w.event_id and device_id = w.device_id
-            offset 0
-            for update
-        ) d
-        where d.state = 'later' and d.worker_id is null
-    ))
-)
+-- include: due(of=waiting)
 insert into lanes as l (name, configuration)
 values ($1, $2)
 on conflict (name) do update
@@ -246,25 +232,12 @@ recovered as materialized (
     select from was where refused_at < now() - interval '1 minute'
 ),
 -- include: waiting(if_any=recovered, size=50000)
-due as (
-    update deliveries
-    set due_at = now()
-    where ctid = any(array(
-        select d.place
-        from (
-            select event_id, device_id from waiting
-            where (select starts_with(v.token, $2 || '/') from devices v where v.id = device_id)
-            limit 20000
-        ) w
-        cross join lateral (
-            select ctid as place, state, worker_id from deliveries
-            where event_id = w.event_id and device_id = w.device_id
-            offset 0
-            for update
-        ) d
-        where d.state = 'later' and d.worker_id is null
-    ))
-)
+subscribed as materialized (
+    select event_id, device_id from waiting
+    where (select starts_with(v.token, $2 || '/') from devices v where v.id = device_id)
+    limit 20000
+),
+-- include: due(of=subscribed)
 select refused_at from was
 
 -- name: service_has_delivered

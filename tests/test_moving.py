@@ -954,6 +954,33 @@ async def test_posted_event_that_each_cell_accepted_comes_together(
 
 
 @in_schemas
+@pytest.mark.parametrize("end", [moving.move, moving.give_up])
+async def test_no_event_is_posted_in_the_new_cell_while_its_company_is_copied(
+    cells: tuple[Api, Api],
+    pools: tuple[Database, Database],
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[..., Awaitable[object]],
+) -> None:
+    """The copy would replace what its users have got. Others get theirs."""
+    await fill(cells[0])
+    await cells[1].people(201, company_id=9)
+    post = partial(post_in_transaction, urls[1])
+    await interrupt(pools, "ab", monkeypatch, "_switch")
+    for event, company in ((custom(3, 201), None), (custom(teams=(7,)), None), (custom(4), COMPANY)):
+        with pytest.raises(PostgresError, match="is moving to this database"):
+            await post(event, company)
+    ids = [await post(custom(201))]
+    await end(*pools, COMPANY, "a", "b")
+    if end is moving.move:
+        ids.append(await post(custom(3), COMPANY))
+    await pools[1].rows("update jobs set due_at = now() where task = 'post'")
+    for user, id_ in zip((201, 3), ids, strict=False):
+        await reaches(partial(latest, cells[1], user, 1), [id_])
+    assert await pools[1].value("select bool_or(is_awaited) from moves") is False
+
+
+@in_schemas
 async def test_posted_event_with_an_id_that_is_refused_holds_up_no_move(
     cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
 ) -> None:
@@ -1554,6 +1581,26 @@ PERSON = {
     "time_zone": "UTC",
     "active": True,
 }
+
+
+@in_schemas
+async def test_user_who_comes_during_the_copy_is_in_their_team_in_the_new_cell(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The users have been copied when the user comes, and the teams have not."""
+    await fill(cells[0])
+    bring = moving._Move._bring  # noqa: SLF001
+    newcomer = USERS[-1] + 1
+
+    async def bring_as_one_comes(self: Any, part: Any, source: Connection | None = None) -> Any:
+        if part.of == "teams" and not await pools[0].value("select count(*) from users where id = $1", newcomer):
+            await cells[0].people(newcomer, company_id=COMPANY)
+            await cells[0].team(7, 1, newcomer, company_id=COMPANY)
+        return await bring(self, part, source)
+
+    monkeypatch.setattr(moving._Move, "_bring", bring_as_one_comes)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert (await of_company(pools[1], COMPANY))["members"] == [(7, 1), (7, newcomer)]
 
 
 @in_schemas

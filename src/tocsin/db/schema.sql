@@ -510,17 +510,35 @@ $$;
 CREATE FUNCTION tocsin.refuse_post_of_moved_company() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
+declare
+    problem text;
 begin
-    if exists (select from moves m where m.state = 'moved' and (m.is_leaving or m.company_id = new.company_id)) and (
-        exists (select from moves m where m.state = 'moved' and m.company_id = new.company_id)
-        or exists (
-            select
-            from (values ('user', '{notify,users}'::text[]), ('team', '{notify,teams}')) named (kind, path)
-            cross join lateral jsonb_array_elements_text(new.body::jsonb #> named.path) as one (id)
-            join moved_ids m on m.kind = named.kind and m.id = one.id::int
-        )
+    if exists (
+        select from moves m where m.is_awaited or m.state = 'moved' and (m.is_leaving or m.company_id = new.company_id)
     ) then
-        raise lock_not_available using message = 'The company has moved to another database.';
+        with named as materialized (
+            select path.kind, one.id::numeric::int as id
+            from (values ('user', '{notify,users}'::text[]), ('team', '{notify,teams}')) path (kind, keys)
+            cross join lateral jsonb_array_elements_text(new.body::jsonb #> path.keys) as one (id)
+        ),
+        company as (
+            select new.company_id as id
+            union all
+            select u.company_id from named n join users u on u.id = n.id where n.kind = 'user'
+            union all
+            select t.company_id from named n join teams t on t.id = n.id where n.kind = 'team'
+        )
+        select case
+                   when exists (select from moves m where m.state = 'moved' and m.company_id = new.company_id)
+                       or exists (select from named n join moved_ids m on m.kind = n.kind and m.id = n.id)
+                       then 'The company has moved to another database.'
+                   when exists (select from company c join moves m on m.company_id = c.id where m.is_awaited)
+                       then 'The company is moving to this database.'
+               end
+        into problem;
+        if problem is not null then
+            raise lock_not_available using message = problem;
+        end if;
     end if;
     return new;
 end
@@ -922,6 +940,7 @@ CREATE TABLE tocsin.moves (
     is_leaving boolean DEFAULT false NOT NULL,
     received_turn integer DEFAULT 0 NOT NULL,
     received bigint DEFAULT 0 NOT NULL,
+    is_awaited boolean DEFAULT false NOT NULL,
     CONSTRAINT moves_company_id_check CHECK ((company_id > 0)),
     CONSTRAINT moves_state_check CHECK ((state = ANY (ARRAY['copying'::text, 'moved'::text, 'here'::text])))
 );

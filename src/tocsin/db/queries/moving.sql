@@ -28,14 +28,14 @@ returning turn
 
 -- name: expect
 -- At the target: which move brings the company here. This waits for what an earlier one still writes.
-insert into moves (company_id, turn, state, other, received_turn) values ($1, 0, 'here', $3, $2)
+insert into moves (company_id, turn, state, other, received_turn, is_awaited) values ($1, 0, 'here', $3, $2, true)
 on conflict (company_id) do update
-set received_turn = excluded.received_turn, received = 0,
+set received_turn = excluded.received_turn, received = 0, is_awaited = true,
     other = case when moves.state = 'here' then excluded.other else moves.other end
 
 -- name: expect_no_longer
 -- At the target: the move is given up, and nothing of it is here.
-update moves set received_turn = 0 where company_id = $1 and received_turn = $2 and state <> 'copying'
+update moves set received_turn = 0, is_awaited = false where company_id = $1 and received_turn = $2 and state <> 'copying'
 
 -- name: close
 update moves set closed_until = clock_timestamp() + make_interval(secs => $2) where company_id = $1 and state = 'copying'
@@ -371,7 +371,11 @@ where k.kept_at < excluded.kept_at
 insert into teams select * from json_populate_recordset(null::teams, $1::json)
 
 -- name: put_members
-insert into members select * from json_populate_recordset(null::members, $1::json)
+-- A user who came to the company since their range was copied is here later, and the team differs until then.
+insert into members
+select m.*
+from json_populate_recordset(null::members, $1::json) m
+join users u on u.id = m.user_id
 
 -- name: put_events
 -- An event of several companies that is here already gets the users and teams of this one ($2), too.
@@ -671,7 +675,7 @@ select number, table_name, row from moved_rows where company_id = $1 and number 
 
 -- name: received
 -- Note which rows are here; no row if another command has brought them.
-update moves set received = $2, state = 'here', other = $4
+update moves set received = $2, state = 'here', other = $4, is_awaited = false
 where company_id = $1 and received_turn = $3 and (received < $2 or $2 = 0)
 returning received
 

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from tests.support.database import make_database, wipe
+from tests.support.database import blocked, make_database, wipe
 from tests.support.waiting import reaches, until
 from tocsin import devices, directory, registrations
 from tocsin.background import end
@@ -113,6 +113,40 @@ async def test_phone_is_released_if_its_new_registration_commits_after_the_look(
         assert await look(cells) == (0, 0)
     assert await look(cells) == (1, 0)
     assert await owners(cells) == [None, 101]
+
+
+async def test_phone_that_comes_with_an_earlier_registration_is_released(
+    cells: tuple[Database, Database], session: Connection
+) -> None:
+    """By an import or the move of a company. The other user keeps it, also if the phone has left that one since."""
+    for removed in (False, True):
+        await register(cells[1], 101)
+        if removed:
+            await devices.detach(cells[1], 101, PHONE)
+        await look(cells)
+        await cells[1].rows("update registrations set noted_at = noted_at - interval '1 hour'")
+        await session.execute(
+            "insert into devices (token, user_id, type, provider, environment, app, registered_at)"
+            " values ($1, 1, 'iOS', 'apns', 'production', 'default', now() - interval '1 day')",
+            PHONE,
+        )
+        assert await look(cells) == (0, 0)
+        assert await look(cells) == (1, 0)
+        assert await owners(cells) == [None, None if removed else 101]
+
+
+async def test_phone_that_registers_again_during_the_look_stays(
+    cells: tuple[Database, Database], session: Connection
+) -> None:
+    await register(cells[0], 1)
+    await look(cells)
+    await register(cells[1], 101)
+    async with session.transaction():
+        await session.execute("update devices set registered_at = clock_timestamp() where token = $1", PHONE)
+        looking = asyncio.create_task(look(cells))
+        await until(lambda: blocked(session))
+    assert await looking == (0, 1)
+    assert await owners(cells) == [1, None]
 
 
 async def test_phones_of_before_registrations_were_remembered_are_released(

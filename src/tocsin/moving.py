@@ -210,7 +210,6 @@ class _Move(Copy):
                 raise Refusal(f"Company {self._company} cannot be copied: {error}. It stays in its cell.") from error
             await self._switch()
         await self._carry()
-        await registrations.look_again(self._target)
         await self._copy_audit_entries()
         self._say(f"Company {self._company} is in cell {self._destination}.")
         await self._clean()
@@ -265,7 +264,7 @@ class _Move(Copy):
 
     async def _copy(self) -> None:
         """Copy what the target does not have, while the company is in use, and then what has changed."""
-        await registrations.release_phones(self._source, {self._destination: self._target})
+        await self._release_phones()
         await self._source.rows(_SQL["forget_rewritten"])
         await _patiently(self._is_noting, "events are locked")
         since, self._waiting = await self._source.value(_SQL["since"]), await self._waiting_now()
@@ -280,6 +279,10 @@ class _Move(Copy):
         for _ in range(ROUNDS):
             if await self._follow() <= FEW:
                 break
+
+    async def _release_phones(self) -> None:
+        await registrations.release_phones(self._target, {self._origin: self._source})
+        await registrations.release_phones(self._source, {self._destination: self._target})
 
     async def _is_noting(self) -> bool:
         with contextlib.suppress(Locked):
@@ -318,7 +321,7 @@ class _Move(Copy):
     async def _closing(self) -> AsyncIterator[None]:
         """Close the company for the block. If this process dies, it is served again after `CLOSED_FOR`."""
         await self._wait_until_idle()
-        await registrations.release_phones(self._source, {self._destination: self._target})
+        await self._release_phones()
         await self._source.rows(_SQL["close"], self._company, CLOSED_FOR)
         renewing = asyncio.create_task(self._renew())
         try:

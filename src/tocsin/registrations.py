@@ -2,7 +2,8 @@
 
 Each cell remembers when it registered which token, also those that have left for thirty days. Each looks at what the
 others registered since its last look, so that a cell that was away makes up for it. The later registration wins, by the
-clocks of the two servers; a registration of the same microsecond changes nothing.
+clocks of the two servers; a registration of the same microsecond changes nothing. One that an import or the move of a
+company brings may be earlier than those that its cell has seen: the cell with the later one notes that again.
 """
 
 import asyncio
@@ -66,16 +67,11 @@ async def release_phones(own: Database, others: Mapping[str, Database]) -> int:
     return sum([await _release(own, cell, other) for cell, other in others.items()])
 
 
-async def look_again(own: Database) -> None:
-    """Compare what the others registered within a day again, because phones have come by the move of a company."""
-    await own.rows(_SQL["look_again"])
-
-
 async def _release(own: Database, cell: str, other: Database) -> int:
     seen = await own.value(_SQL["seen"], cell)
     last, total = ((seen or _EARLIEST) - OVERLAP, ""), 0
     while found := await other.rows(_SQL["later"], *last, BATCH_SIZE):
-        columns = [row["digest"] for row in found], [row["registered_at"] for row in found]
+        columns = ([row[name] for row in found] for name in ("digest", "registered_at", "noted_at"))
         released = await own.rows(_SQL["release"], *columns, len(found))
         if released:
             log.info("released phones that another cell registered", cell=cell, phones=len(released))

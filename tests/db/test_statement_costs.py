@@ -64,7 +64,6 @@ BOUNDED = {
     ("moving", "stash_rest"): "a look at all users, once in a move",
     ("posts", "taken"): "at most 200 jobs are claimed",
     ("rate_limits", "take"): "at most 200 keys are asked for",
-    ("registrations", "look_again"): "a row for each cell",
     ("resolutions", "except"): "one row with the teams of the users",
     ("retention", "imports"): "a row for each import under way",
     ("readiness", "lockers"): "the sessions that lock a whole table, and those before them",

@@ -328,7 +328,7 @@ insert into heads select * from json_populate_recordset(null::heads, $1::json)
 insert into preferences select * from json_populate_recordset(null::preferences, $1::json)
 
 -- name: put_devices
--- A token that was registered here later stays here.
+-- A token that was registered here later stays as it is here, also if it has left.
 insert into devices as d
     (
         token, user_id, type, provider, environment, app, registered_at, last_delivered_at, id, p256dh, auth, told_up_to,
@@ -336,7 +336,10 @@ insert into devices as d
     )
 select token, user_id, type, provider, environment, app, registered_at, last_delivered_at, id, p256dh, auth, told_up_to,
        server_key, whole_token
-from json_populate_recordset(null::devices, $1::json)
+from json_populate_recordset(null::devices, $1::json) as given
+where not exists (
+    select from registrations r where r.digest = md5(given.token) and r.registered_at > given.registered_at
+)
 order by token collate "C"
 on conflict (token) do update
 set user_id = excluded.user_id, type = excluded.type, provider = excluded.provider, environment = excluded.environment,
@@ -352,13 +355,33 @@ insert into inbox select * from json_populate_recordset(null::inbox, $1::json)
 insert into changes select * from json_populate_recordset(null::changes, $1::json)
 
 -- name: put_clears
-insert into clears select * from json_populate_recordset(null::clears, $1::json) on conflict do nothing
+insert into clears as c select * from json_populate_recordset(null::clears, $1::json)
+on conflict (user_id) do update set since = least(c.since, excluded.since)
 
 -- name: put_deliveries
-insert into deliveries select * from json_populate_recordset(null::deliveries, $1::json)
+-- Those that wait go through the lane that their device has now, and those that are held are decided again: since the company has
+-- left, phones may have been registered and preferences changed here. Devices are locked as by the lookup of all that wait for one.
+with given as materialized (
+    select * from json_populate_recordset(null::deliveries, $1::json)
+),
+device as materialized (
+    select id, lane from devices
+    where id = any(array(select device_id from given where settled_at is null))
+    order by token collate "C"
+    for share
+)
+insert into deliveries
+    (
+        event_id, device_id, user_id, lane, is_bulk, state, attempts, worker_id, due_at, made_at, settled_at, reason, type,
+        token_ending
+    )
+select event_id, device_id, user_id, coalesce(device.lane, given.lane), is_bulk, state, attempts, worker_id,
+       case when state = 'held' then now() else due_at end, made_at, settled_at, reason, type, token_ending
+from given
+left join device on device.id = device_id and settled_at is null
 on conflict (event_id, device_id) do update
-set state = excluded.state, attempts = excluded.attempts, due_at = excluded.due_at, settled_at = excluded.settled_at,
-    reason = excluded.reason
+set lane = excluded.lane, state = excluded.state, attempts = excluded.attempts, due_at = excluded.due_at,
+    made_at = excluded.made_at, settled_at = excluded.settled_at, reason = excluded.reason
 
 -- name: put_idempotency_keys
 insert into idempotency_keys as k select * from json_populate_recordset(null::idempotency_keys, $1::json)

@@ -8,8 +8,11 @@ from structlog.testing import capture_logs
 
 from tests.support.service import settings_for
 from tocsin import cell_parts
+from tocsin.auth.from_settings import secrets_of
 from tocsin.cells import Cells, cells_of, every_cell, of_cell, text_of, with_cell
 from tocsin.errors import Refusal
+from tocsin.push.apps import plan
+from tocsin.push.channels.web_push import WebPush
 from tocsin.settings import Settings
 
 URL = "postgresql://tocsin:secret@db-1.example.com/tocsin"
@@ -153,3 +156,17 @@ async def test_cell_that_cannot_be_opened_is_logged_more_and_more_rarely(
     reasons = [line["reason"] for line in lines if (line["event"], line.get("cell")) == (failure, "north")]
     assert reasons == ["The database is away.", *["The password is wrong."] * (len(reasons) - 1)]
     assert 2 <= len(reasons) < len(attempts) / 2
+
+
+def test_cells_beside_the_embedded_one_have_its_keys(tmp_path: Path) -> None:
+    (tmp_path / "data/postgres").mkdir(parents=True)
+    more = {"data_dir": tmp_path / "data", "jwt_secret": ()}
+    embedded = every_cell(settings_of(tmp_path, WHOLE, database_url=None, **more))
+    lanes = [[each for each in plan(cell) if each.provider is WebPush] for cell in embedded]
+    assert [len(each) for each in lanes] == [1, 1, 1]
+    assert len({each.configuration for (each,) in lanes}) == 1
+    assert len({*map(str, map(secrets_of, embedded))}) == 1
+    for cell in every_cell(settings_of(tmp_path, WHOLE, **more)):
+        assert plan(cell) == []
+        with pytest.raises(Refusal, match="With a database of your own"):
+            secrets_of(cell)

@@ -216,12 +216,18 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
         return Archive(self.archive_dir and self.archive_dir.resolve(), self.archive_command)
 
     _cell: str = PrivateAttr("")
+    _is_beside_embedded: bool = PrivateAttr(default=False)
 
     def of_cell(self, name: str, changed: Mapping[str, Any]) -> Self:
         """Return the settings of one of several cells."""
         found = self.model_copy(update=changed)
-        found._cell = name  # noqa: SLF001 - of the same class
+        found._cell, found._is_beside_embedded = name, self.makes_keys  # noqa: SLF001 - of the same class
         return found
+
+    @property
+    def makes_keys(self) -> bool:
+        """Whether keys are made in the data folder: in embedded mode, also for cells in other databases."""
+        return self.database_url is None or self._is_beside_embedded
 
     @property
     def cell(self) -> str:

@@ -85,7 +85,7 @@ def secrets_of(settings: Settings) -> Sequence[str]:
         return [secret.get_secret_value() for secret in settings.jwt_secret]
     if settings.has_keys:
         raise Refusal("Public keys cannot sign tokens: get a token from the issuer, or set TOCSIN_JWT_SECRET too.")
-    if settings.database_url is not None:
+    if not settings.makes_keys:
         raise Refusal(
             "With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes, "
             "or TOCSIN_JWT_PUBLIC_KEY_FILES or TOCSIN_JWT_JWKS_URL to the keys of your tokens' issuer."

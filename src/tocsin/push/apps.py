@@ -189,7 +189,7 @@ def _claim(file: Path) -> None:
 
 
 def _vapid_file(settings: Settings) -> Path | None:
-    if settings.vapid_key_file or settings.database_url is not None:
+    if settings.vapid_key_file or not settings.makes_keys:
         return settings.vapid_key_file
     return settings.data_dir / VAPID_FILE if settings.data_dir.exists() else None
 

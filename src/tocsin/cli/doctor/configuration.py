@@ -122,7 +122,7 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
 def _own_secret(settings: Settings) -> Iterator[Finding]:
     path = settings.data_dir / SECRET_FILE
     try:
-        if settings.database_url is not None:
+        if not settings.makes_keys:
             remedy = f"set {PREFIX}JWT_SECRET to at least 32 random bytes"
             yield Finding(
                 "FAIL", "keys of tokens", "no keys are set, and none are created with an external database", remedy

@@ -241,7 +241,11 @@ async def enter(
 
 
 async def count_history(connection: Connection, *columns: Sequence[Any]) -> None:
-    """Add imported notifications to the counts of locked inboxes: per user the total, unread and newest time."""
+    """Add imported notifications to the counts of locked inboxes: per user the total, unread and newest time.
+
+    The last column has the users whose notifications were sorted. One statement changes each head: the second change of
+    a row in a transaction would lock the user, for whom an erasure may wait that has locked them first.
+    """
     await connection.execute(_SQL["count_history"], *columns)
 
 

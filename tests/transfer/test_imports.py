@@ -5,7 +5,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.servers import own_server
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import LONGEST_WAIT, bounded, reaches, until
-from tocsin import jobs, retention
+from tocsin import inbox, jobs, retention
 from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
@@ -214,6 +214,33 @@ async def test_notifications_of_two_imports_are_sorted_once_for_each_user(
                 sorts.append(await connection.fetchval(moved) - before)
     assert [int(entry["created_at"][8:10]) for entry in await entries(idle, 1)] == list(range(30, 0, -1))
     assert len([count for count in sorts if count]) == 1, sorts
+
+
+async def test_import_that_sorts_waits_for_no_erasure_that_waits_for_it(api: Api) -> None:
+    """An erasure locks the user first, and then the inbox."""
+    await import_lines(api, user(1), notification(1, 2))
+    async with api.app_state.database.transaction() as erasure, bounded():
+        await erasure.execute("select from users where id = 1 for update")
+        await import_lines(api, notification(1, 1), notification(1, 3))
+    assert [int(entry["created_at"][8:10]) for entry in await entries(api, 1)] == [3, 2, 1]
+
+
+async def test_import_leaves_out_users_who_come_after_it_has_locked_inboxes(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.people(1, 2)
+    lock = inbox.lock
+
+    async def lock_as_one_comes(connection: Connection, users: Collection[int]) -> set[int]:
+        monkeypatch.undo()
+        await api.as_service("DELETE", "/directory/users/2")
+        found = await lock(connection, users)
+        await api.people(2)
+        return found
+
+    monkeypatch.setattr(inbox, "lock", lock_as_one_comes)
+    await import_lines(api, notification(2), notification(1))
+    assert [len(await entries(api, each)) for each in (1, 2)] == [1, 0]
 
 
 async def test_import_may_give_one_id_different_texts_per_user(api: Api) -> None:

@@ -312,24 +312,25 @@ async def _devices(connection: Connection, id_: UUID, company_id: int | None, st
 
 async def _notifications(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
     users = await connection.fetchval(_SQL["concerned"], id_, start, APPLY_BATCH_SIZE)
-    await inbox.lock(connection, set(users[:APPLY_BATCH_SIZE]))
+    locked = await inbox.lock(connection, concerned := {*users[:APPLY_BATCH_SIZE]})
     await connection.execute(_SQL["hold"], id_, start, APPLY_BATCH_SIZE)
-    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE, start)
-    if row["user_ids"]:
-        await inbox.count_history(connection, row["user_ids"], row["totals"], row["unreads"], row["newest"])
-    if ended := set(row["with_more"]) - set(users[APPLY_BATCH_SIZE:]):
-        await _sort(connection, ended)
+    unlocked = concerned - locked  # they do not exist, or have come since
+    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE, start, unlocked)
+    ended = (locked & {*row["with_more"]}) - {*users[APPLY_BATCH_SIZE:]}
+    sorted_ = await _sort(connection, ended) if ended else []
+    if row["user_ids"] or sorted_:
+        await inbox.count_history(connection, row["user_ids"], row["totals"], row["unreads"], row["newest"], sorted_)
     return Applied(row["count"], row["last"] or 0)
 
 
-async def _sort(connection: Connection, users: Collection[int]) -> None:
-    """Sort the imported notifications of these users by time, once all of this import are there."""
+async def _sort(connection: Connection, users: Collection[int]) -> list[int]:
+    """Sort the imported notifications of these users by time, once all of this import are there; return for whom."""
     await allow(connection, SORT_TIMEOUT)
     found = await connection.fetch(_SQL["unsorted"], users, timeout=SORT_TIMEOUT)
-    if unsorted := [row["user_id"] for row in found]:
+    unsorted = [row["user_id"] for row in found]
+    if unsorted:
         await connection.execute(_SQL["sort"], unsorted, timeout=SORT_TIMEOUT)
-        nothing = [0] * len(unsorted)
-        await inbox.count_history(connection, unsorted, nothing, nothing, [None] * len(unsorted))
+    return unsorted
 
 
 Step = Callable[[Connection, UUID, int | None, int], Awaitable[Applied]]

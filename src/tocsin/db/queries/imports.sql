@@ -222,9 +222,9 @@ cross join lateral (select id from events where id = n.event_id for key share) e
 
 -- name: notifications
 -- Some notifications, by user, the newest first: they are placed below the existing ones. Existing notifications are not
--- changed. Each event is looked up separately, which costs half as much as `on conflict`; if another transaction inserts
--- the same at the same time, this step fails and is repeated. An event that does not exist has no entries, content, subjects
--- or recipients, so that those of existing ones only are looked up.
+-- changed, and inboxes that are not locked ($5) get none. Each event is looked up separately, which costs half as much as
+-- `on conflict`; if another transaction inserts the same at the same time, this step fails and is repeated. An event that
+-- does not exist has no entries, content, subjects or recipients, so that those of existing ones only are looked up.
 with next as materialized (
     select ctid as place, number, user_id, event_id as id, kind, data, body, language, read_at,
            happened_at as created_at, subjects
@@ -239,7 +239,7 @@ line as (
 told as materialized (
     select distinct on (next.user_id, next.id) next.*, u.company_id, e.id is null as is_new
     from next
-    join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
+    join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2) and u.id <> all($5::int[])
     left join lateral (select id, company_id from events where id = next.id offset 0) e on true
     where e.id is null
        or (

@@ -429,11 +429,16 @@ from events e
 where e.id = ($1::uuid[])[1] and (select n from got) > 0
 
 -- name: count_history
--- Count imported notifications, whose positions are below all others. Clients have to load the list again.
+-- Count imported notifications, whose positions are below all others, and those that were sorted ($5). Clients have to load the
+-- list again.
 update heads h
 set position = h.position + 1, forgotten = h.position + 1, total = h.total + p.n, unread = h.unread + p.unread,
     last_at = greatest(h.last_at, p.newest)
-from unnest($1::int[], $2::int[], $3::int[], $4::timestamptz[]) as p (user_id, n, unread, newest)
+from (
+    select coalesce(counted.user_id, resorted.user_id) as user_id, coalesce(n, 0) as n, coalesce(unread, 0) as unread, newest
+    from unnest($1::int[], $2::int[], $3::int[], $4::timestamptz[]) as counted (user_id, n, unread, newest)
+    full join unnest($5::int[]) as resorted (user_id) on resorted.user_id = counted.user_id
+) p
 where h.user_id = p.user_id
 
 -- name: outdate_cursors

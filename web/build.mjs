@@ -19,7 +19,7 @@ const scripts = {
   demo: "demo/demo.js",
 };
 
-// esbuild bundles and minifies; terser finds another 2 % of what a page pays for the inbox.
+// esbuild bundles and minifies; terser finds another 2 % of what a page pays for the inbox (unsafe_arrows: no function here has a `this` of its own).
 const { outputFiles } = await build({
   absWorkingDir: here,
   entryPoints: scripts,
@@ -40,7 +40,7 @@ await mkdir(out, { recursive: true });
 const built = new Map(outputFiles.map(({ path, text }) => [basename(path), text]));
 for (const name of Object.keys(scripts)) {
   const sourceMap = { content: built.get(`${name}.js.map`), filename: `${name}.js`, url: `${name}.js.map`, includeSources: true };
-  const { code, map } = await minify({ [`${name}.js`]: built.get(`${name}.js`) }, { module: true, ecma: 2022, compress: { passes: 3 }, format: { ecma: 2022 }, sourceMap });
+  const { code, map } = await minify({ [`${name}.js`]: built.get(`${name}.js`) }, { module: true, ecma: 2022, compress: { passes: 3, keep_fargs: false, sequences: false, unsafe_arrows: true }, format: { ecma: 2022 }, sourceMap });
   await deliver(`${name}.js`, Buffer.from(code), true);
   await deliver(`${name}.js.map`, Buffer.from(String(map)), false);
 }

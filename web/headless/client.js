@@ -106,7 +106,7 @@ export class InboxClient {
       unread: store.shownUnread,
       connection: store.connection,
       loading: Boolean(all.loading),
-      error: all.error,
+      error: all.loaded ? null : all.error,
       hasMore: all.next !== null,
     });
     for (const listener of this.#listeners) listener();

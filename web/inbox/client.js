@@ -60,6 +60,7 @@ export class Client {
     if (answer.status === 401 && (this.provider || this.token !== token)) {
       answer = await this.#send(await this.#renew(token), method, path, body, more);
     }
+    if (answer.status !== 401 && /html/.test(answer.headers.get("content-type"))) throw unreachable("A proxy answered.");
     if (!answer.ok) throw await Refusal.of(answer);
     return answer;
   }

@@ -37,6 +37,8 @@ const Base = /** @type {new () => HTMLElement & Attributes} */ (globalThis.HTMLE
 
 let warned = false;
 
+const capped = (count) => (count > 99 ? "99+" : count);
+
 /**
  * The inbox of Tocsin for any page: a bell with a panel, or a list in place.
  *
@@ -436,7 +438,7 @@ export class TocsinInbox extends Base {
     const [p, words, inbox] = [this.#parts, this.#words, this.#inbox];
     const unread = inbox?.shownUnread ?? 0;
     p.badge.hidden = !unread;
-    p.badge.textContent = unread > 99 ? "99+" : String(unread);
+    p.badge.textContent = capped(unread);
     p.bell.setAttribute("aria-label", unread ? `${words.title}, ${words.unreadCount(unread)}` : words.title);
     if (inbox && inbox.shownUnread !== this.#counted && inbox.shownUnread !== null) {
       this.#counted = inbox.shownUnread;
@@ -458,7 +460,7 @@ export class TocsinInbox extends Base {
       tab.tabIndex = chosen ? 0 : -1;
     });
     p.list.setAttribute("aria-labelledby", `tab-${this.#tab}`);
-    p.tabs[1].lastChild.textContent = unread ? (unread > 99 ? "99+" : String(unread)) : "";
+    p.tabs[1].lastChild.textContent = capped(unread || "");
     const notice = inbox && words.connection[inbox.connection];
     p.notice.hidden = !notice;
     if (notice && p.notice.textContent !== notice) this.#say(notice);
@@ -494,8 +496,8 @@ export class TocsinInbox extends Base {
 
     const fresh = list ? inbox.waiting(this.#tab) : 0;
     p.pill.hidden = !fresh;
-    if (fresh) p.pill.textContent = words.fresh(fresh > 99 ? "99+" : fresh);
-    const failed = list?.error ?? (this.#bare ? { status: 401 } : null);
+    if (fresh) p.pill.textContent = words.fresh(capped(fresh));
+    const failed = list ? !list.loaded && list.error : (this.#bare ? { status: 401 } : null);
     p.empty.hidden = !(list?.loaded && !notes.length && !fresh && !list.next && !failed);
     if (!p.empty.hidden) p.emptyText.replaceChildren(icon(this.#tab === "all" ? "bell" : "checks"), ...words.empty[this.#tab].map((text) => h("p", {}, text)));
     p.foot.hidden = !(list?.loaded && list.next && !failed);
@@ -564,7 +566,7 @@ export class TocsinInbox extends Base {
   /** Update times and days while they are visible. */
   #tick() {
     clearInterval(this.#ticking);
-    if (document.visibilityState !== "visible" || !this.#built || (this.mode === "bell" && !this.#opened)) return;
+    if (document.hidden || !this.#built || (this.mode === "bell" && !this.#opened)) return;
     this.#ticking = setInterval(() => this.isConnected ? this.#draw() : clearInterval(this.#ticking), TICK_MS);
     this.#draw();
   }

@@ -1,12 +1,14 @@
 /** The live stream, shared by all tabs of a user. Independent of the list. */
 
 import { EventParser } from "./sse.js";
+import { backoff } from "../shared/times.js";
 
 const PER_PAGE = 20;
 const POLL_MS = 30_000;
 const SILENCE_MS = 40_000;
 const RETRY_MS = 3_000;
 const LOOK_MS = 300;
+const CALM_MS = 10_000;
 
 /** The locks between tabs; undefined on plain http. */
 const locks = () => globalThis.navigator?.locks;
@@ -65,6 +67,9 @@ export class Feed {
     this.start();
   }
 
+  /** Whether this tab has the stream of all. */
+  get leads() { return this.#turn; }
+
   /** Retry, because the token may be valid again. */
   resume() {
     if (this.#state === "refused") this.restart();
@@ -73,7 +78,7 @@ export class Feed {
   /** Retry without a delay: the network is back, or the tab is visible again. */
   wake(why) {
     if (why === "offline") return void (this.#turn && this.#tell("state", "offline"));
-    if (why === "visibilitychange" && document.visibilityState !== "visible") return;
+    if (why === "visibilitychange" && document.hidden) return;
     this.resume();
     this.#nudge?.();
     if (this.#channel && !this.#turn) this.#ask();
@@ -102,7 +107,7 @@ export class Feed {
     this.#silence = setTimeout(() => {
       if (this.#turn || !this.#stop) return;
       if (!locks()) this.#lead();
-      else if (document.visibilityState === "visible") this.#join(name, true);
+      else if (!document.hidden) this.#join(name, true);
       else this.#expect(name);
     }, ms);
   }
@@ -145,12 +150,15 @@ export class Feed {
     clearTimeout(this.#silence);
     let failures = 0;
     while (!turn.signal.aborted) {
+      const began = Date.now();
       let pause = 0;
       try {
-        const retry = await this.#stream(turn.signal, () => { failures = 0; });
+        const retry = await this.#stream(turn.signal);
+        failures = 0;
         pause = (0.1 + Math.random()) * retry; // spread the reconnects after a restart of the service
       } catch (problem) {
         if (turn.signal.aborted) break;
+        if (Date.now() - began > CALM_MS) failures = 0; // only a stream that lasts ends the backoff
         if (problem.status === 404) {
           await this.#poll(turn.signal).catch(() => {});
         } else if (problem.status === 401) {
@@ -158,7 +166,7 @@ export class Feed {
           this.#state = "refused";
           break; // until there is a new token
         }
-        pause = (problem.after ?? 0) * 1_000 + Math.min(30_000, 1_000 * 2 ** failures) * (0.5 + Math.random() / 2);
+        pause = (problem.after ?? 0) * 1_000 + backoff(failures);
         failures += 1;
       }
       if (turn.signal.aborted) break;
@@ -169,7 +177,7 @@ export class Feed {
   }
 
   /** Read the stream until it ends. Return the delay before the next one in ms. */
-  async #stream(signal, begun) {
+  async #stream(signal) {
     await this.#client.credentials(); // renew a token about to expire, which would end the stream at once
     if (signal.aborted) return 0;
     const attempt = new AbortController();
@@ -181,7 +189,6 @@ export class Feed {
     try {
       const headers = { Accept: "text/event-stream", ...(this.#lastId && { "Last-Event-ID": this.#lastId }) };
       const answer = await this.#client.ask("GET", "/notifications/stream", undefined, { signal: attempt.signal, headers, streams: true });
-      begun();
       this.#tell("state", "live");
       const [reader, decoder, parser] = [answer.body.getReader(), new TextDecoder(), new EventParser()];
       for (;;) {

@@ -23,14 +23,16 @@ export class Kept {
     }
   }
 
-  /** Store these marks; null removes one. */
-  put(marks) {
-    const all = Object.entries({ ...this.all, ...marks }).filter(([, mark]) => mark).slice(-MOST_KEPT);
-    const text = all.length ? JSON.stringify(Object.fromEntries(all)) : null;
-    this.#here = this.#name && store(this.#name, text) === text ? {} : Object.fromEntries(all);
-  }
-
-  done(id, mark) {
-    if (this.all[id] === mark) this.put({ [id]: null });
+  /** Store a mark as the newest; null removes it. */
+  put(id, mark) {
+    const marks = { ...this.all };
+    delete marks[id];
+    if (mark) marks[id] = mark;
+    const kept = Object.entries(marks).slice(-MOST_KEPT);
+    const text = kept.length ? JSON.stringify(Object.fromEntries(kept)) : null;
+    this.#here = {};
+    if (this.#name && store(this.#name, text) === text) return;
+    if (this.#name) store(this.#name, null); // what is stored there would be sent again
+    this.#here = Object.fromEntries(kept);
   }
 }

@@ -30,7 +30,7 @@ function isolated(text) {
 
 /** Turn http and https URLs in a text into links, except those with a user name, such as "https://bank@evil". */
 function linked(text) {
-  return text.split(/(https?:\/\/[^\s<>"\u200e\u200f\u202a-\u202e\u2066-\u2069]+)/i).flatMap((part, at) => {
+  return text.split(/(https?:\/\/[^\s<>"\p{Bidi_C}]+)/iu).flatMap((part, at) => {
     let end = at % 2 ? part.length : 0;
     while (end && (".,:;!?'’”…»]}".includes(part[end - 1]) || (part[end - 1] === ")" && !part.includes("(")))) end -= 1; // punctuation of the sentence
     const url = urlOf(part.slice(0, end));

@@ -4,7 +4,7 @@ import { Refusal } from "./client.js";
 import { Feed } from "./feed.js";
 import { Kept } from "./kept.js";
 import { linkOf } from "./safe_html.js";
-import { timeOf, utc, wait } from "../shared/times.js";
+import { backoff, timeOf, utc, wait } from "../shared/times.js";
 
 const PER_PAGE = 20;
 const POLL_MS = 30_000;
@@ -31,7 +31,12 @@ export class Inbox {
   #wanted = new Set();
   #looking = null;
   #kept;
+  /** How to answer those who made a mark that is not sent yet. */
+  #made = new Map();
   #sending = false;
+  #late = false;
+  #retrying = null;
+  #failures = 0;
   #ended = false;
   #patience = 0;
   #nudge = null;
@@ -62,14 +67,14 @@ export class Inbox {
         this.#failed(problem);
         await new Promise((resolve) => {
           this.#nudge = resolve;
-          if (problem.status !== 401) setTimeout(resolve, Math.min(30_000, 1_000 * 2 ** failures));
+          if (problem.status !== 401) setTimeout(resolve, backoff(failures));
         });
         continue;
       }
       if (this.#ended) return;
       this.feed = new Feed(this.client, (event, data) => this.#heard(event, data));
       this.feed.start();
-      for (const [tab, list] of Object.entries(this.lists)) if (list.error) this.load(tab, true);
+      this.#again();
     }
   }
 
@@ -91,7 +96,7 @@ export class Inbox {
     this.client.token = token;
     if (this.feed) this.feed.restart();
     else this.#nudge?.();
-    for (const [tab, list] of Object.entries(this.lists)) if (list.error) this.retry(tab);
+    this.#again();
   }
 
   shown(tab) {
@@ -102,7 +107,7 @@ export class Inbox {
   /** The number of received notifications that are not shown yet. */
   waiting(tab) {
     const { fresh, other } = this.lists[tab];
-    return (other ? other.ids : fresh).filter((id) => !this.deleting.has(id)).length;
+    return (other?.ids ?? fresh).filter((id) => !this.deleting.has(id)).length;
   }
 
   get #loading() { return Object.values(this.lists).some(({ loading }) => loading); }
@@ -111,7 +116,8 @@ export class Inbox {
     const list = this.lists[tab];
     if (list.loading || (list.loaded && !again)) return list.loading;
     list.loading = this.#load(tab).catch((problem) => {
-      list.error = list.loaded ? null : problem;
+      list.error = problem;
+      if (list.loaded) this.#retry(problem); // else there is a button
       this.#failed(problem);
     }).finally(() => {
       list.loading = null;
@@ -131,6 +137,7 @@ export class Inbox {
     this.#counted(page.pagination.unread);
     this.#merge(tab, page);
     Object.assign(list, { loaded: true, error: null });
+    this.#failures = 0;
     if (this.feed) this.feed.resume();
     else this.#nudge?.();
   }
@@ -185,7 +192,7 @@ export class Inbox {
   }
 
   async mark(id, read) {
-    await this.#readThem();
+    this.#readThem();
     const note = this.notes.get(id);
     if (!note || Boolean(note.read_at) === read) return;
     const before = note.read_at;
@@ -223,16 +230,12 @@ export class Inbox {
     const { unread, reading: { tab, newest, ids } } = this;
     this.unread = this.shownUnread;
     this.reading = null;
-    this.#kept.put({ ...Object.fromEntries([...ids].map((id) => [id, null])), up_to: newest.id });
     try {
-      await this.client.ask("PUT", "/notifications/read", { up_to: newest.id }, { keepalive: true });
-      this.#kept.done("up_to", newest.id);
+      if (!(await this.#send("up_to", newest.id))) return;
       this.#on.settled([...ids]);
       this.lists.unread.ids = this.lists.unread.ids.filter((id) => tab !== "unread" || !ids.has(id));
       if (this.connection !== "live" || tab === "unread") await this.load(tab, true);
     } catch (problem) {
-      if (!problem.status) return this.#on.kept();
-      this.#kept.done("up_to", newest.id);
       this.#reset(ids, null);
       this.unread = unread;
       this.#failed(problem, "save");
@@ -262,50 +265,84 @@ export class Inbox {
   }
 
   async #delete(id) {
-    this.deleting.set(id, this.#counts);
     try {
-      if (await this.#send(id, "deleted")) this.#drop([id]);
+      await this.#send(id, "deleted");
     } catch (problem) {
-      this.deleting.delete(id);
       this.#failed(problem, "remove");
       this.#changed();
     }
   }
 
-  /** Send a mark; return whether the service has it. If the service is unreachable, store the mark and send it later. */
-  async #send(id, mark) {
-    this.#kept.put({ [id]: mark });
-    try {
-      await this.client.ask(...MARKS[mark](id), undefined, { keepalive: true });
-    } catch (problem) {
-      if (!problem.status) return this.#on.kept(), false;
-      this.#kept.done(id, mark);
-      if (problem.status !== 404 && problem.status !== 410) throw problem;
-      this.#drop([id]);
-    }
-    this.#kept.done(id, mark);
-    return true;
+  /**
+   * Store a mark and send it; return whether the service has it. Marks are sent one after another, in the order in which
+   * they were made, so that an earlier one never arrives after a later one. Deletions are final, and sent at once.
+   */
+  #send(id, mark) {
+    this.#kept.put(id, mark);
+    return new Promise((...answer) => {
+      this.#made.get(id)?.[0](); // replaced before it was sent
+      this.#made.set(id, answer);
+      if (mark === "deleted") this.#ask(id, mark).catch(() => {});
+      else this.#sendKept();
+    });
   }
 
-  /** Send the stored marks. */
+  /** Send the stored marks, but for deletions under way. */
   async #sendKept() {
     if (this.#sending) return;
     this.#sending = true;
-    const marks = Object.entries(this.#kept.all); // in the order in which they were made
     try {
-      for (const [id, mark] of marks) {
-        const call = id === "up_to" ? ["PUT", "/notifications/read", { up_to: mark }] : MARKS[mark]?.(id);
-        if (mark === "deleted") this.deleting.set(id, this.#counts);
-        if (call) await this.client.ask(...call).catch(passed);
-        this.#kept.done(id, mark);
-        if (mark === "deleted") this.#drop([id]);
-      }
-      if (marks.length) await this.refresh(); // marks may cancel each other out, and then no count follows
+      for (let next; (next = Object.entries(this.#kept.all).find(([id]) => !(this.deleting.get(id) >= 0)));) await this.#ask(...next);
+      if (this.#late) this.refresh(); // marks may cancel each other out, and then no count follows
+      this.#late = false;
     } catch {
-      // retried when the service is reachable
-    } finally {
-      this.#sending = false;
+      // sent again later
     }
+    this.#sending = false;
+  }
+
+  /** Send a stored mark. One without an answer stays stored, as does an old one that is refused only for now: throws. */
+  async #ask(id, mark) {
+    const made = this.#made.get(id);
+    let gone = mark === "deleted";
+    this.#late ||= !made;
+    if (gone) this.deleting.set(id, this.#counts);
+    try {
+      await this.client.ask(...requestOf(id, mark), { keepalive: true });
+      this.#failures = 0;
+    } catch (problem) {
+      const { status } = problem;
+      if (!status || (!made && /401|408|429|5../.test(status))) {
+        this.#late = true;
+        if (gone) this.deleting.set(id, "sent");
+        if (this.#made.size) this.#on.kept();
+        for (const [answer] of this.#made.values()) answer();
+        this.#made.clear();
+        this.#retry(problem);
+        throw problem;
+      }
+      gone = /404|410/.test(status);
+      if (!gone) {
+        this.deleting.delete(id);
+        made?.[1](problem);
+      }
+    }
+    if (this.#kept.all[id] === mark) this.#kept.put(id, null);
+    if (made === this.#made.get(id)) this.#made.delete(id);
+    if (gone) this.#drop([id]);
+    made?.[0](true);
+  }
+
+  /** Try again in a while, but not without a valid token. */
+  #retry({ status }) {
+    if (status !== 401) this.#retrying ??= wait(backoff(this.#failures++)).then(() => { this.#retrying = null; this.#again(); });
+  }
+
+  /** Try again what failed: the stored marks, and the lists. */
+  #again() {
+    if (this.#ended) return;
+    if (this.#late || this.feed?.leads) this.#sendKept();
+    for (const [tab, list] of Object.entries(this.lists)) if (list.error) this.load(tab, true);
   }
 
   /** Load the end of the user's pause; a failure changes nothing. */
@@ -375,7 +412,9 @@ export class Inbox {
 
   #apply(event, data, again = false) {
     switch (event) {
-      case "state": return this.#connected(data), data === "live" && void this.#sendKept();
+      case "state":
+        this.#connected(data);
+        return data === "live" && this.#again();
       case "refused": return this.#failed(new Refusal(data.status, data.code, data.message));
       case "fresh": case "resync": return void this.refresh();
       case "count": return this.#counted(data.unread);
@@ -426,11 +465,10 @@ export class Inbox {
   #polled(page) {
     const come = page.data.filter(({ id }) => !this.notes.has(id));
     const gone = page.data.filter(({ id, read_at }) => read_at && !this.notes.get(id)?.read_at).map(({ id }) => id);
-    const first = this.unread === null;
-    const more = page.pagination.unread - (this.unread ?? 0);
+    const more = this.unread === null ? 0 : page.pagination.unread - this.unread;
     this.#counted(page.pagination.unread);
-    this.#sendKept();
-    if (!first && more > 0) this.#on.arrived(more);
+    this.#again();
+    if (more > 0) this.#on.arrived(more);
     this.#on.settled(gone);
     if (!this.lists.all.loaded && !this.lists.unread.loaded) return;
     this.#take(page.data);
@@ -530,17 +568,9 @@ export class Inbox {
   }
 }
 
-/** The request for each mark. */
-const MARKS = {
-  read: (id) => ["PUT", `/notifications/${id}/read`],
-  unread: (id) => ["PUT", `/notifications/${id}/unread`],
-  deleted: (id) => ["DELETE", `/notifications/${id}`],
-};
-
-/** Accept a final refusal; throw any other, which is retried. */
-function passed(problem) {
-  if (!(problem.status >= 400 && problem.status < 500) || [401, 408, 429].includes(problem.status)) throw problem;
-}
+/** The request for a stored mark. */
+const requestOf = (id, mark) => (id === "up_to" ? ["PUT", "/notifications/read", { up_to: mark }]
+  : mark === "deleted" ? ["DELETE", `/notifications/${id}`, undefined] : ["PUT", `/notifications/${id}/${mark}`, undefined]);
 
 const emptyList = () => ({ ids: [], fresh: [], other: null, next: null, loaded: false, loading: null, error: null, stuck: false });
 

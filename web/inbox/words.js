@@ -45,15 +45,17 @@ function counted(text, locale) {
 
 /** The language of texts and the locale of dates: of the element, of its ancestors, or of the browser. */
 export function languageOf(element) {
-  const [wanted] = [element.getAttribute("lang") || langAround(element), ...navigator.languages, "en"].filter(Boolean);
-  const language = wanted.slice(0, 2).toLowerCase();
-  const known = LANGUAGES.includes(language);
-  if (!known && !element.words) return { language: "en", locale: "en" };
+  const wanted = [langAround(element), ...navigator.languages, "en"].find(Boolean);
+  let locale = wanted.slice(0, 2).toLowerCase();
+  const known = LANGUAGES.includes(locale);
+  const language = known ? locale : "en";
+  if (!known && !element.words) return { language, locale: language };
   try {
-    return { language: known ? language : "en", locale: Intl.getCanonicalLocales(wanted)[0] };
+    [locale] = Intl.getCanonicalLocales(wanted);
   } catch {
-    return { language: known ? language : "en", locale: language };
+    // not the name of a locale
   }
+  return { language, locale };
 }
 
 function langAround(element) {

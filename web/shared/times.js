@@ -6,6 +6,9 @@ export const timeOf = (text) => new Date(`${text.replace(" ", "T").replace(/Z?$/
 /** Format milliseconds as the service does. */
 export const utc = (at = Date.now()) => new Date(at).toISOString().slice(0, 19).replace("T", " ");
 
+/** How long to wait after this many failures, in ms: 1, 2, 4 ... 30 seconds, less up to half of it. */
+export const backoff = (failures) => Math.min(30_000, 1_000 * 2 ** failures) * (0.5 + Math.random() / 2);
+
 export const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export class Times {

@@ -180,3 +180,19 @@ test("stopped feed has no pending timers", async () => {
   await pass(90_000);
   assert.equal(service.asked(STREAM).length, 1);
 });
+
+test("reconnect backs off if each stream breaks soon after it began", async () => {
+  await tab();
+  for (let second = 0; second < 300; second += 1) {
+    service.break();
+    await pass(1_000);
+  }
+  assert.ok(service.asked(STREAM).length < 25, String(service.asked(STREAM).length));
+  await pass(23_000);
+  assert.equal(service.streams, 1);
+  await pass(11_000);
+  service.requests = [];
+  service.break(); // after a stream that lasted, the first pause is short again
+  await pass(1_500);
+  assert.equal(service.asked(STREAM).length, 1);
+});

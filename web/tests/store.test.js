@@ -371,3 +371,125 @@ test("failed mark does not change a count that came while it was sent", async ()
   await settled();
   assert.deepEqual([inbox.unread, inbox.notes.get("One").read_at, reported.failed], [1, null, [[503, "save"]]]);
 });
+
+const portal = (status = 200) => new Response("<!doctype html><title>Sign in</title>", { status, headers: { "Content-Type": "text/html; charset=utf-8" } });
+
+test("mark without an answer is sent again while the stream stays open", async () => {
+  service.arrive("One");
+  const { inbox } = await open();
+  service.reply(/PUT/, unreachable, 2);
+  await inbox.mark("One", true);
+  for (const count of [3, 3]) {
+    await pass(30_000);
+    service.raw(": beat\n\n");
+    assert.deepEqual([service.asked(/PUT/).length, service.asked(/stream/).length, service.unread], [count, 1, 0]);
+  }
+});
+
+test("second mark of a notification is sent after the answer to the first", async () => {
+  service.arrive("One");
+  const { inbox, shown } = await open();
+  let arrives;
+  service.reply(/One\/read/, (answer) => new Promise((resolve) => { arrives = () => resolve(answer()); }));
+  inbox.mark("One", true);
+  await settled();
+  inbox.mark("One", false);
+  await settled();
+  arrives();
+  await settled();
+  assert.deepEqual(service.asked(/PUT/), ["PUT /notifications/One/read", "PUT /notifications/One/unread"]);
+  assert.deepEqual([service.unread, inbox.shownUnread, inbox.notes.get("One").read_at], [1, 1, null]);
+});
+
+test("stored mark does not undo a later one", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  service.reply(/PUT/, unreachable);
+  inbox.readAll("all");
+  inbox.commit();
+  await settled();
+  await inbox.mark("One", false);
+  service.restart();
+  await pass(60_000);
+  assert.deepEqual(service.notes.map(({ id, read_at: read }) => [id, Boolean(read)]), [["Two", true], ["One", false]]);
+});
+
+test("mark that is made while stored ones are sent is sent last", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  service.reply(/PUT/, unreachable, 2);
+  await inbox.mark("One", true);
+  await inbox.mark("Two", true);
+  let arrives;
+  service.reply(/One\/read/, (answer) => new Promise((resolve) => { arrives = () => resolve(answer()); }));
+  service.restart();
+  await pass(10_000);
+  inbox.mark("Two", false);
+  await settled();
+  arrives();
+  await pass(60_000);
+  assert.deepEqual([service.unread, inbox.shownUnread, inbox.notes.get("Two").read_at], [1, 1, null]);
+});
+
+test("stored marks of a notification keep the order in which they were made", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  service.reply(/PUT/, unreachable, 9);
+  await inbox.mark("One", true);
+  inbox.readAll("all");
+  inbox.commit();
+  await settled();
+  await inbox.mark("One", false);
+  service.reply(/PUT/, unreachable, 0);
+  await pass(120_000);
+  assert.deepEqual(service.notes.map(({ id, read_at: read }) => [id, Boolean(read)]), [["Two", true], ["One", false]]);
+});
+
+for (const status of [200, 403, 404, 502]) {
+  test(`page of a proxy (${status}) is not taken for an answer of the service`, async () => {
+    service.arrive("One", "Two");
+    const { inbox, reported } = await open();
+    service.reply(/PUT|DELETE/, () => portal(status), 2);
+    await inbox.mark("One", true);
+    inbox.remove("Two");
+    inbox.commit();
+    await settled();
+    assert.deepEqual([reported.kept, reported.failed], [2, []]);
+    await pass(60_000);
+    assert.deepEqual(service.notes.map(({ id, read_at: read }) => [id, Boolean(read)]), [["One", true]]);
+  });
+}
+
+test("stored marks of all tabs are sent once", async () => {
+  service.arrive("One");
+  const first = await open();
+  for (let tab = 0; tab < 4; tab += 1) await open();
+  service.reply(/PUT/, unreachable);
+  await first.inbox.mark("One", true);
+  service.reply(/PUT/, (answer) => new Promise((resolve) => { setTimeout(() => resolve(answer()), 5_000); }), 9);
+  service.requests = [];
+  service.restart();
+  await pass(60_000);
+  assert.deepEqual(service.asked(/PUT/), ["PUT /notifications/One/read"]);
+});
+
+test("list that could not be loaded again is loaded later", async () => {
+  service.arrive("One");
+  const { shown } = await open();
+  service.reply(/\/notifications\?/, unreachable, 2);
+  service.notes.unshift({ ...service.notes[0], id: "Two" });
+  service.send("resync", {});
+  await settled();
+  assert.deepEqual(shown(), ["One"]);
+  await pass(90_000);
+  assert.deepEqual(shown(), ["Two", "One"]);
+});
+
+test("list that could not be loaded at first is loaded when the service can be reached", async () => {
+  service.arrive("One");
+  service.reply(/./, unreachable, 3);
+  const { inbox, shown } = await open();
+  assert.equal(inbox.lists.all.error.status, 0);
+  await pass(10_000);
+  assert.deepEqual([shown(), inbox.lists.all.error], [["One"], null]);
+});

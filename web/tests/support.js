@@ -96,6 +96,12 @@ export class Service {
     this.#streams.clear();
   }
 
+  /** Break all streams, as a bad line does. */
+  break() {
+    for (const stream of this.#streams) stream.error(new TypeError("network error"));
+    this.#streams.clear();
+  }
+
   async #fetch(url, { method, body, signal, headers }) {
     const request = `${method} ${url.pathname}${url.search}`;
     this.requests.push(headers["Last-Event-ID"] ? `${request} after ${headers["Last-Event-ID"]}` : request);

@@ -352,14 +352,14 @@ async def test_company_that_moves_is_missed_for_seconds_and_loses_nothing(servic
     assert [each["id"] for each in listed.json()["data"]] == [NORTH]
 
 
-async def copy_only(monkeypatch: pytest.MonkeyPatch, *move: Any) -> None:
-    """Begin a move, as a command that is killed when all is copied."""
+async def copy_only(monkeypatch: pytest.MonkeyPatch, *move: Any, until_step: str = "_switch") -> None:
+    """Begin a move, as a command that is killed before a step: if none is named, when all is copied."""
 
     async def end(_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(moving._Move, "_switch", end)  # noqa: SLF001
+        patched.setattr(moving._Move, until_step, end)  # noqa: SLF001
         with pytest.raises(KeyboardInterrupt):
             await moving.move(*move)
 
@@ -640,6 +640,36 @@ async def test_status_of_a_divided_event_is_the_sum_of_its_parts(service: WithSo
     assert (await service.as_service("GET", f"/events/{new_id()}")).status_code == 404
     service.south.kill()
     assert await status(delivered) == ("delivered", 1, 0)
+
+
+async def test_status_counts_users_of_a_company_that_moves_once(
+    service: WithSouth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = 4
+    for user in (MAIN, other):
+        assert (await service.put(user)).status_code == 204
+    posted = await service.as_service("POST", "/events", json=custom(MAIN, other))
+    push = (
+        "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending, state, settled_at)"
+        " select event_id, gen_random_uuid(), user_id, '', false, 'iOS', '', 'delivered', now() from inbox returning 1"
+    )
+
+    async def status() -> tuple[int, int, int]:
+        found = (await service.as_service("GET", f"/events/{posted.json()['id']}")).json()
+        return found["recipients"], found["read"], found["pushes"]["delivered"]
+
+    await reaches(partial(service.total, other), 1)
+    await service.as_user(other, "PUT", "/notifications/read")
+    await value(service.urls[MAIN], push)
+    assert await status() == (2, 1, 2)
+    async with pool(service.urls[MAIN], CONNECTIONS) as here, pool(service.urls[SOUTH], CONNECTIONS) as there:
+        for step in ("_switch", "_clean"):
+            await copy_only(monkeypatch, here, there, other, "main", "south", until_step=step)
+            assert await value(service.urls[SOUTH], "select count(*) from recipients") == 1
+            await asyncio.sleep(2 * WATCH_INTERVAL)
+            assert await status() == (2, 1, 2)
+        await moving.move(here, there, other, "main", "south")
+    assert await status() == (2, 1, 2)
 
 
 @pytest.fixture

@@ -265,10 +265,10 @@ READS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("deliveries", "dead"): (timedelta(0), 100, None),
     ("deliveries", "dead "): (timedelta(0), 100, 2),
     ("deliveries", "of_person"): ("00000000-0000-0000-0000-000000000001", 1),
-    ("deliveries", "counts"): ("00000000-0000-0000-0000-000000000001",),
-    ("event_status", "event"): ("00000000-0000-0000-0000-000000000001", None, None),
+    ("deliveries", "counts"): ("00000000-0000-0000-0000-000000000001", ()),
+    ("event_status", "event"): ("00000000-0000-0000-0000-000000000001", None, None, ()),
     ("event_status", "person"): ("00000000-0000-0000-0000-000000000001", 1, None, None),
-    ("event_status", "readers"): ("00000000-0000-0000-0000-000000000001",),
+    ("event_status", "readers"): ("00000000-0000-0000-0000-000000000001", ()),
 }
 """The statements of the console's API calls, with arguments; an interval is a time that long ago."""
 

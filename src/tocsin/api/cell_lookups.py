@@ -69,6 +69,11 @@ class Moves:
         """The companies that are being copied from one cell to another."""
         return {id_ for said in self.said.values() for id_, each in said.items() if each.state == "copying"}
 
+    def others_of(self, name: str) -> list[int]:
+        """Return the companies of which a cell has rows, although another one is theirs: they move."""
+        moving = [company_id for company_id, each in self.of(name).items() if each.is_coming or each.is_leaving]
+        return [company_id for company_id in moving if self.cell_of(company_id) != name]
+
     def cell_of(self, company_id: int) -> str:
         """Return the cell of a company: the one that it moved to, or else that of the file."""
         name = moved_to(company_id, self.said.values())

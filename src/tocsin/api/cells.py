@@ -193,14 +193,20 @@ class Routing(Places[AppState]):
         if not any(found):
             raise TooLate
 
-    async def parts(self, request: Request, ask: Callable[[AppState], Coroutine[Any, Any, T]]) -> list[T]:
+    async def parts(
+        self, request: Request, ask: Callable[[AppState, Sequence[int]], Coroutine[Any, Any, T]]
+    ) -> list[T]:
         """Return what the cells say that have a part of an event, or the one that the request names, if they are open.
 
+        They are asked without companies that are being copied there, or have not wholly left: other cells have them.
         Raises `NotFound`, and `Unavailable` if a cell that may have the event is away, and no other one has it.
         """
-        if not self._dividing():
-            return [await ask(app_state_of(request))]
-        return (await self._ask_parts(request, ask))[0]
+        if not self._dividing() or "cell" in request.query_params:
+            return [await ask(app_state_of(request), ())]
+        if any(self._moves.others_of(name) for name in self.names):
+            await asyncio.gather(*map(self.look, self.names))  # the last look was up to a second ago
+        others = {each.database: self._moves.others_of(name) for name, each in self.states.items()}
+        return (await self._ask_parts(request, lambda each: ask(each, others[each.database])))[0]
 
     async def do_in_all(
         self, request: Request, placed: AppState, do: Callable[[AppState], Coroutine[Any, Any, None]]

@@ -183,8 +183,8 @@ async def get_event(
     if wait:
         leave_early(request.scope["state"])
 
-    async def ask(in_cell: AppState) -> dict[str, Any]:
-        return await event_status.state(in_cell.database, in_cell.pubsub, event_id, viewer, seconds=wait)
+    async def ask(in_cell: AppState, but: Sequence[int] = ()) -> dict[str, Any]:
+        return await event_status.state(in_cell.database, in_cell.pubsub, event_id, viewer, seconds=wait, but=but)
 
     routing = request.scope["app"].routing
     if isinstance(routing, Routing) and service.company_id is None:

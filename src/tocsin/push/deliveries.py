@@ -199,9 +199,9 @@ async def drop(database: Database, gone: Mapping[UUID, datetime]) -> None:
     await database.value(_SQL["drop"], list(gone), list(gone.values()))
 
 
-async def counts(database: Database, event_id: UUID) -> dict[State, int]:
-    """Return the number of deliveries of an event in each state."""
-    found = {row["state"]: row["count"] for row in await database.rows(_SQL["counts"], event_id)}
+async def counts(database: Database, event_id: UUID, but: Sequence[int] = ()) -> dict[State, int]:
+    """Return the number of deliveries of an event in each state, without those to users of the companies `but`."""
+    found = {row["state"]: row["count"] for row in await database.rows(_SQL["counts"], event_id, but)}
     return {state: found.get(state, 0) for state in STATES}
 
 

@@ -404,7 +404,13 @@ where user_id = any($1::int[]) and is_phone(type)
 update devices set environment = $2, server_key = $3 where id = $1
 
 -- name: counts
-select state, count(*) as count from deliveries where event_id = $1 group by state
+-- Without those of users of the companies $2.
+select d.state, count(*) as count
+from deliveries d
+where d.event_id = $1 and not (
+-- include: in_other_cell(user=d.user_id, companies=$2)
+)
+group by d.state
 
 -- name: is_waiting
 -- Whether any delivery of an event is still to be sent. It stops at the first row.

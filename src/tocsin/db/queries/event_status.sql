@@ -1,6 +1,7 @@
 -- The status of events.
 
 -- name: event
+-- Without the users of the companies $4, which have their part in another database.
 select e.id, e.kind, e.service,
        case
            when j.id is not null then
@@ -13,23 +14,34 @@ select e.id, e.kind, e.service,
            when c.event_id is not null then 'cancelled'
            else 'delivered'
        end as state,
-       d.reason, c.replaced_by, c.operator,
-       (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients,
-       (select coalesce(sum(dropped), 0) from recipients where event_id = e.id) as dropped
+       d.reason, c.replaced_by, c.operator, coalesce(part.recipients, 0) as recipients, coalesce(part.dropped, 0) as dropped
 from events e
+cross join lateral (
+    select sum(r.reached - others.n) as recipients, sum(r.dropped) filter (where others.n = 0 or others.n < r.reached) as dropped
+    from recipients r
+    cross join lateral (
+        select count(*) as n
+        from unnest(r.user_ids) as named (id)
+        where
+-- include: in_other_cell(user=named.id, companies=$4)
+    ) others
+    where r.event_id = e.id
+) part
 left join jobs j on j.id = e.id
 left join dead_letters d on d.id = e.id
 left join cancellations c on c.event_id = e.id
 where e.id = (select $1::uuid) and ($2::text is null or e.service = $2) and ($3::int is null or e.company_id = $3)
 
 -- name: readers
--- All users of a chunk are looked up in one scan of the primary key.
+-- All users of a chunk are looked up in one scan of the primary key. Those of the companies $2 do not count.
 select coalesce(sum(had_read.n), 0)::bigint
 from recipients c
 cross join lateral (
     select count(*) as n
     from inbox i
-    where i.user_id = any(c.user_ids) and i.event_id = c.event_id and i.read_at is not null
+    where i.user_id = any(c.user_ids) and i.event_id = c.event_id and i.read_at is not null and not (
+-- include: in_other_cell(user=i.user_id, companies=$2)
+    )
 ) had_read
 where c.event_id = (select $1::uuid)
 

@@ -312,11 +312,10 @@ async def _devices(connection: Connection, id_: UUID, company_id: int | None, st
 
 async def _notifications(connection: Connection, id_: UUID, company_id: int | None, start: int) -> Applied:
     users = await connection.fetchval(_SQL["concerned"], id_, start, APPLY_BATCH_SIZE)
-    locked = await inbox.lock(connection, concerned := {*users[:APPLY_BATCH_SIZE]})
+    locked = await inbox.lock(connection, {*users[:APPLY_BATCH_SIZE]})
     await connection.execute(_SQL["hold"], id_, start, APPLY_BATCH_SIZE)
-    unlocked = concerned - locked  # they do not exist, or have come since
-    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE, start, unlocked)
-    ended = (locked & {*row["with_more"]}) - {*users[APPLY_BATCH_SIZE:]}
+    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE, start, locked)
+    ended = {*row["with_more"]} - {*users[APPLY_BATCH_SIZE:]}
     sorted_ = await _sort(connection, ended) if ended else []
     if row["user_ids"] or sorted_:
         await inbox.count_history(connection, row["user_ids"], row["totals"], row["unreads"], row["newest"], sorted_)

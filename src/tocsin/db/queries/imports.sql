@@ -25,10 +25,25 @@ gone as (
 select count(*) from line
 
 -- name: discard
+-- Delete an applied import. The next ones, which waited for it, are due now.
 with line as (
     delete from import_lines where import_id = $1
+),
+applied as (
+    delete from imports where id = $1 returning company_id
+),
+next as materialized (
+    select j.id
+    from applied a
+    cross join lateral (
+        select distinct on (company_id) id
+        from imports
+        where id > $1 and state = 'applying' and (company_id = a.company_id) is not false
+        order by company_id, id
+    ) i
+    cross join lateral (select id from jobs where id = i.id and worker_id is null for update skip locked) j
 )
-delete from imports where id = $1
+update jobs set due_at = least(due_at, clock_timestamp()) where id = any(array(select id from next))
 
 -- name: unknown
 -- Of the lines with numbers from $4 to $5, those that name a user who is neither in the directory nor in the import, or is
@@ -222,7 +237,7 @@ cross join lateral (select id from events where id = n.event_id for key share) e
 
 -- name: notifications
 -- Some notifications, by user, the newest first: they are placed below the existing ones. Existing notifications are not
--- changed, and inboxes that are not locked ($5) get none. Each event is looked up separately, which costs half as much as
+-- changed, nor inboxes that are not locked ($5). Each event is looked up separately, which costs half as much as
 -- `on conflict`; if another transaction inserts the same at the same time, this step fails and is repeated. An event that
 -- does not exist has no entries, content, subjects or recipients, so that those of existing ones only are looked up.
 with next as materialized (
@@ -235,20 +250,6 @@ with next as materialized (
 ),
 line as (
     delete from import_lines where ctid = any(array(select place from next)) returning number
-),
-told as materialized (
-    select distinct on (next.user_id, next.id) next.*, u.company_id, e.id is null as is_new
-    from next
-    join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2) and u.id <> all($5::int[])
-    left join lateral (select id, company_id from events where id = next.id offset 0) e on true
-    where e.id is null
-       or (
-           (select i.user_id from inbox i where i.user_id = next.user_id and i.event_id = next.id) is null
-           and (select j.id from jobs j where j.id = next.id) is null
-           and (select d.id from dead_letters d where d.id = next.id) is null
-           and ($2::int is null or coalesce(e.company_id = $2, true))
-       )
-    order by next.user_id, next.id, next.number desc
 ),
 lowest as materialized (
     select h.user_id,
@@ -265,10 +266,25 @@ lowest as materialized (
                    order by position limit 1
                )
            ) as position
-    from (select distinct user_id from next) h
+    from unnest($5::int[]) as h (user_id)
 ),
 below as materialized (
     select jsonb_object_agg(user_id, position) as positions from lowest
+),
+told as materialized (
+    select distinct on (next.user_id, next.id) next.*, u.company_id, e.id is null as is_new
+    from next
+    join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
+    left join lateral (select id, company_id from events where id = next.id offset 0) e on true
+    where (select positions from below) ? next.user_id::text
+      and (
+          e.id is null
+          or (select i.user_id from inbox i where i.user_id = next.user_id and i.event_id = next.id) is null
+             and (select j.id from jobs j where j.id = next.id) is null
+             and (select d.id from dead_letters d where d.id = next.id) is null
+             and ($2::int is null or coalesce(e.company_id = $2, true))
+      )
+    order by next.user_id, next.id, next.number desc
 ),
 entry as (
     insert into inbox (position, created_at, read_at, event_id, user_id, language)

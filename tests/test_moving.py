@@ -1177,6 +1177,25 @@ async def test_phone_that_another_user_had_during_the_copy_does_not_come(
 
 
 @in_schemas
+async def test_phone_that_leaves_before_the_locks_does_not_end_the_move(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(cells[0])
+    await cells[1].people(201, company_id=OTHER)
+    leave = moving._Move._leave  # noqa: SLF001
+
+    async def leaving(self: Any) -> None:
+        answer = await cells[1].as_user(201, "POST", f"/notifications/devices/{1:064x}")
+        assert answer.status_code == 204
+        await leave(self)
+
+    monkeypatch.setattr(moving._Move, "_leave", leaving)  # noqa: SLF001
+    monkeypatch.setattr(moving, "ATTEMPTS", 1)
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await pools[1].value("select user_id from devices where token = $1", f"{1:064x}") == 201
+
+
+@in_schemas
 async def test_event_after_the_copy_is_brought_without_others_of_its_user(
     cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -321,7 +321,6 @@ class _Move(Copy):
     async def _closing(self) -> AsyncIterator[None]:
         """Close the company for the block. If this process dies, it is served again after `CLOSED_FOR`."""
         await self._wait_until_idle()
-        await self._release_phones()
         await self._source.rows(_SQL["close"], self._company, CLOSED_FOR)
         renewing = asyncio.create_task(self._renew())
         try:
@@ -368,6 +367,7 @@ class _Move(Copy):
     async def _let_go(self, source: Connection) -> None:
         await limit_locks(source, LOCK_TIMEOUT)
         await self._lock(source)
+        await self._release_phones()
         await self._follow(source)
         await source.execute(_SQL["stash_rest"], self._company)
         pending = await self._pending(source)

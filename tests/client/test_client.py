@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import tocsin_client
-from tests.support.events import custom
+from tests.support.events import custom, in_future
 from tests.support.service import HOUR, SECRET, Api
 from tests.support.waiting import reaches
 from tocsin.auth.minting import mint_service
@@ -55,6 +55,7 @@ class Line:
         self.script: list[Treatment] = []
         self.asked: list[tuple[str, bytes]] = []
         self.url = ""
+        self.accepted = 0
         self._clients: list[Client] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -82,6 +83,7 @@ class Line:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -207,6 +209,22 @@ class TestLostAnswers:
 
 
 class TestWaiting:
+    async def test_silence_on_a_kept_connection_closes_the_others(self, line: Line) -> None:
+        client = line.client(timeout=0.5)
+        held = await asyncio.to_thread(client.post, {**custom(1), "deliver_at": in_future()})
+        await asyncio.gather(*(asyncio.to_thread(client.state, held.id, wait=1) for _ in range(3)))
+        kept = line.accepted
+        assert kept > 1
+        line.script = ["hold"]
+        await asyncio.to_thread(client.post, custom(1))
+        assert line.accepted == kept + 1
+
+    async def test_page_of_a_proxy_is_no_proof_of_a_deletion(self, api: Api, line: Line, client: Client) -> None:
+        line.script = [answer(502), answer(404, "Content-Type: text/plain", body="404 page not found")]
+        with pytest.raises(Refused):
+            await asyncio.to_thread(client.delete_user, 1)
+        assert (await api.as_service("GET", "/directory/users/1", "directory:write")).status_code == 200
+
     async def test_retry_waits_for_retry_after(
         self, line: Line, client: Client, caplog: pytest.LogCaptureFixture
     ) -> None:

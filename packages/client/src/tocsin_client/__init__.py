@@ -302,7 +302,7 @@ class Client:
             except (OSError, HTTPException) as error:
                 failure, cause = Unavailable(f"{self.url} did not answer: {error!r}.", None, ids), error
             else:
-                if answer.status == _NOT_FOUND and gone_is_done and attempt:
+                if answer.status == _NOT_FOUND and answer.field_errors and gone_is_done and attempt:
                     return None
                 if answer.status not in _TEMPORARY and answer.status < _OURS:
                     with self._understood():
@@ -438,10 +438,12 @@ class _Pool:
         kept = self._kept()
         try:
             return self._exchange(kept or self._new(), request, token, seconds)
-        except ConnectionError as error:
+        except (ConnectionError, TimeoutError) as error:
             if kept is None:
                 raise
-            self.close()
+            self.close()  # the others are no better: the server or a firewall has closed them, or this computer slept
+            if isinstance(error, TimeoutError):
+                raise
             raise _Stale(*error.args) from error
 
     def close(self) -> None:

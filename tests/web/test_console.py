@@ -45,6 +45,10 @@ SOURCES = Path(__file__).parents[2] / "web/console"
 HOSTILE = "<img src=x onerror=document.title='taken'>\"'&amp;"
 OPERATOR = mint_service(SECRET, "night", ["operations"], HOUR)
 
+PAGE_OF_A_PROXY: dict[str, Any] = {"content_type": "text/html", "body": "<!doctype html><title>Sign in</title>"}
+BROKEN = [PAGE_OF_A_PROXY, {"content_type": "application/json", "body": '{"data": ['}]
+"""Answers that are not those of the service: the page of a proxy, and an answer that breaks off."""
+
 
 async def ask(api: Api, path: str, company_id: int | None = None) -> Any:
     answer = await api.as_service("GET", path, "operations", company_id=company_id)
@@ -479,6 +483,26 @@ class TestPage:
             await look(page, "visible")
         assert asked.count("metrics") == 4
 
+    @pytest.mark.parametrize("broken", BROKEN)
+    async def test_view_without_an_answer_says_so_and_is_loaded_later(
+        self, page: Page, api: Api, broken: dict[str, Any]
+    ) -> None:
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        await page.clock.install()
+        await enter(page, api)
+        await expect(page.locator("#pulse")).to_contain_text("signed in until")
+        await page.route("**/*", lambda route: route.fulfill(**broken))
+        await page.get_by_role("link", name="Dead letters", exact=True).click()
+        await expect(page.get_by_role("alert")).to_have_text("The service does not answer.")
+        await page.clock.run_for(5_000)
+        await expect(page.locator("#pulse")).to_contain_text("The service does not answer.")
+        await page.unroute_all()
+        await page.clock.run_for(5_000)
+        await expect(page.get_by_text("No failures in the last 30 days.")).to_be_visible()
+        await expect(page.locator("#pulse")).to_contain_text("signed in until")
+        assert errors == []
+
     async def test_console_shows_a_stopped_lane_and_resumes_it(self, page: Page, pushing: Api, phones: Phones) -> None:
         await register(pushing, 1, IPHONE)
         await register(pushing, 1, ANDROID, type="Android")
@@ -711,6 +735,35 @@ class TestPage:
                 await expect(rows).to_contain_text("operator a-1 Anna")
                 for words in ("Signed in", "Signed out"):
                     await expect(rows).to_contain_text(words)
+
+    async def test_session_outlasts_answers_that_do_not_arrive(
+        self, page: Page, url: str, catalogue: Catalogue
+    ) -> None:
+        async with openid_provider() as provider:
+            settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
+            async with serving(url, catalogue, with_worker=False, **settings) as api:
+                console = f"{api.http.base_url}/console"
+                provider.redirect_uris = {f"{console}/signed-in"}
+                provider.person = {"sub": "a-1", "name": "Anna", "roles": ["support"]}
+                await page.clock.install()
+                await page.route("**/console/session", lambda route: route.abort())
+                await page.goto(console)
+                await expect(page.get_by_role("alert")).to_have_text("The service does not answer.")
+                await page.unroute_all()
+                await page.clock.run_for(5_000)
+                await page.get_by_role("button", name="Sign in with your organisation").click()
+                signed_in = re.compile("Anna signed in until")
+                await expect(page.locator("#pulse")).to_have_text(signed_in)
+                await page.route("**/console/session", lambda route: route.fulfill(**PAGE_OF_A_PROXY))
+                await page.get_by_role("button", name="Sign out").click()
+                await expect(page.get_by_role("status")).to_have_text(
+                    "You are still signed in. The service does not answer."
+                )
+                await page.clock.fast_forward("10:00")  # the token has expired by then
+                await expect(page.locator("#pulse")).to_contain_text("The service does not answer.")
+                await page.unroute_all()
+                await page.clock.run_for(5_000)
+                await expect(page.locator("#pulse")).to_have_text(signed_in)
 
     async def test_console_shows_external_data_as_text(self, page: Page, api: Api) -> None:
         await api.people(1, first_name=HOSTILE, last_name=HOSTILE)

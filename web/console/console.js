@@ -25,6 +25,8 @@ const overview = new Overview(() => remember().then(() => overview.show(measures
 let latest = 0; // the number of the latest load, so that a late answer does not overwrite a newer one
 let timer = null;
 let isPolling = false;
+let isKnown = false; // whether the service has answered who is signed in, and which cells it has
+let isLacking = false; // whether the view lacks its content because the service did not answer
 let asked = { at: -Infinity, span: 0 }; // the last request of the history
 
 search.addEventListener("submit", (event) => {
@@ -32,7 +34,12 @@ search.addEventListener("submit", (event) => {
   location.hash = `find/${encodeURIComponent(sought.value.trim())}`;
 });
 document.getElementById("leave").addEventListener("click", async () => {
-  await signOut();
+  try {
+    await signOut();
+  } catch (error) {
+    news.textContent = `You are still signed in. ${error.message}`;
+    return;
+  }
   leave("You are signed out.");
 });
 ofCell.addEventListener("change", () => {
@@ -60,11 +67,12 @@ const FAILED = {
 
 /** Use the token of this tab, or else the session of the browser. */
 async function begin() {
-  await findPerson();
+  isKnown = await findPerson();
   ofCell.replaceChildren(...cells.map((name) => h("option", { value: name }, name)));
   if (cells.length) ofCell.value = cell();
   const failed = afterSignIn();
   start();
+  if (!isKnown && !isSignedIn()) document.getElementById("why").textContent = "The service does not answer.";
   if (failed && !isSignedIn()) document.getElementById("why").textContent = FAILED[failed] ?? "The identity provider cannot be used. The log of the service says why.";
 }
 
@@ -81,6 +89,7 @@ function start() {
 /** Show the view or the sign-in, then call `focus`: the element that had the focus may have been removed. */
 async function show(focus) {
   const turn = ++latest;
+  isLacking = false;
   const isIn = isSignedIn();
   for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header nav, header form, header .session"))) part.hidden = !isIn;
   for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header [data-role]"))) part.hidden = !isIn || !may(part.dataset.role);
@@ -127,6 +136,7 @@ async function attempt(load, missing) {
       return [];
     }
     if (error.status === undefined) throw error;
+    isLacking = error.status === 0;
     return [h("p", { class: "trouble", role: "alert" }, (error.status === 404 && missing) || error.message)];
   }
 }
@@ -135,8 +145,15 @@ async function attempt(load, missing) {
 async function poll() {
   clearTimeout(timer);
   if (document.visibilityState !== "visible" || isPolling) return;
+  if (!isKnown) {
+    isPolling = true;
+    isKnown = await findPerson();
+    isPolling = false;
+    if (isKnown) return begin();
+  }
   if (!isSignedIn()) {
-    if (!main.querySelector("#token")) leave(canSignIn ? expired() : "The token has expired.");
+    if (!isKnown) timer = setTimeout(poll, POLL_INTERVAL);
+    else if (!main.querySelector("#token")) leave(canSignIn ? expired() : "The token has expired.");
     return;
   }
   isPolling = true;
@@ -147,6 +164,7 @@ async function poll() {
     pulse.textContent = `${clock(serverTime())} UTC${ends ? `, ${[personName(), "signed in until"].filter(Boolean).join(" ")} ${clock(ends).slice(0, 5)}` : ""}`;
     pulse.className = "";
     overview.show(measures);
+    if (isLacking) (main.contains(document.activeElement) ? refresh : show)();
   } catch (error) {
     if (error.status === 401) leave(expired());
     if (error.status === undefined) throw error;

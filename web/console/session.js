@@ -8,6 +8,7 @@ import { claimsOf } from "../shared/token.js";
 const KEPT_AS = "tocsin.console.token";
 const RECORDED_AS = "tocsin.console.recorded";
 const REQUEST_TIMEOUT = 20_000;
+const NO_ANSWER = "The service does not answer.";
 const ROLES = ["viewer", "support", "operator"];
 const ROLE_SCOPES = ["operations:read", "operations:support", "operations"]; // of these roles
 
@@ -92,15 +93,16 @@ export function forget() {
 
 /**
  * Get the token of the person whose session the browser has, unless this tab has a token of its own. The cookie of the
- * session opens nothing else, and scripts cannot read it.
+ * session opens nothing else, and scripts cannot read it. Return whether the service answered.
  */
 export async function findPerson() {
   const answer = await send(SESSION_PATH, { method: "PUT", credentials: "same-origin" }).catch(() => null);
-  if (!answer) return; // a later call tries again
+  if (!answer) return false;
   canSignIn = answer.available;
   cells = answer.cells ?? [];
   const isOwn = person === null && isSignedIn();
   person = answer.session && !isOwn ? { ...answer.session, until: Date.now() + answer.session.seconds * 1000 } : null;
+  return true;
 }
 
 /** Sign in at the identity provider, and show the same view afterwards. */
@@ -119,9 +121,9 @@ export function afterSignIn() {
   return failed?.[1] ?? null;
 }
 
-/** End the session of the person, for all tabs. */
+/** End the session of the person, for all tabs. Throws `Refused`: then the browser still has the session. */
 export async function signOut() {
-  if (person) await send(SESSION_PATH, { method: "DELETE", credentials: "same-origin" }).catch(() => null);
+  if (person) await send(SESSION_PATH, { method: "DELETE", credentials: "same-origin" });
   forget();
 }
 
@@ -165,6 +167,7 @@ export function may(role) {
 /** Call the service and return its response: an object if it is JSON, else text. Throws `Refused`. */
 export async function call(path, body) {
   if (person && Date.now() > person.until - RENEWED_BEFORE) await (renewing ??= findPerson().finally(() => (renewing = null)));
+  if (person && Date.now() > person.until) throw new Refused(NO_ANSWER, 0); // its token could not be renewed
   const headers = { Authorization: `Bearer ${person ? person.token : sessionStorage.getItem(KEPT_AS)}` };
   if (body) headers["Content-Type"] = "application/json";
   return send(inCell(path), { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), credentials: "omit" });
@@ -173,6 +176,7 @@ export async function call(path, body) {
 /** Send a request and return the response: an object if it is JSON, else text. Throws `Refused`. */
 async function send(path, options) {
   let response;
+  let answer;
   try {
     response = await fetch(path, {
       ...options,
@@ -180,13 +184,14 @@ async function send(path, options) {
       redirect: "error",
       signal: AbortSignal.timeout(REQUEST_TIMEOUT),
     });
+    const type = response.headers.get("Content-Type") ?? "";
+    if (type.startsWith("text/html")) throw new TypeError("a proxy answered");
+    answer = await (type.startsWith("application/json") ? response.json() : response.text());
   } catch {
-    throw new Refused("The service does not answer.", 0);
+    throw new Refused(NO_ANSWER, 0);
   }
   const ahead = Date.parse(response.headers.get("Date")) - Date.now();
   if (Math.abs(ahead - skew) > MAX_SKEW) skew = ahead;
-  const isJson = response.headers.get("Content-Type")?.startsWith("application/json");
-  const answer = isJson ? await response.json() : await response.text();
   if (!response.ok) throw new Refused(reason(answer, response.status), response.status);
   return answer;
 }

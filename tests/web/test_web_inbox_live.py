@@ -17,6 +17,7 @@ from tests.support.host_page import (
     PROVIDED,
     STARTED,
     Host,
+    Window,
     Windows,
     asked,
     browsing,
@@ -57,6 +58,15 @@ async def comes(found: list[str], count: int) -> None:
     """Wait until this number of requests was sent."""
     await until(lambda: len(found) >= count)
     assert len(found) == count
+
+
+async def _focuses(window: Window, text: str) -> None:
+    """Wait until the focused part of the element has this text."""
+
+    async def is_in() -> bool:
+        return text in await window.focused()
+
+    await until(is_in)
 
 
 @asynccontextmanager
@@ -130,6 +140,24 @@ class TestArrival:
         await api.as_user(1, "PUT", "/notifications/read")
         await expect(window.badge).to_be_hidden()
         await expect(window.row("Three")).to_have_class("row")
+
+    async def test_focus_moves_on_if_another_client_deletes_its_row(self, windows: Windows) -> None:
+        api = windows.host.service
+        ids = await notify(api, "One", "Two", "Three")
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(3)
+        await streams(windows, 1)
+        for key, expected in (("j", "Three"), ("j", "Two")):
+            await window.page.keyboard.press(key)
+            assert expected in await window.focused()
+        for id_, expected in ((ids[1], "One"), (ids[0], "Three")):
+            await api.as_user(1, "DELETE", f"/notifications/{id_}")
+            await _focuses(window, expected)
+        await api.as_user(1, "DELETE", f"/notifications/{ids[2]}")
+        await expect(window.rows).to_have_count(0)
+        await window.page.keyboard.press("Escape")
+        await expect(window.panel).to_be_hidden()
 
     async def test_inbox_polls_without_a_stream(self, windows: Windows) -> None:
         await windows.context.route(

@@ -86,6 +86,18 @@ class TestPreferences:
         await expect(window.panel.get_by_label("To", exact=True)).to_have_value("07:00")
         assert (await held(api))["quiet_hours"][0]["to"] == "07:00"
 
+    async def test_reason_of_a_failed_change_stays_in_view(self, windows: Windows) -> None:
+        await windows.context.route(
+            "**/notifications/preferences",
+            lambda route: route.abort() if route.request.method == "PATCH" else route.continue_(),
+        )
+        window = await opened_preferences(windows)
+        switch = window.panel.get_by_role("switch").last
+        await switch.click()
+        await expect(window.panel.get_by_role("alert")).to_have_text("That could not be saved. ")
+        await expect(window.panel.get_by_role("alert")).to_be_in_viewport()
+        await expect(switch).to_be_in_viewport()
+
     async def test_pause_lasts_an_hour_or_until_tomorrow(self, windows: Windows) -> None:
         window, api = await opened_preferences(windows), windows.host.service
         await window.button("For 1 hour").click()
@@ -208,6 +220,20 @@ class TestPush:
             await expect(window.panel.get_by_role("switch", name=SWITCH)).not_to_be_checked()
             await switched(window, on=True)
             await switched(window, on=False)
+
+    async def test_browser_push_ends_even_if_the_service_cannot_be_reached(
+        self, pushed: Host, chromium: Browser
+    ) -> None:
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING)
+            window = await opened_preferences(windows)
+            await switched(window, on=True)
+            await windows.context.route("**/notifications/web-push", lambda route: route.abort())
+            switch = window.panel.get_by_role("switch", name=SWITCH)
+            await switch.click()
+            await until(lambda: window.heard("tocsin-error"))
+            await expect(switch).not_to_be_checked()
+            assert await window.page.evaluate("() => PushManager.prototype.getSubscription()") is None
 
     async def test_service_worker_shows_push_and_closes_it_when_read(
         self, pushed: Host, chromium: Browser, phones: Phones

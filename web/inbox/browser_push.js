@@ -33,8 +33,8 @@ export class BrowserPush {
     const subscription = await this.#subscription();
     store("tocsin:push", null);
     if (!subscription) return;
+    await subscription.unsubscribe(); // first, so that no push comes here even if the service cannot be reached
     await this.#client.ask("DELETE", "/notifications/web-push", { endpoint: subscription.endpoint });
-    await subscription.unsubscribe();
   }
 
   /** Renew an existing registration, and subscribe again if the service's key has changed. */

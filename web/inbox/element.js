@@ -111,6 +111,7 @@ export class TocsinInbox extends Base {
   #tab = "all";
   #pane = "list";
   #current = null;
+  #shown = [];
   #opened = false;
   #counted = null;
   #drawing = false;
@@ -476,7 +477,11 @@ export class TocsinInbox extends Base {
     const [p, words, inbox] = [this.#parts, this.#words, this.#inbox];
     const list = inbox?.lists[this.#tab];
     const notes = inbox ? inbox.shown(this.#tab) : [];
-    if (!notes.some((note) => note.id === this.#current)) this.#current = notes[0]?.id ?? null;
+    const ids = notes.map(({ id }) => id);
+    const at = this.#shown.indexOf(this.#current);
+    if (!ids.includes(this.#current)) this.#current = ids.find((id) => this.#shown.indexOf(id) >= at) ?? ids.at(-1) ?? null;
+    this.#shown = ids;
+    const focused = p.days.contains(this.#inner());
     const groups = new Map();
     const moment = Math.floor(Date.now() / TICK_MS);
     for (const note of notes) {
@@ -490,7 +495,8 @@ export class TocsinInbox extends Base {
       arrange(section.lastChild, rows);
       return section;
     }));
-    inbox?.look(notes.map(({ id }) => id));
+    if (focused && !p.days.contains(this.#inner())) (this.#rows.get(this.#current)?.main ?? p.panel).focus();
+    inbox?.look(ids);
     this.#keepRows(new Set(inbox?.notes.keys()));
     keepOnly(this.#days, groups);
 
@@ -586,9 +592,9 @@ export class TocsinInbox extends Base {
 
   #reveal() {
     this.#inbox.reveal(this.#tab);
-    this.#current = this.#inbox.shown(this.#tab)[0]?.id ?? null;
+    this.#current = null;
     this.#draw(true);
-    this.#parts.panel.scrollIntoView?.({ block: "nearest" });
+    this.#parts.panel.scrollIntoView({ block: "nearest" });
     this.#parts.body.scrollTop = 0;
     this.#focusRow(this.#current);
   }
@@ -626,15 +632,9 @@ export class TocsinInbox extends Base {
   }
 
   #remove(id) {
-    const [shown, had] = [this.#inbox.shown(this.#tab), this.#inner()];
-    const at = shown.findIndex((note) => note.id === id);
-    const next = shown[at + 1] ?? shown[at - 1];
     this.#inbox.remove(id);
     this.#say(this.#words.deleted(this.#inbox.going));
-    this.#draw(true);
     this.#arm();
-    if (had && next) this.#focusRow(next.id);
-    else if (had) this.#parts.panel.focus();
   }
 
   #arm() {
@@ -647,12 +647,12 @@ export class TocsinInbox extends Base {
   }
 
   #undo() {
-    const before = new Set(this.#inbox.shown(this.#tab));
+    const before = this.#shown;
     clearTimeout(this.#undoing);
     this.#inbox.undo();
     this.#draw(true);
     this.#say(this.#words.restored);
-    this.#focusRow((this.#inbox.shown(this.#tab).find((note) => !before.has(note)) ?? {}).id ?? this.#current);
+    this.#focusRow(this.#shown.find((id) => !before.includes(id)) ?? this.#current);
   }
 
   #focusRow(id) {
@@ -706,9 +706,9 @@ export class TocsinInbox extends Base {
 
   #pressed(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || !this.#parts.days.contains(event.target)) return;
-    const [shown, id] = [this.#inbox.shown(this.#tab), this.#current];
-    const at = shown.findIndex((note) => note.id === id);
-    const go = (to) => this.#focusRow(shown[Math.max(0, Math.min(to, shown.length - 1))]?.id);
+    const [shown, id] = [this.#shown, this.#current];
+    const at = shown.indexOf(id);
+    const go = (to) => this.#focusRow(shown[Math.max(0, Math.min(to, shown.length - 1))]);
     const keys = {
       ArrowDown: () => go(at + 1), j: () => go(at + 1), ArrowUp: () => go(at - 1), k: () => go(at - 1),
       Home: () => go(0), End: () => go(shown.length - 1), e: () => this.#remove(id), Delete: () => this.#remove(id),

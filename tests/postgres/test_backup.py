@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import re
 import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tocsin.errors import Refusal
 from tocsin.postgres import archive
 from tocsin.postgres.backup import Backup, back_up, backups_in, remove_old, stream
 from tocsin.postgres.manifest import Manifest, verify
+from tocsin.postgres.restore import choose
 from tocsin.postgres.supervisor import Embedded, is_served
 
 pytestmark = pytest.mark.processes
@@ -94,10 +97,20 @@ async def test_damaged_backup_is_refused(copy: Path, damage: str) -> None:
         await verify(PROGRAMS, copy / "database")
 
 
-def test_backup_whose_note_cannot_be_read_is_refused(copy: Path) -> None:
-    (copy / "backup.json").write_text('{"postgres": "18"}')
-    with pytest.raises(Refusal, match="is not a backup"):
-        backups_in(copy)
+NOTES: dict[str, tuple[str, str]] = {
+    "no time": (r'"ended_at": .*,', ""),
+    "a garbled segment": ("0000000100000000", "00000001000000G0"),
+    "an endless size": (r'"size": \d+', '"size": 1e400'),
+    "no end": (r",[^,]*\Z", ""),
+}
+
+
+@pytest.mark.parametrize("damage", NOTES)
+def test_backup_whose_note_cannot_be_read_is_refused(copy: Path, damage: str) -> None:
+    note = copy / "backup.json"
+    note.write_text(re.sub(*NOTES[damage], note.read_text()))
+    with pytest.raises(Refusal, match=r"is not a backup: .* Move it away, or name another backup\.$"):
+        choose(backups_in(copy), datetime.now(UTC))
 
 
 async def test_streamed_backup_is_complete(served: Archiving, tmp_path: Path) -> None:

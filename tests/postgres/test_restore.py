@@ -1,6 +1,7 @@
 """A restore returns what was committed, whole or up to a time, or leaves the data folder as it was."""
 
 import asyncio
+import gzip
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.backups import Archiving, archived, archiving, noted, nothing
+from tests.support.backups import Archiving, archived, archiving, noted, nothing, wanted
 from tests.support.commands import TOCSIN, refusal
 from tests.support.commands import run as run_command
 from tests.support.database import value
@@ -24,13 +25,17 @@ from tocsin import invariants
 from tocsin.cli.arguments import parse_moment
 from tocsin.cli.doctor.database import check_database
 from tocsin.errors import Refusal
-from tocsin.postgres.archive import first_gap, segments
+from tocsin.postgres.archive import Archive, first_gap, segments
 from tocsin.postgres.backup import Backup
-from tocsin.postgres.restore import Wanted, choose, restore
+from tocsin.postgres.restore import choose, restore
 from tocsin.postgres.supervisor import Embedded
+from tocsin.postgres.timelines import timeline_at
 from tocsin.settings import Settings, read_settings
 
 pytestmark = pytest.mark.processes
+
+IDENTIFIER = slice(24, 32)
+"""The bytes of a segment that say of which database it is."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ async def test_restored_server_archives_a_timeline_of_its_own(history: History, 
     shutil.copytree(history.served.place / "archive", place / "archive")
     served = history.served
     subprocess.run(["chown", "-R", "--reference", served.place / "archive", place / "archive"], check=True)
-    await restore(Wanted(history.first, served.archive, served.archive.fetch_command, None), place / "data", nothing)
+    await restore(wanted(history.first, served.archive), place / "data", nothing)
     archive = type(served.archive)(place / "archive")
     async with Embedded(place / "data", archive) as restored:
         last = "select last_archived_wal from pg_stat_archiver"
@@ -100,7 +105,7 @@ async def test_restored_server_archives_a_timeline_of_its_own(history: History, 
         await value(restored.url, "insert into noted values (6) returning 1")
         await archived(restored.url)
     assert (place / "archive/00000002.history.gz").exists()
-    await restore(Wanted(history.first, archive, archive.fetch_command, None), place / "again", nothing)
+    await restore(wanted(history.first, archive), place / "again", nothing)
     async with Embedded(place / "again") as again:
         assert await noted(again.url) == [1, 2, 3, 4, 5, 6]
 
@@ -175,16 +180,58 @@ async def test_archive_without_a_segment_is_refused(history: History, place: Pat
     (archive_copy / f"{names[1]}.gz").unlink()
     archive = type(history.served.archive)(archive_copy)
     with pytest.raises(Refusal, match=f"lacks the segment {names[1]}: "):
-        await restore(Wanted(history.first, archive, archive.fetch_command, None), place / "data", nothing)
+        await restore(wanted(history.first, archive), place / "data", nothing)
     assert untouched(place / "data")
+
+
+async def test_archive_that_begins_after_the_backup_is_refused(
+    history: History, place: Path, archive_copy: Path
+) -> None:
+    [first, missing, *_] = [name for name in segments(archive_copy) if name >= history.first.first_segment]
+    for name in (first, missing):
+        (archive_copy / f"{name}.gz").unlink()
+    with pytest.raises(Refusal, match=f"lacks the segment {missing}: "):
+        await restore(wanted(history.first, Archive(archive_copy)), place / "data", nothing)
+    assert untouched(place / "data")
+
+
+async def test_segment_of_another_database_is_no_end_of_the_archive(
+    history: History, place: Path, archive_copy: Path
+) -> None:
+    [first, other, *_, last] = [name for name in segments(archive_copy) if name >= history.first.first_segment]
+    content = bytearray(gzip.decompress((archive_copy / f"{other}.gz").read_bytes()))
+    content[IDENTIFIER] = bytes(8)
+    (archive_copy / f"{other}.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(
+        Refusal, match=f"cannot be read after the segment {first}, although it has segments up to {last}"
+    ):
+        await restore(wanted(history.first, Archive(archive_copy)), place / "data", nothing)
+    assert untouched(place / "data")
+
+
+async def test_time_is_one_of_the_archive_as_it_was_then(history: History, place: Path, archive_copy: Path) -> None:
+    archive, backups = Archive(archive_copy), [history.first, history.second]
+    await restore(wanted(history.first, archive, history.times[1]), place / "data", nothing)
+    async with Embedded(place / "data", archive) as restored:
+        await value(restored.url, "insert into noted values (6) returning 1")
+        await archived(restored.url)
+    served = Archiving(place, history.served.server, archive)
+    latest, former = timeline_at(archive_copy, None), timeline_at(archive_copy, history.times[3])
+    assert choose(backups, history.times[3], former) == history.second
+    assert await served.restore(history.first, place / "former", history.times[3]) == [1, 2, 3, 4]
+    assert choose(backups, None, latest) == history.first
+    assert await served.restore(history.first, place / "latest") == [1, 2, 6]
+    with pytest.raises(Refusal, match=r"is not in the past of what the archive has .* Choose an older backup"):
+        choose([history.second], None, latest)
 
 
 async def test_damaged_segment_is_no_end_of_the_archive(history: History, place: Path, archive_copy: Path) -> None:
     names = [name for name in segments(archive_copy) if name > history.first.first_segment]
     (archive_copy / f"{names[0]}.gz").write_bytes(b"garbage")
     archive = type(history.served.archive)(archive_copy)
-    with pytest.raises(Refusal, match=f"The recovery failed: .*{names[0]}"):
-        await restore(Wanted(history.first, archive, archive.fetch_command, None), place / "data", nothing)
+    said = rf"The recovery failed: .*gzip: \S+: not in gzip format; FATAL: .*{names[0]}"
+    with pytest.raises(Refusal, match=said):
+        await restore(wanted(history.first, archive), place / "data", nothing)
     assert untouched(place / "data")
 
 
@@ -192,9 +239,8 @@ async def test_error_after_the_recovery_leaves_the_folder_as_it_was(history: His
     async def fail(url: str) -> None:
         raise OSError(url)
 
-    wanted = Wanted(history.first, history.served.archive, history.served.archive.fetch_command, None)
     with pytest.raises(OSError, match="postgresql://"):
-        await restore(wanted, place / "data", fail)
+        await restore(wanted(history.first, history.served.archive), place / "data", fail)
     assert untouched(place / "data")
 
 

@@ -15,6 +15,7 @@ from tocsin.postgres.backup import Backup, Source, back_up
 from tocsin.postgres.binaries import installed
 from tocsin.postgres.restore import Wanted, restore
 from tocsin.postgres.supervisor import Embedded
+from tocsin.postgres.timelines import timeline_at
 
 PROGRAMS = installed() / "bin"
 
@@ -46,8 +47,8 @@ class Archiving:
 
     async def restore(self, backup: Backup, data: Path, to_time: datetime | None = None, **more: Any) -> list[int]:
         """Restore into a data folder, start a server there, and return the rows that it has."""
-        wanted = Wanted(backup, self.archive, more.get("command") or self.archive.fetch_command, to_time)
-        await restore(wanted, data, nothing)
+        archive = None if "command" in more else self.archive
+        await restore(wanted(backup, archive, to_time, **more), data, nothing)
         async with Embedded(data) as restored:
             return await noted(restored.url)
 
@@ -59,6 +60,13 @@ async def archiving(place: Path) -> AsyncIterator[Archiving]:
         await migrate(server.url)
         await value(server.url, "create table noted (number int)")
         yield Archiving(place, server, archive)
+
+
+def wanted(backup: Backup, archive: Archive | None, to_time: datetime | None = None, command: str = "false") -> Wanted:
+    """Return what `tocsin restore` wants of a backup, with this archive or this command."""
+    if archive is None or archive.folder is None:
+        return Wanted(backup, None, command, to_time)
+    return Wanted(backup, archive, archive.fetch_command, to_time, timeline_at(archive.folder, to_time))
 
 
 async def nothing(url: str) -> None:

@@ -21,6 +21,7 @@ from tocsin.postgres.restore import Wanted, choose
 from tocsin.postgres.restore import restore as restore_backup
 from tocsin.postgres.segments import number_of
 from tocsin.postgres.supervisor import Embedded
+from tocsin.postgres.timelines import timeline_at
 from tocsin.postgres.upgrade import upgrade as upgrade_database
 from tocsin.settings import PREFIX, Settings
 from tocsin.store import is_running, patiently
@@ -52,8 +53,10 @@ async def restore(settings: Settings, folder: Path | None, moment: datetime | No
     _refuse_external(settings)
     if folder is None:
         raise Refusal("Give the folder of a backup, or of several.")
-    chosen = choose(backups_in(folder), moment)
     fetch = command or _fetch_command(settings)
+    archived = None if command else settings.archive
+    timeline = timeline_at(archived.folder, moment) if archived and archived.folder else None
+    chosen = choose(backups_in(folder), moment, timeline)
     if moment and fetch is None:
         raise Refusal(f"--to-time needs the archived log: set {PREFIX}ARCHIVE_DIR, or give --restore-command.")
     say(f"Restoring {chosen.folder} into {settings.data_dir}.", err=True)
@@ -62,7 +65,7 @@ async def restore(settings: Settings, folder: Path | None, moment: datetime | No
             f"Without {PREFIX}ARCHIVE_DIR, what came after {chosen.ended_at:%Y-%m-%d %H:%M:%S} UTC is left out.",
             err=True,
         )
-    wanted = Wanted(chosen, None if command else settings.archive, fetch, moment)
+    wanted = Wanted(chosen, archived, fetch, moment, timeline)
     await restore_backup(wanted, settings.data_dir.resolve(), _finish)
     say("Restored. Start `tocsin serve`, and make a new backup.", err=True)
 

@@ -4,6 +4,7 @@ import itertools
 import os
 import pwd
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +89,9 @@ def segments(folder: Path) -> list[str]:
     return sorted(found[1] for path in folder.iterdir() if (found := _SEGMENT.fullmatch(path.name)))
 
 
-def first_gap(names: list[str], first: str) -> str | None:
+def first_gap(names: Iterable[str], first: str) -> str | None:
     """Return the first segment that is missing between two others of its timeline, from `first` on."""
-    wanted = [name for name in names if number_of(name) >= number_of(first)]
+    wanted = sorted(name for name in names if number_of(name) >= number_of(first))
     for before, after in itertools.pairwise(wanted):
         if timeline_of(before) == timeline_of(after) and number_of(after) != number_of(before) + 1:
             return name_of(timeline_of(before), number_of(before) + 1)

@@ -32,6 +32,7 @@ from tocsin.postgres import manifest
 from tocsin.postgres.data_dir import MAJOR
 from tocsin.postgres.manifest import Manifest, damaged, verify
 from tocsin.postgres.process import has_ended, last_words, memory, read_end, run, spawn, this_user
+from tocsin.postgres.segments import name_of, number_of, timeline_of
 from tocsin.secret_files import sync
 
 NOTE, DATABASE, SECRETS = "backup.json", "database", "secrets"
@@ -77,11 +78,14 @@ class Backup:
         """Read the note of a backup. Raises `Refusal` if it has none that can be read."""
         try:
             note = json.loads(content_of(folder / NOTE))
-            ended_at = datetime.fromisoformat(note["ended_at"])
-            return cls(folder, str(note["postgres"]), ended_at, str(note["first_segment"]), int(note["size"]))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            ended_at = datetime.fromisoformat(note["ended_at"]).astimezone(UTC)
+            first = name_of(timeline_of(note["first_segment"]), number_of(note["first_segment"]))
+            return cls(folder, str(note["postgres"]), ended_at, first, int(note["size"]))
+        except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or f"{type(error).__name__} {error}"
-            raise Refusal(f"{folder} is not a backup: its {NOTE} cannot be read: {reason}.") from None
+            raise Refusal(
+                f"{folder} is not a backup: its {NOTE} cannot be read: {reason}. Move it away, or name another backup."
+            ) from None
 
 
 def backups_in(folder: Path) -> list[Backup]:

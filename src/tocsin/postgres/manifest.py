@@ -74,12 +74,17 @@ class Manifest:
         return sorted(differs) + [f"pg_wal/{name} is missing" for name in segments if f"pg_wal/{name}" not in found]
 
 
-async def verify(programs: Path, folder: Path) -> None:
-    """Check every file of a base backup against its manifest, and read the log that it needs. Raises `Refusal`."""
+def manifest_of(folder: Path) -> Manifest:
+    """Read the manifest of a base backup. Raises `Refusal`."""
     try:
-        manifest = Manifest.parse((folder / NAME).read_bytes())
+        return Manifest.parse((folder / NAME).read_bytes())
     except (OSError, ValueError, KeyError) as error:
         raise damaged(folder, [f"{NAME}: {getattr(error, 'strerror', None) or error}"]) from None
+
+
+async def verify(programs: Path, folder: Path) -> None:
+    """Check every file of a base backup against its manifest, and read the log that it needs. Raises `Refusal`."""
+    manifest = manifest_of(folder)
     if differences := manifest.differences(await asyncio.to_thread(_sums_of, folder)):
         raise damaged(folder, differences)
     for part in manifest.log:

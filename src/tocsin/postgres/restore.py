@@ -26,9 +26,11 @@ from tocsin.postgres.archive import Archive, first_gap, segments
 from tocsin.postgres.backup import DATABASE, SECRETS, Backup
 from tocsin.postgres.binaries import programs_for, remove_drafts
 from tocsin.postgres.data_dir import MAJOR, RESTORING, claim, log_since, own, write_configuration
-from tocsin.postgres.manifest import verify
+from tocsin.postgres.manifest import manifest_of, verify
 from tocsin.postgres.process import end, has_ended, last_words, run
+from tocsin.postgres.segments import is_segment, name_of, number_at, number_of, position_of, timeline_of
 from tocsin.postgres.supervisor import Launched, launch
+from tocsin.postgres.timelines import Timeline
 from tocsin.secret_files import keep, sync
 
 PORT = 5433
@@ -50,16 +52,25 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to restore: a backup, the log after it by a command, and the time to stop at; None: the end of the log."""
+    """What to restore: a backup, the log after it by a command, and the time to stop at; None: the end of the log.
+
+    The archive had `timeline` at that time; None: it had the first, or the one that the backup begins.
+    """
 
     backup: Backup
     archive: Archive | None
     fetch_command: str | None
     to_time: datetime | None
+    timeline: Timeline | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of the timeline to follow."""
+        return max(self.timeline.number if self.timeline else 1, timeline_of(self.backup.first_segment))
 
 
-def choose(backups: list[Backup], to_time: datetime | None) -> Backup:
-    """Return the latest backup from which a time can be reached. Raises `Refusal` if there is none."""
+def choose(backups: list[Backup], to_time: datetime | None, timeline: Timeline | None = None) -> Backup:
+    """Return the latest backup from which a time of a timeline can be reached. Raises `Refusal` if there is none."""
     if not backups:
         raise Refusal("There is no complete backup in this folder.")
     fitting = [backup for backup in backups if to_time is None or backup.ended_at <= to_time]
@@ -68,7 +79,25 @@ def choose(backups: list[Backup], to_time: datetime | None) -> Backup:
             f"{to_time:%Y-%m-%d %H:%M:%S%z} is before the end of the first backup: choose"
             f" {backups[0].ended_at:%Y-%m-%d %H:%M:%S.%f%z} or later."
         )
-    return fitting[-1]
+    if timeline is None:
+        return fitting[-1]
+    before = [backup for backup in fitting if _is_before(backup, timeline)]
+    if not before:
+        raise Refusal(
+            f"{fitting[-1].folder} is not in the past of what the archive has for that time, because an earlier restore"
+            " went back to a time before it. Choose an older backup, or --to-time before"
+            f" {timeline.began:%Y-%m-%d %H:%M:%S}."
+        )
+    return before[-1]
+
+
+def _is_before(backup: Backup, timeline: Timeline) -> bool:
+    needed = manifest_of(backup.folder / DATABASE).log
+    return all(
+        part.timeline > timeline.number  # it is not archived yet
+        or timeline.has(part.timeline, position_of(part.end))
+        for part in needed
+    )
 
 
 async def restore(wanted: Wanted, folder: Path, finish: Callable[[str], Awaitable[None]]) -> None:
@@ -85,9 +114,14 @@ async def restore(wanted: Wanted, folder: Path, finish: Callable[[str], Awaitabl
         _refuse_other_secrets(wanted.backup, folder)
         programs = await programs_for(user, folder)
         await verify(programs, wanted.backup.folder / DATABASE)
-        await _check_archive(wanted, user)
+        last = await _check_archive(wanted, user)
         _refuse_lack_of_space(wanted.backup, folder)
-        await _restore(wanted, folder, user, programs, finish)
+
+        async def finish_complete(url: str) -> None:
+            await _refuse_early_end(url, last)
+            await finish(url)
+
+        await _restore(wanted, folder, user, programs, finish_complete)
     finally:
         os.close(lock)
 
@@ -143,20 +177,44 @@ def _refuse_other_secrets(backup: Backup, folder: Path) -> None:
                 )
 
 
-async def _check_archive(wanted: Wanted, user: pwd.struct_passwd) -> None:
-    """Raise `Refusal` if the archive cannot be read, or lacks a segment: a recovery ends there silently."""
+async def _check_archive(wanted: Wanted, user: pwd.struct_passwd) -> str | None:
+    """Return the last segment that the recovery has to reach, if it is known.
+
+    Raises `Refusal` if the archive cannot be read, or lacks a segment: a recovery ends there silently.
+    """
     if wanted.archive is None or wanted.archive.folder is None:
-        return
+        return None
     try:
         names = segments(wanted.archive.folder)
     except OSError as error:
         raise Refusal(f"The archive {wanted.archive.folder} cannot be read: {error.strerror}.") from None
     await wanted.archive.refuse_unreadable(user)
-    gap = first_gap(names, wanted.backup.first_segment)
-    if gap and wanted.to_time is None:
+    if wanted.to_time:  # PostgreSQL reports one that it does not reach
+        return None
+    backup = wanted.backup
+    in_backup = (path.name for path in (backup.folder / DATABASE / "pg_wal").iterdir() if is_segment(path.name))
+    if gap := first_gap({*names, *in_backup}, backup.first_segment):
         raise Refusal(
             f"The archive {wanted.archive.folder} lacks the segment {gap}: restore to a time before it with --to-time,"
-            " or from a backup after it."
+            " from a backup after it, or with --restore-command false to leave the archive out."
+        )
+    return max((name for name in names if timeline_of(name) == wanted.number), default=None)
+
+
+async def _refuse_early_end(url: str, last: str | None) -> None:
+    """Raise `Refusal` if the recovery ended before a segment: at one that is damaged, or of another database."""
+    connection = await connect(url, 10)
+    try:
+        reached = "select pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp()"
+        [[position, moment]] = await connection.fetch(reached)
+    finally:
+        await connection.close()
+    if last and number_at(position) < number_of(last):
+        until = f"before {moment:%Y-%m-%d %H:%M:%S.%f%z}" if moment else "before that"
+        raise Refusal(
+            f"The archive cannot be read after the segment {name_of(timeline_of(last), number_at(position))}, although"
+            f" it has segments up to {last}: the next one is damaged, or of another database. Put the right one there,"
+            f" or restore to a time {until} with --to-time."
         )
 
 
@@ -206,6 +264,8 @@ async def _recover(  # noqa: PLR0913, PLR0917 - what a recovery consists of
 def _options(wanted: Wanted) -> list[str]:
     # The log of the new timeline is archived by the server that is started later, with its own archive.
     options = [f"restore_command={wanted.fetch_command or 'false'}", "archive_mode=on", "archive_command="]
+    if wanted.archive and wanted.archive.folder:
+        options += [f"recovery_target_timeline={wanted.number}"]
     if wanted.to_time:
         options += [f"recovery_target_time={wanted.to_time.isoformat(' ')}", "recovery_target_action=promote"]
     return options

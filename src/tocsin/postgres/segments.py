@@ -28,8 +28,13 @@ def number_of(name: str) -> int:
 
 def number_at(position: str) -> int:
     """Return the number of the segment that has the byte before a position, such as 0/2000028."""
-    high, _, low = position.partition("/")
-    return ((int(high, 16) << 32) + int(low, 16) - 1) // SEGMENT_BYTES
+    return (position_of(position) - 1) // SEGMENT_BYTES
+
+
+def position_of(text: str) -> int:
+    """Return a position in the log, such as 0/2000028, as a number of bytes."""
+    high, _, low = text.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 def timeline_of(name: str) -> int:

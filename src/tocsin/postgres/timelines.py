@@ -12,7 +12,7 @@ from tocsin.errors import Refusal
 from tocsin.postgres.segments import position_of
 
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history\.gz")
-_BRANCH = re.compile(r"^\s*(\d+)\s+([0-9A-F]+/[0-9A-F]+)", re.MULTILINE)
+_BRANCH = re.compile(r"^(\d+)\t([0-9A-F]+/[0-9A-F]+)\t", re.MULTILINE)
 _TIME_IN_GZIP = slice(4, 8)
 
 

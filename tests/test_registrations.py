@@ -20,6 +20,7 @@ from tocsin.formats import User
 from tocsin.postgres.supervisor import Embedded
 
 PHONE, OTHER_PHONE = "a" * 64, "b" * 64
+HOUR = 3600.0
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,36 @@ async def test_process_of_several_cells_releases_phones_again_after_one_was_away
     await reaches(lambda: owners(cells), [1, None])
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_phones_are_released_at_once_when_a_cell_opens_or_comes_back(
+    cells: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_older, is_away, opened = registrations._add_older, asyncio.Event(), {"a": cells[0]}  # noqa: SLF001
+
+    async def looks(own: Database) -> None:
+        try:
+            await add_older(own)
+        except Unavailable:
+            is_away.set()
+            raise
+
+    monkeypatch.setattr(registrations, "_add_older", looks)
+    monkeypatch.setattr(registrations, "INTERVAL", HOUR)
+    watching = asyncio.create_task(registrations.watch(lambda: opened))
+    await register(cells[0], 1)
+    await register(cells[1], 101)
+    opened["b"] = cells[1]
+    await reaches(lambda: owners(cells), [None, 101])
+    await register(cells[0], 1)
+    monkeypatch.setattr(registrations, "INTERVAL", 0)
+    await cells[0].close()
+    await is_away.wait()
+    monkeypatch.setattr(registrations, "INTERVAL", HOUR)
+    await register(cells[1], 101)
+    await cells[0].open()
+    await reaches(lambda: owners(cells), [None, 101])
+    await end([watching])
 
 
 class Cell:

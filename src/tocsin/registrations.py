@@ -7,8 +7,9 @@ company brings may be earlier than those that its cell has seen: the cell with t
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -19,8 +20,8 @@ from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 
-INTERVAL = 10.0
-"""Seconds between two looks."""
+INTERVAL, RETRY_INTERVAL = 10.0, 0.5
+"""Seconds between two looks, and between two attempts while a database is away."""
 
 OVERLAP = timedelta(minutes=1)
 """How far a look begins before the end of the one before: a transaction may still have been open."""
@@ -37,28 +38,40 @@ log = structlog.get_logger(__name__)
 async def watch(databases: Callable[[], Mapping[str, Database]], only: str | None = None) -> None:
     """Release in each of the cells that are open, or in one of them, the phones that others registered, forever.
 
-    Several processes can call this. All look at the same time, so that a cell that hangs delays the others by one
-    timeout.
+    A cell that opens, or comes back after an outage, looks at once: pushes have waited there for users whose phones may
+    have registered in other cells. Several processes can call this. All look at the same time, so that a cell that
+    hangs delays the others by one timeout.
     """
     KIND.set("phones of other cells")
-    looking: defaultdict[str, Backoff] = defaultdict(lambda: Backoff("phones of other cells"))
+    looking: dict[str, Backoff] = {}
+    looked_at = -math.inf
 
-    async def look(name: str, own: Database, others: Iterable[tuple[str, Database]]) -> None:
-        await looking[name].attempt(partial(_add_older, own))
-        if not looking[name].reason:
-            for cell, other in others:
-                await looking[f"{name} {cell}"].attempt(partial(_release, own, cell, other))
+    def is_new_or_away(name: str) -> bool:
+        return name not in looking or bool(looking[name].reason)
+
+    async def attempt(name: str, step: Callable[[], Awaitable[object]]) -> None:
+        await looking.setdefault(name, Backoff("phones of other cells")).attempt(step)
+
+    async def look(name: str, own: Database, others: Iterable[tuple[str, Database]], *, is_due: bool) -> None:
+        if is_due := is_due or is_new_or_away(name):
+            await attempt(name, partial(_add_older, own))
+        for cell, other in others if not looking[name].reason else ():
+            if is_due or is_new_or_away(f"{name} {cell}"):
+                await attempt(f"{name} {cell}", partial(_release, own, cell, other))
 
     while True:
-        await asyncio.sleep(INTERVAL)
+        now = time.monotonic()
+        if is_due := now - looked_at >= INTERVAL:
+            looked_at = now
         cells = list(databases().items())
         await asyncio.gather(
             *(
-                look(name, own, cells[at + 1 :] + cells[:at])  # each begins with another one
+                look(name, own, cells[at + 1 :] + cells[:at], is_due=is_due)  # each begins with another one
                 for at, (name, own) in enumerate(cells)
                 if only in {None, name}
             )
         )
+        await asyncio.sleep(min(INTERVAL, RETRY_INTERVAL))
 
 
 async def release_phones(own: Database, others: Mapping[str, Database]) -> int:

@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from tests.support.events import in_future, message_event
 from tests.support.service import Api, serving
 from tests.support.waiting import bounded, until
 from tocsin import fanout, jobs, pubsub, worker
@@ -78,7 +80,7 @@ def look_again_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> asyncio
     """
     begun = asyncio.Queue[None]()
 
-    async def wait(bell: asyncio.Event) -> None:
+    async def wait(bell: asyncio.Event, _until_due: float) -> None:
         begun.put_nowait(None)
         end = time.monotonic() + seconds
         while not bell.is_set() and time.monotonic() < end and vars(worker)["wait"] is wait:
@@ -421,3 +423,14 @@ async def test_thousand_wakeups_become_one_notification(idle: Api, url: str) -> 
     await listener.execute("select")
     await listener.close()
     assert heard == ["bulk direct"]
+
+
+async def test_worker_delivers_a_scheduled_event_when_it_is_due(
+    url: str, idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait until it looks for work of which it got no message."""
+    monkeypatch.setattr(worker, "POLL", FOR_EVER)
+    await idle.people(1)
+    async with working(url, catalogue):
+        id_ = await idle.post(message_event("soon", 1, deliver_at=in_future(timedelta(milliseconds=400))))
+        assert await state(idle, UUID(id_)) == "delivered"

@@ -31,6 +31,9 @@ RETRY_DELAYS = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 MAX_COUNTED = 1_000_000
 """The number up to which the due jobs of a queue are counted."""
 
+JUST_DUE = 0.05
+"""Seconds for which a worker that found no job looks again for one that has become due."""
+
 LATE: dict[Queue, float] = {"direct": 60.0, "bulk": 1800.0}
 """Seconds for which a due job may wait in a queue that makes progress. Large events take turns in the bulk queue, and
 wait there for each other while nothing is wrong."""
@@ -70,6 +73,15 @@ async def claim(database: Database, worker: UUID, queue: Queue, limit: int) -> l
     """Lease up to `limit` due jobs, the oldest first; fewer if they exceed `MAX_CLAIM_COST`."""
     rows = await database.rows(_SQL["claim"], worker, queue, limit, MAX_CLAIM_COST)
     return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
+
+
+async def until_due(database: Database, queue: Queue, most: float) -> float:
+    """Return the seconds until the next job is due, at most `most`.
+
+    A job that became due within `JUST_DUE` is due next: it may have been missed. Others that are due are behind locks.
+    """
+    seconds: float | None = await database.value(_SQL["until_due"], queue, JUST_DUE)
+    return most if seconds is None else min(max(seconds, JUST_DUE / 5), most)
 
 
 async def next_company(database: Database, company: int) -> int | None:

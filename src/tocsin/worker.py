@@ -23,7 +23,7 @@ from tocsin.isolation import LAST_LOCK_TIMEOUT, LOCKED_DELAY, LockConflicts, do_
 from tocsin.jobs import Job, Lost, Queue
 from tocsin.metrics import Metrics
 from tocsin.posts import Posts
-from tocsin.pubsub import PubSub, wait
+from tocsin.pubsub import POLL, PubSub, wait
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.transfer import imports
 from tocsin.turns import Turns
@@ -138,7 +138,7 @@ class Worker:
                 if leased:
                     await self._do(leased, backoff)
                 else:
-                    await wait(wakeup)
+                    await wait(wakeup, await jobs.until_due(self._databases[queue], queue, POLL))
                 backoff.succeeded(self._conflicts[queue].reason)
             except Exception as error:  # noqa: BLE001 - no error may end the loop
                 await backoff.recover(error, release)

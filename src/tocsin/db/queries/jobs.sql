@@ -26,6 +26,14 @@ set worker_id = $1, attempts = attempts + 1
 where id = any(array(select id from counted where up_to_it <= $4 or up_to_it = cost))
 returning id, task, lane as queue, due_at, wanted_at, attempts, progress, batch
 
+-- name: until_due
+-- Seconds until the next job of a queue is due. One that became due while it was looked for is found, too.
+select extract(epoch from due_at - clock_timestamp())::double precision
+from jobs
+where lane = $1 and worker_id is null and due_at > now() - make_interval(secs => $2)
+order by due_at, id
+limit 1
+
 -- name: next_company
 -- The first company after $1 with a due job in the bulk queue; without one, the first of all.
 select coalesce(

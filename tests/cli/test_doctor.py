@@ -456,6 +456,21 @@ def test_doctor_reports_unreadable_folder(tmp_path: Path) -> None:
     assert "cannot be read: Permission denied" in done.stdout
 
 
+def test_deep_doctor_reports_a_data_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    done = run("doctor", "--deep", cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "data"))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "FAIL deep checks: The database cannot be used: [Errno 20] Not a directory" in done.stdout
+
+
+async def test_doctor_reports_a_data_folder_too_long_for_a_socket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / ("long" * 25)))
+    level, said = (await found())["data folder"]
+    assert (level, "bytes too long for a unix socket; set TOCSIN_DATA_DIR to a shorter one" in said) == ("FAIL", True)
+
+
 @pytest.mark.parametrize(("files", "level"), [(1024, "warn"), (4096, "ok")])
 def test_doctor_reports_the_limit_of_open_files_and_its_connections(files: int, level: str) -> None:
     [finding] = check_file_limit(512, files)

@@ -79,7 +79,7 @@ async def claim(folder: Path, *, to_upgrade: bool = False) -> tuple[pwd.struct_p
 
     Raises `Refusal` if the database is of another major version, unless it is claimed to upgrade it.
     """
-    _refuse_unusable_path(folder)
+    refuse_unusable_path(folder)
     user = _user_of_server(folder)
     _adopt(folder, user)
     # Links are not followed: root writes into a folder of the server's user.
@@ -99,7 +99,8 @@ async def claim(folder: Path, *, to_upgrade: bool = False) -> tuple[pwd.struct_p
     return user, lock
 
 
-def _refuse_unusable_path(folder: Path) -> None:
+def refuse_unusable_path(folder: Path) -> None:
+    """Raise `Refusal` for a folder whose path PostgreSQL or its clients do not accept."""
     path = str(folder)
     if not path.isprintable() or set(path) & set(_NOT_IN_PATHS):
         raise Refusal(

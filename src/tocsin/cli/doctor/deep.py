@@ -24,11 +24,11 @@ _SQL = queries("invariants")
 
 async def check_deeply(settings: Settings, *, repair: bool, progress: Progress = unreported) -> AsyncIterator[Finding]:
     """Check all rows, indexes and pages of a database that runs. With `repair`, correct what is derived."""
-    if settings.database_url is None and not is_served(settings.data_dir):
-        yield Finding("FAIL", "deep checks", "the embedded PostgreSQL does not run", "start `tocsin serve`")
-        return
-    url = settings.own_database_url or url_of(settings.data_dir)
     try:
+        if settings.database_url is None and not is_served(settings.data_dir):
+            yield Finding("FAIL", "deep checks", "the embedded PostgreSQL does not run", "start `tocsin serve`")
+            return
+        url = settings.own_database_url or url_of(settings.data_dir)
         connection = await invariants.open_session(url, may_write=repair)
         try:
             if not await migrate.is_current(connection):

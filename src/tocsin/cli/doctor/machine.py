@@ -11,7 +11,9 @@ from tocsin.api.connections import connections_with
 from tocsin.cli.doctor.finding import Finding, is_plain
 from tocsin.cli.send import local_url
 from tocsin.disk_guard import free_and_needed
+from tocsin.errors import Refusal
 from tocsin.http_client.fetch import FetchError, fetch
+from tocsin.postgres.data_dir import refuse_unusable_path
 from tocsin.secret_files import is_open_to_others
 from tocsin.settings import PREFIX, Settings
 
@@ -47,10 +49,14 @@ def check_env_file(path: Path) -> Iterator[Finding]:
 
 
 def check_data_folder(folder: Path) -> Iterator[Finding]:
-    """Check that others cannot enter the data folder."""
+    """Check that the path of the data folder is usable, and that others cannot enter it."""
     try:
+        refuse_unusable_path(folder.resolve())
         found = folder.stat()
         list(folder.iterdir())
+    except Refusal as refusal:
+        said, _, remedy = str(refusal).rstrip(".").partition("; ")
+        yield Finding("FAIL", "data folder", said, remedy)
     except FileNotFoundError:
         yield Finding("warn", "data folder", f"{folder} does not exist yet", "the first `tocsin serve` creates it")
     except OSError as error:

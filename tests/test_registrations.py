@@ -222,10 +222,8 @@ async def test_phones_are_released_at_once_when_a_cell_opens_or_comes_back(
     opened["b"] = cells[1]
     await reaches(lambda: owners(cells), [None, 101])
     await register(cells[0], 1)
-    monkeypatch.setattr(registrations, "INTERVAL", 0)
     await cells[0].close()
     await is_away.wait()
-    monkeypatch.setattr(registrations, "INTERVAL", HOUR)
     await register(cells[1], 101)
     await cells[0].open()
     await reaches(lambda: owners(cells), [None, 101])

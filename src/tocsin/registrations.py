@@ -20,8 +20,8 @@ from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 
-INTERVAL, RETRY_INTERVAL = 10.0, 0.5
-"""Seconds between two looks, and between two attempts while a database is away."""
+INTERVAL, CHECK_INTERVAL = 10.0, 1.0
+"""Seconds between two looks, and between two checks whether a database is there, which look if it was away."""
 
 OVERLAP = timedelta(minutes=1)
 """How far a look begins before the end of the one before: a transaction may still have been open."""
@@ -53,8 +53,8 @@ async def watch(databases: Callable[[], Mapping[str, Database]], only: str | Non
         await looking.setdefault(name, Backoff("phones of other cells")).attempt(step)
 
     async def look(name: str, own: Database, others: Iterable[tuple[str, Database]], *, is_due: bool) -> None:
-        if is_due := is_due or is_new_or_away(name):
-            await attempt(name, partial(_add_older, own))
+        is_due = is_due or is_new_or_away(name)
+        await attempt(name, partial(_add_older, own))
         for cell, other in others if not looking[name].reason else ():
             if is_due or is_new_or_away(f"{name} {cell}"):
                 await attempt(f"{name} {cell}", partial(_release, own, cell, other))
@@ -71,7 +71,7 @@ async def watch(databases: Callable[[], Mapping[str, Database]], only: str | Non
                 if only in {None, name}
             )
         )
-        await asyncio.sleep(min(INTERVAL, RETRY_INTERVAL))
+        await asyncio.sleep(min(INTERVAL, CHECK_INTERVAL))
 
 
 async def release_phones(own: Database, others: Mapping[str, Database]) -> int:

@@ -338,6 +338,19 @@ async def test_user_who_changes_company_leaves_a_team_that_was_just_put(idle: Ap
     assert (await get(idle, "teams/7"))["users"] == [1]
 
 
+async def test_team_is_put_while_members_before_and_after_it_leave_the_company(idle: Api, dba: Connection) -> None:
+    """Neither waits for the other in a circle: both lock users first, and then members."""
+    await idle.people(1, 2)
+    await idle.team(7, 1)
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute("update users set company_id = 2")
+        putting = group.create_task(put(idle, "teams/7", {"name": "Sales", "users": [2]}))
+        await until(lambda: blocked(dba))
+        await dba.execute(queries("directory")["leave_former"], [1, 2])
+    assert putting.result() == DONE
+    assert (await get(idle, "teams/7"))["users"] == []
+
+
 async def test_time_zone_put_during_another_put_releases_held_pushes(idle: Api, dba: Connection) -> None:
     await idle.people(1)
     await delivery(dba, 1, new_id(), state="held", worker_id=None, due_at=datetime.now(UTC) + timedelta(hours=1))

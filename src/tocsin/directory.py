@@ -232,10 +232,10 @@ async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
 async def _put_team(connection: Connection, team: Team, company_id: int | None) -> bool:
     if await connection.fetchval(_SQL["put_team"], team.id, team.company_id, team.name, company_id) is None:
         return False
-    await connection.execute(_SQL["leave"], team.id, team.users)
-    members = sorted(team.users)  # they are locked in this order
+    members = sorted(team.users)  # users are locked in this order, and before members, as by those who change users
     for start in range(0, len(members), MEMBERS_BATCH_SIZE):
         await connection.execute(_SQL["enter"], team.id, members[start : start + MEMBERS_BATCH_SIZE])
+    await connection.execute(_SQL["leave"], team.id, team.users)
     return True
 
 

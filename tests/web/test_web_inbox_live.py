@@ -558,6 +558,30 @@ class TestTokens:
         await notify(windows.host.service, "Two")
         await expect(window.badge).to_have_text("2")
 
+    async def test_session_that_ends_is_shown_above_the_list(self, windows: Windows) -> None:
+        host = windows.host
+        host.lifetime = timedelta(seconds=66)
+        provider = "inbox.tokenProvider = async () => window.out ? '<!doctype html>' : (await fetch('/token')).text();"
+        host.script = STARTED + provider
+        await notify(host.service, "One")
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        await window.open()
+        await expect(window.rows).to_have_count(1)
+        await streams(windows, 1)
+        await window.page.evaluate("() => { window.out = true }")
+        await window.page.clock.fast_forward(37_000)
+        await expect(window.part("notice")).to_contain_text("You are signed out.")
+        await expect(window.rows).to_have_count(1)
+        await notify(host.service, "Two")
+        host.lifetime = timedelta(hours=1)
+        await window.page.evaluate(
+            "() => { window.out = false; document.dispatchEvent(new Event('visibilitychange')) }"
+        )
+        await expect(window.rows).to_have_count(2)
+        await expect(window.part("notice")).to_be_hidden()
+
     async def test_rejected_session_resumes_when_the_page_is_visible(self, windows: Windows) -> None:
         host = windows.host
         host.lifetime = timedelta(seconds=-60)

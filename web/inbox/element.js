@@ -462,10 +462,10 @@ export class TocsinInbox extends Base {
     });
     p.list.setAttribute("aria-labelledby", `tab-${this.#tab}`);
     p.tabs[1].lastChild.textContent = capped(unread || "");
-    const notice = inbox && words.connection[inbox.connection];
+    const notice = inbox && (words.connection[inbox.connection] ?? (inbox.lists[this.#tab].loaded && words.problem[inbox.connection]));
     p.notice.hidden = !notice;
     if (notice && p.notice.textContent !== notice) this.#say(notice);
-    p.notice.textContent = notice ?? "";
+    p.notice.textContent = notice || "";
     const until = inbox?.pausedUntil;
     p.paused.hidden = !list || !(until > Date.now());
     if (!p.paused.hidden) put(p.pausedText, words.pausedUntil(this.#times.moment(until)));
@@ -503,15 +503,15 @@ export class TocsinInbox extends Base {
     const fresh = list ? inbox.waiting(this.#tab) : 0;
     p.pill.hidden = !fresh;
     if (fresh) p.pill.textContent = words.fresh(capped(fresh));
-    const failed = list ? !list.loaded && list.error : (this.#bare ? { status: 401 } : null);
-    p.empty.hidden = !(list?.loaded && !notes.length && !fresh && !list.next && !failed);
+    const failed = list ? !list.loaded && list.error : this.#bare && { status: 401 };
+    p.empty.hidden = !(list?.loaded && !notes.length && !fresh && !list.next);
     if (!p.empty.hidden) p.emptyText.replaceChildren(icon(this.#tab === "all" ? "bell" : "checks"), ...words.empty[this.#tab].map((text) => h("p", {}, text)));
-    p.foot.hidden = !(list?.loaded && list.next && !failed);
+    p.foot.hidden = !(list?.loaded && list.next);
     if (list?.loading || p.foot.hidden) this.#near.unobserve(p.near);
     else this.#near.observe(p.near); // observed again after each page: the end may still be visible
     p.more.textContent = list?.loading ? words.loading : words.more;
-    p.state.hidden = !(failed || (list && !list.loaded) || !inbox);
-    p.list.setAttribute("aria-busy", String(Boolean(list?.loading)));
+    p.state.hidden = list?.loaded;
+    p.list.setAttribute("aria-busy", String(!!list?.loading));
     const state = failed ? `failed ${failed.status}` : p.state.hidden ? "" : "loading";
     if (p.state.dataset.is === state) return;
     p.state.dataset.is = state;

@@ -23,11 +23,10 @@ export class Kept {
     }
   }
 
-  /** Store a mark as the newest; null removes it. */
+  /** Store a mark as the newest; null removes it. None follows a deletion, which another tab may have made. */
   put(id, mark) {
-    const marks = { ...this.all };
-    delete marks[id];
-    if (mark) marks[id] = mark;
+    const { [id]: former, ...marks } = this.all;
+    if (mark) marks[id] = former === "deleted" ? former : mark;
     const kept = Object.entries(marks).slice(-MOST_KEPT);
     const text = kept.length ? JSON.stringify(Object.fromEntries(kept)) : null;
     this.#here = {};

@@ -309,7 +309,6 @@ export class Inbox {
     if (gone) this.deleting.set(id, this.#counts);
     try {
       await this.client.ask(...requestOf(id, mark), { keepalive: true });
-      this.#failures = 0;
     } catch (problem) {
       const { status } = problem;
       if (!status || (!made && /401|408|429|5../.test(status))) {
@@ -415,7 +414,9 @@ export class Inbox {
       case "state":
         this.#connected(data);
         return data === "live" && this.#again();
-      case "refused": return this.#failed(new Refusal(data.status, data.code, data.message));
+      case "refused":
+        this.#connected("signedOut");
+        return this.#failed(new Refusal(data.status, data.code, data.message));
       case "fresh": case "resync": return void this.refresh();
       case "count": return this.#counted(data.unread);
       case "page": return this.#polled(data);

@@ -493,3 +493,16 @@ test("list that could not be loaded at first is loaded when the service can be r
   await pass(10_000);
   assert.deepEqual([shown(), inbox.lists.all.error], [["One"], null]);
 });
+
+test("deletion is sent although another tab marked the notification", async () => {
+  service.arrive("One", "Two");
+  const [first, second] = [await open(), await open()];
+  service.reply(/PUT|DELETE/, unreachable, 2);
+  second.inbox.remove("One");
+  second.inbox.commit();
+  await settled();
+  await first.inbox.mark("One", true);
+  await pass(60_000);
+  assert.deepEqual(service.notes.map(({ id }) => id), ["Two"]);
+  for (const { inbox, shown } of [first, second]) assert.deepEqual([shown(), inbox.shownUnread], [["Two"], 1]);
+});

@@ -8,7 +8,7 @@ export interface InboxSnapshot {
   readonly notifications: readonly Notification[];
   /** The number of unread notifications in the whole inbox; null until it is known. */
   readonly unread: number | null;
-  readonly connection: "connecting" | "live" | "polling" | "reconnecting" | "offline";
+  readonly connection: "connecting" | "live" | "polling" | "reconnecting" | "offline" | "signedOut";
   readonly loading: boolean;
   /** The error if the list could not be loaded. */
   readonly error: Refusal | null;

@@ -5,6 +5,7 @@ import gzip
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -84,10 +85,10 @@ async def test_restore_without_archive_returns_the_backup(history: History, plac
 
 @pytest.mark.parametrize("rows", [2, 3, 4])
 async def test_restore_to_a_time_returns_what_was_committed_before(history: History, place: Path, rows: int) -> None:
-    time = history.times[rows - 1]
-    chosen = choose([history.first, history.second], time)
+    moment = history.times[rows - 1]
+    chosen = choose([history.first, history.second], moment)
     assert chosen == (history.second if rows == 4 else history.first)
-    assert await history.served.restore(chosen, place / "data", time) == list(range(1, rows + 1))
+    assert await history.served.restore(chosen, place / "data", moment) == list(range(1, rows + 1))
 
 
 async def test_restored_server_archives_a_timeline_of_its_own(history: History, place: Path) -> None:
@@ -260,6 +261,28 @@ async def test_restore_that_is_killed_never_starts_and_can_be_repeated(history: 
         await Embedded(place / "data").start()
     assert not (place / "data/postgres").exists()
     assert await history.served.restore(history.first, place / "data") == [1, 2, 3, 4, 5]
+
+
+async def test_restore_that_is_given_up_copies_nothing_more(
+    history: History, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = []
+
+    def copy_slowly(file: str, target: str) -> None:
+        copied.append(file)
+        time.sleep(0.01)
+        shutil.copyfile(file, target)
+
+    monkeypatch.setattr(shutil, "copy2", copy_slowly)
+    restoring = asyncio.create_task(history.served.restore(history.first, place / "data"))
+    await until(lambda: copied)
+    restoring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await restoring
+    before = len(copied)
+    await asyncio.sleep(0.1)
+    assert len(copied) == before
+    assert untouched(place / "data")
 
 
 def test_time_without_an_archive_is_refused(history: History, place: Path) -> None:

@@ -11,6 +11,7 @@ import pwd
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ async def _restore(
     draft = folder / f"postgres.new-{secrets.token_hex(4)}"
     try:
         own(draft, user)
-        await asyncio.to_thread(_copy, wanted.backup.folder / DATABASE, draft, user)
+        await _copied(wanted.backup.folder / DATABASE, draft, user)
         write_configuration(folder, user, None, draft)
         await _recover(wanted, folder, draft, user, programs, finish)
         for secret in (wanted.backup.folder / SECRETS).iterdir():
@@ -227,8 +228,29 @@ def _refuse_lack_of_space(backup: Backup, folder: Path) -> None:
         )
 
 
-def _copy(source: Path, draft: Path, user: pwd.struct_passwd) -> None:
-    shutil.copytree(source, draft, symlinks=True, dirs_exist_ok=True)
+class _GivenUpError(Exception):
+    pass
+
+
+async def _copied(source: Path, draft: Path, user: pwd.struct_passwd) -> None:
+    """Copy the database; if that is given up, return when nothing more is written."""
+    given_up = threading.Event()
+
+    def copy_file(file: str, target: str) -> None:
+        if given_up.is_set():
+            raise _GivenUpError
+        shutil.copy2(file, target)
+
+    copying = asyncio.ensure_future(asyncio.to_thread(_copy, source, draft, user, copy_file))
+    try:
+        await asyncio.shield(copying)
+    finally:
+        given_up.set()
+        await asyncio.wait([copying])
+
+
+def _copy(source: Path, draft: Path, user: pwd.struct_passwd, copy_file: Callable[[str, str], None]) -> None:
+    shutil.copytree(source, draft, symlinks=True, copy_function=copy_file, dirs_exist_ok=True)
     # Settings of the previous server by ALTER SYSTEM, or as a standby, do not apply.
     for name in ("postgresql.auto.conf", "standby.signal", "postmaster.pid"):
         (draft / name).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ MAX_EVENTS_SCANNED = 5_000
 """The number of latest events that are searched for those that the user did not receive."""
 
 MAX_CANDIDATES = 1_000
-"""Maximum users per index that a search reads, before it leaves out those of other companies."""
+"""About the number of users that a search reads, of whom it returns those with the lowest ids."""
 
 _SQL = queries("explain")
 

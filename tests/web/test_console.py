@@ -24,6 +24,7 @@ from tests.support.openid_provider import CLIENT_ID, openid_provider
 from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until_stopped
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import reaches, until
+from tocsin import explain
 from tocsin.api.console import FILES
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
@@ -150,6 +151,18 @@ class TestCalls:
         for wrong in ("j", "", "x" * 256):
             answer = await api.as_service("GET", f"/operations/users?search={wrong}", "operations")
             assert [each["field"] for each in answer.json()["errors"]] == ["search"]
+
+    async def test_operator_finds_users_among_many_of_other_companies(
+        self, api: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(explain, "MAX_CANDIDATES", 3)
+        same: dict[str, Any] = {"first_name": "Jens", "last_name": "Jensen", "email": "jens@example.com"}
+        await api.people(*range(1, 6), **same)
+        await api.people(6, company_id=2, **same)
+        for company, count in ((2, 1), (3, 0), (1, 3), (None, 3)):
+            found = (await ask(api, "/operations/users?search=jens", company_id=company))["data"]
+            assert len(found) == count, company
+            assert {each["company_id"] for each in found} <= {company or 1}
 
     async def test_console_lists_recipients_and_failed_pushes_of_an_event(self, pushing: Api, phones: Phones) -> None:
         await pushing.people(*range(1, 6))

@@ -1371,11 +1371,11 @@ CREATE INDEX streams_over ON tocsin.streams USING btree (process_id) WHERE is_ov
 
 CREATE INDEX users_by_company ON tocsin.users USING btree (company_id, id);
 
-CREATE INDEX users_by_email ON tocsin.users USING btree (lower(email) text_pattern_ops) WHERE (email IS NOT NULL);
+CREATE INDEX users_of_company_by_email ON tocsin.users USING btree (company_id, lower(email) text_pattern_ops) WHERE (email IS NOT NULL);
 
-CREATE INDEX users_by_last_name ON tocsin.users USING btree (lower(last_name) text_pattern_ops);
+CREATE INDEX users_of_company_by_last_name ON tocsin.users USING btree (company_id, lower(last_name) text_pattern_ops);
 
-CREATE INDEX users_by_name ON tocsin.users USING btree (lower(((first_name || ' '::text) || last_name)) text_pattern_ops);
+CREATE INDEX users_of_company_by_name ON tocsin.users USING btree (company_id, lower(((first_name || ' '::text) || last_name)) text_pattern_ops);
 
 CREATE TRIGGER keep_all_audit_entries BEFORE TRUNCATE ON tocsin.audit_entries FOR EACH STATEMENT EXECUTE FUNCTION tocsin.keep_audit_entries();
 

@@ -77,34 +77,54 @@ order by e.accepted_at desc
 limit $4
 
 -- name: find
--- Users whose whole name, last name or e-mail address begins with a text; the first $4 of each index are read.
-with found as (
-    (
-        select id from users
-        where lower(first_name || ' ' || last_name) ~>=~ lower($1::text)
-          and lower(first_name || ' ' || last_name) ~<~ (lower($1::text) || chr(1114111))
-        limit $4
-    )
-    union
-    (
-        select id from users
-        where lower(last_name) ~>=~ lower($1::text) and lower(last_name) ~<~ (lower($1::text) || chr(1114111))
-        limit $4
-    )
-    union
-    (
-        select id from users
-        where email is not null
-          and lower(email) ~>=~ lower($1::text)
-          and lower(email) ~<~ (lower($1::text) || chr(1114111))
-        limit $4
-    )
+-- Users whose whole name, last name or e-mail address begins with a text, of one company, or of all (null), which are looked at in
+-- turn. At most about $4 are read.
+with recursive every as (
+    (select company_id as id from users where $2::int is null order by company_id limit 1)
+    union all
+    select (select u.company_id from users u where u.company_id > every.id order by u.company_id limit 1)
+    from every
+    where every.id is not null
+),
+company as (
+    select id from every where id is not null
+    union all
+    select $2::int where $2::int is not null
+),
+found as (
+    select person.id
+    from company
+    cross join lateral (
+        (
+            select id from users
+            where company_id = company.id
+              and lower(first_name || ' ' || last_name) ~>=~ lower($1::text)
+              and lower(first_name || ' ' || last_name) ~<~ (lower($1::text) || chr(1114111))
+            limit $4
+        )
+        union
+        (
+            select id from users
+            where company_id = company.id
+              and lower(last_name) ~>=~ lower($1::text) and lower(last_name) ~<~ (lower($1::text) || chr(1114111))
+            limit $4
+        )
+        union
+        (
+            select id from users
+            where company_id = company.id
+              and email is not null
+              and lower(email) ~>=~ lower($1::text)
+              and lower(email) ~<~ (lower($1::text) || chr(1114111))
+            limit $4
+        )
+    ) person
+    limit $4
 )
 select u.id, u.company_id, u.first_name, u.last_name, u.email, h.active
 from found
-join users u on u.id = found.id
-join heads h on h.user_id = u.id
-where $2::int is null or u.company_id = $2
+cross join lateral (select * from users where id = found.id offset 0) u
+cross join lateral (select active from heads where user_id = found.id offset 0) h
 order by u.id
 limit $3
 

@@ -85,9 +85,9 @@ async def _requeue(
     company_id: int | None,
 ) -> Replayed:
     arguments = ids, period[0], company_id, period[1], REQUEUE_BATCH_SIZE
-    jobs = [] if lane else await connection.fetch(_SQL["requeue"], *arguments)
+    jobs = [] if lane is not None else await connection.fetch(_SQL["requeue"], *arguments)
     if ids is None:
         pushes = await deliveries.replay_lane(connection, lane, period, REQUEUE_BATCH_SIZE, company_id)
     else:
-        pushes = await deliveries.replay(connection, ids, company_id)
+        pushes = await deliveries.replay(connection, ids, company_id, lane)
     return Replayed(len(jobs), pushes)

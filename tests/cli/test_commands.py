@@ -149,6 +149,12 @@ def test_invalid_arguments_are_rejected_before_starting_the_database(tmp_path: P
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("arguments", [("--user", f"{2**31}"), ("00000000-0000-0000-0000-000000000001", f"{2**31}")])
+def test_user_id_out_of_range_is_named(tmp_path: Path, arguments: tuple[str, str]) -> None:
+    done = run("explain", *arguments, cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "data"))
+    assert (done.returncode, "Input should be less than or equal to 2147483647" in done.stderr) == (2, True)
+
+
 def test_commands_for_an_existing_database_create_none(tmp_path: Path) -> None:
     (tmp_path / "export").write_text("kept")
     for arguments in (
@@ -187,9 +193,10 @@ async def test_cancel_command_cancels_an_event(tmp_path: Path, idle: Api, quiet_
     assert "There is no event" in (await asyncio.to_thread(cancel, str(uuid4()))).stderr
 
 
-def test_unknown_lane_is_named(tmp_path: Path, quiet_database: str) -> None:
-    said = refusal("replay", "--lane", "apns/defualt", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database)
-    assert "apns/defualt" in said
+@pytest.mark.parametrize("lane", ["apns/defualt", ""])
+def test_unknown_lane_is_named(tmp_path: Path, quiet_database: str, lane: str) -> None:
+    said = refusal("replay", "--lane", lane, cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database)
+    assert f"Unknown lane '{lane}': " in said
 
 
 def test_uncreatable_data_folder_names_the_setting(tmp_path: Path) -> None:

@@ -436,24 +436,39 @@ async def test_doctor_distinguishes_rejected_probe_from_unreachable_provider(
     assert (level, "until then its pushes wait" in words) == ("FAIL", True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_doctor_reports_unreadable_folder(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
+def said_to_another_user(*command: str, cwd: Path, data: Path) -> str:
+    """Return what a doctor that fails prints to a user without rights."""
     done = subprocess.run(
-        [TOCSIN, "doctor"],
-        env={"PATH": os.defpath, "TOCSIN_DATA_DIR": "/nonexistent"},
+        [TOCSIN, *command],
+        env={"PATH": os.defpath, "TOCSIN_DATA_DIR": str(data), "TOCSIN_PORT": "0"},
         user=54321,
         group=54321,
         extra_groups=[],
-        cwd=tmp_path,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert "Traceback" not in done.stderr
-    assert done.returncode == 1
-    assert "cannot be read: Permission denied" in done.stdout
+    assert (done.returncode, done.stderr) == (1, "")
+    return done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_doctor_reports_unreadable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    said = said_to_another_user("doctor", cwd=tmp_path, data=Path("/nonexistent"))
+    assert "cannot be read: Permission denied" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("data", [".", "data"])
+def test_doctor_reports_a_data_folder_of_another_user(tmp_path: Path, data: str) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "vapid.pem").touch()
+    said = said_to_another_user("doctor", "--deep", cwd=Path("/"), data=tmp_path / data)
+    assert f"FAIL data folder: {tmp_path / data}: Permission denied; become its user" in said
+    assert "FAIL deep checks: " in said
 
 
 def test_deep_doctor_reports_a_data_folder_that_is_a_file(tmp_path: Path) -> None:

@@ -549,6 +549,18 @@ async def test_replay_of_an_event_has_more_time_than_other_statements(api: Api, 
     await becomes(api, id_, {"delivered": 1})
 
 
+async def test_replay_of_an_event_and_a_lane_leaves_other_lanes(api: Api) -> None:
+    await register(api, 1, IPHONE)
+    id_ = await api.post(custom(1))
+    await becomes(api, id_, {"delivered": 1})
+    await api.app_state.database.value("update deliveries set state = 'dead', settled_at = now()")
+    for lane, pushes in (("fcm/default", 0), ("", 0), ("apns/default", 1)):
+        body = {"events": [id_], "lane": lane}
+        replayed = await api.as_service("POST", "/operations/replay", "operations", json=body)
+        assert replayed.json() == {"jobs": 0, "pushes": pushes}
+    await becomes(api, id_, {"delivered": 1})
+
+
 async def test_event_reaches_each_of_many_devices_once(api: Api, phones: Phones) -> None:
     people = range(1, 151)
     await api.people(*people)

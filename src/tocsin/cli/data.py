@@ -49,8 +49,10 @@ def export(
 
 def explain(
     event: Annotated[str | None, typer.Argument(metavar="EVENT", help="The id of an event.")] = None,
-    person: Annotated[int | None, typer.Argument(metavar="USER", help="The id of a user.")] = None,
-    user: Annotated[int | None, typer.Option(help="Explain all events for this user instead.")] = None,
+    person: Annotated[int | None, typer.Argument(metavar="USER", min=1, max=MAX_ID, help="The id of a user.")] = None,
+    user: Annotated[
+        int | None, typer.Option(min=1, max=MAX_ID, help="Explain all events for this user instead.")
+    ] = None,
     since: Since = "24h",
     cell: Cell = None,
 ) -> None:
@@ -100,7 +102,7 @@ def replay(
             else:
                 done = await dead_letters.replay_all(database, pubsub, start, actor, lane)
         lanes = [planned.name for planned in plan(settings)]
-        if lane and not done.pushes and lane not in lanes:
+        if lane is not None and not done.pushes and lane not in lanes:
             raise Refusal(f"Unknown lane {lane!r}: use {', '.join(lanes) or 'none, because no keys are set'}.")
         hint = "" if done.jobs or done.pushes else cell_hint(cell)
         say(f"Requeued {done.jobs} events and {done.pushes} pushes.{hint}")

@@ -191,7 +191,10 @@ def _claim(file: Path) -> None:
 def _vapid_file(settings: Settings) -> Path | None:
     if settings.vapid_key_file or not settings.makes_keys:
         return settings.vapid_key_file
-    return settings.data_dir / VAPID_FILE if settings.data_dir.exists() else None
+    try:
+        return settings.data_dir / VAPID_FILE if settings.data_dir.exists() else None
+    except PermissionError as error:
+        raise Refusal(f"The data folder {settings.data_dir} cannot be read: {error.strerror}.") from None
 
 
 def lane_of(planned: Planned, settings: Settings) -> Lane:

@@ -336,10 +336,12 @@ async def dead(database: Database, before: datetime, limit: int, company_id: int
     return await database.rows(_SQL["dead"], before, limit, company_id)
 
 
-async def replay(connection: Connection, event_ids: Sequence[UUID], company_id: int | None = None) -> int:
-    """Requeue the deliveries of these events that were given up; return their number."""
+async def replay(
+    connection: Connection, event_ids: Sequence[UUID], company_id: int | None = None, lane: str | None = None
+) -> int:
+    """Requeue the deliveries of these events that were given up, or those of one lane; return their number."""
     await allow(connection, REPLAY_TIMEOUT)
-    count: int = await connection.fetchval(_SQL["replay"], event_ids, company_id, timeout=REPLAY_TIMEOUT)
+    count: int = await connection.fetchval(_SQL["replay"], event_ids, company_id, lane, timeout=REPLAY_TIMEOUT)
     return count
 
 

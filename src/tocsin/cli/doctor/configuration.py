@@ -82,7 +82,10 @@ def check_secret_files(settings: Settings) -> Iterator[Finding]:
 
 
 def _is_open(path: Path) -> bool:
-    return path.is_file() and is_open_to_others(path.stat().st_mode)
+    try:
+        return path.is_file() and is_open_to_others(path.stat().st_mode)
+    except PermissionError:  # its folder is closed to others
+        return False
 
 
 async def _credentials(planned: Planned, settings: Settings, device: DeviceType) -> Finding:

@@ -462,7 +462,9 @@ with replayed as (
         select dead.event_id, dead.device_id
         from unnest($1::uuid[]) as asked (id)
         cross join lateral (
-            select event_id, device_id from deliveries where event_id = asked.id and state = 'dead' for update skip locked
+            select event_id, device_id from deliveries
+            where event_id = asked.id and state = 'dead' and ($3::text is null or lane = $3)
+            for update skip locked
         ) dead
     )
       and ($2::int is null or (select e.company_id = $2 from events e where e.id = d.event_id))

@@ -171,7 +171,7 @@ async def test_upgrade_that_is_killed_leaves_the_old_database_and_no_server(olde
         await Embedded(older).start()
     await upgrade(older, nothing)
     assert {path.name for path in older.glob("postgres*")} == {"postgres", "postgres.16"}
-    assert postgres_of(older) == []
+    await until(lambda: postgres_of(older) == [])
     async with Embedded(older) as server:
         assert len(await noted(server.url)) == 1000
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from asyncpg import PostgresError
@@ -899,6 +899,25 @@ async def test_parts_of_a_shared_event_in_different_languages_come_together(
         assert (await cells[0].ids(user))[0] == id_
     for url in urls:
         await assert_sound(url)
+
+
+@in_schemas
+async def test_dropped_recipients_of_an_event_are_counted_once_after_moves(
+    cells: tuple[Api, Api], pools: tuple[Database, Database]
+) -> None:
+    await fill(cells[0])
+    await cells[0].people(13, company_id=COMPANY, active=False)
+    ids = [UUID(await cells[0].post(custom(*users, 13))) for users in ((3,), (3, 101))]
+
+    async def counted() -> list[list[int]]:
+        count = "select coalesce(sum(dropped), 0)::int from recipients where event_id = $1"
+        return [[await pool.value(count, id_) for pool in pools] for id_ in ids]
+
+    assert await counted() == [[1, 0], [1, 0]]
+    await moving.move(*pools, COMPANY, "a", "b")
+    assert await counted() == [[0, 1], [1, 0]]
+    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+    assert await counted() == [[1, 0], [1, 0]]
 
 
 @in_schemas

@@ -64,10 +64,17 @@ row as materialized (
     from event
     union all
     select 'recipients', (
-               to_jsonb(recipient) - 'is_own' - 'own_users' - 'own_teams' || case
-                   when is_own then '{}'
-                   else jsonb_build_object('user_ids', own_users, 'team_ids', own_teams, 'reached', cardinality(own_users))
-               end
+               (
+                   to_jsonb(recipient) || case
+                       when is_own then '{}'
+                       else jsonb_build_object(
+                           'user_ids', own_users, 'team_ids', own_teams, 'reached', cardinality(own_users),
+                           -- whom it did not reach is counted once: where the other users of the record are
+                           'dropped', case when cardinality(own_users) = cardinality(user_ids) then dropped else 0 end
+                       )
+                   end
+               )
+               - case when is_own or @whole then '{}' else '{dropped}'::text[] end - 'is_own' - 'own_users' - 'own_teams'
            )::text, event_id
     from recipient
     union all

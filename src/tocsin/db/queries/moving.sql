@@ -431,7 +431,7 @@ set user_ids = array(
         where (select u.company_id <> $2::int from users u where u.id = pair.user_id)
         order by nth
     ) || excluded.team_ids,
-    dropped = excluded.dropped, delivered_at = excluded.delivered_at,
+    dropped = greatest(r.dropped, excluded.dropped), delivered_at = excluded.delivered_at,
     reached = excluded.reached + (
         select count(*) from unnest(r.user_ids) as named (user_id)
         where (select u.company_id <> $2::int from users u where u.id = named.user_id)

@@ -20,7 +20,7 @@ from tests.support.processes import postgres_of
 from tests.support.waiting import bounded, until
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
-from tocsin.postgres.process import run, this_user
+from tocsin.postgres.process import last_words, run, this_user
 from tocsin.postgres.supervisor import Embedded, is_served, url_of
 
 ROOT = os.geteuid() == 0
@@ -471,3 +471,18 @@ async def test_embedded_server_works_under_uvloop(data: Path) -> None:
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("in\n", "", 0)
     await until(lambda: postgres_of(data) == [])
+
+
+def test_last_words_are_the_cause_and_not_what_came_too_early() -> None:
+    """While a server recovers, the supervisor tries to connect, which the server logs."""
+    said = """
+gzip: stdin: not in gzip format
+2026-01-31 08:00:00.000 UTC [7] FATAL:  the database system is starting up
+2026-01-31 08:00:00.100 UTC [8] FATAL:  the database system is not yet accepting connections
+2026-01-31 08:00:00.100 UTC [8] DETAIL:  Consistent recovery state has not been yet reached.
+2026-01-31 08:00:00.200 UTC [5] FATAL:  could not restore file "000000010000000000000003" from archive
+2026-01-31 08:00:00.300 UTC [1] LOG:  startup process (PID 5) exited with exit code 1
+"""
+    assert last_words(said) == (
+        'gzip: stdin: not in gzip format; FATAL:  could not restore file "000000010000000000000003" from archive'
+    )

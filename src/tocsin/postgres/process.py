@@ -27,7 +27,10 @@ _ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath}
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 1 << 16
-_COMPLAINT = re.compile(r"(?:\b(?:FATAL|PANIC|ERROR|DETAIL|error): ++(?!the database system is starting up)|^gzip: ).*")
+_TOO_EARLY = (
+    "the database system is (?:starting up|not yet accepting)|Consistent recovery state has not been yet reached"
+)
+_COMPLAINT = re.compile(rf"(?:\b(?:FATAL|PANIC|ERROR|DETAIL|error): ++(?!{_TOO_EARLY})|^gzip: ).*")
 
 log = structlog.get_logger(__name__)
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_network
@@ -51,7 +52,7 @@ def check_env_file(path: Path) -> Iterator[Finding]:
 def check_data_folder(folder: Path) -> Iterator[Finding]:
     """Check that the path of the data folder is usable, and that others cannot enter it."""
     try:
-        refuse_unusable_path(folder.resolve())
+        refuse_unusable_path(Path(os.path.realpath(folder)))  # unlike `resolve`, it ends in a loop of links
         found = folder.stat()
         list(folder.iterdir())
     except Refusal as refusal:

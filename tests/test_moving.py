@@ -859,6 +859,17 @@ async def test_waiting_event_of_a_service_of_all_companies_leaves_with_its_users
     assert (await state(cells[1], id_))["state"] == "held"
 
 
+async def assert_together_after_return(
+    cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str], id_: str
+) -> None:
+    """Move the company back: user 3 of it and user 101 of the other have got the event last, in the same cell."""
+    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
+    for user in (3, 101):
+        assert (await cells[0].ids(user))[0] == id_
+    for url in urls:
+        await assert_sound(url)
+
+
 @in_schemas
 async def test_parts_of_a_shared_event_come_together_when_delivered(
     cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
@@ -894,11 +905,7 @@ async def test_parts_of_a_shared_event_in_different_languages_come_together(
     for cell, pool in zip(cells, pools, strict=True):
         await pool.rows("update jobs set due_at = now()")
         await reaches(partial(state_of, cell, id_), "delivered")
-    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
-    for user in (3, 101):
-        assert (await cells[0].ids(user))[0] == id_
-    for url in urls:
-        await assert_sound(url)
+    await assert_together_after_return(cells, pools, urls, id_)
 
 
 @in_schemas
@@ -966,11 +973,7 @@ async def test_posted_event_that_each_cell_accepted_comes_together(
         await pool.rows("update jobs set due_at = now() where task = 'post'")
         await reaches(partial(pool.value, "select count(*) from posted"), 0)
         await reaches(partial(state_of, cell, id_), "delivered")
-    await moving.move(pools[1], pools[0], COMPANY, "b", "a")
-    for user in (3, 101):
-        assert (await cells[0].ids(user))[0] == id_
-    for url in urls:
-        await assert_sound(url)
+    await assert_together_after_return(cells, pools, urls, id_)
 
 
 @in_schemas

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.database import blocked, locked, waiting_at
+from tests.support.database import blocked, drop_function, locked, waiting_at
 from tests.support.events import SAMPLES, accepted, custom, in_future, message_event, note, post, state
 from tests.support.pushes import IPHONE, register
 from tests.support.service import Api
@@ -343,7 +343,7 @@ async def broken_inbox(dba: Connection) -> AsyncIterator[None]:
         " create trigger refuse before insert on inbox for each row execute function refuse()"
     )
     yield
-    await dba.execute("drop function if exists refuse cascade")
+    await drop_function(dba, "refuse")
 
 
 @pytest.mark.parametrize("table", ["inbox", "deliveries", "contents"])
@@ -369,7 +369,7 @@ async def test_event_is_stored_although_it_cannot_be_delivered(
     at_once = prompt.app_state.intake.at_once
     assert at_once is not None
     assert at_once.is_paused
-    await dba.execute("drop function refuse cascade")
+    await drop_function(dba, "refuse")
     await work(prompt)
     assert await prompt.ids(1) == [answer.json()["id"]]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.support.database import locked, waiting_at
+from tests.support.database import drop_function, locked, waiting_at
 from tests.support.events import accepted
 from tests.support.service import Api
 from tests.support.waiting import until
@@ -162,7 +162,7 @@ async def test_failing_event_does_not_fail_events_of_the_same_insert(
         assert await first == 202
         assert await asyncio.gather(*others) == [202, 202, status, 202, 202]
     finally:
-        await dba.execute("drop function refuse() cascade")
+        await drop_function(dba, "refuse")
 
 
 async def _posted(api: Api, body: str) -> int:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from tests.support.commands import refusal, run
-from tests.support.database import blocked, url_for
+from tests.support.database import blocked, drop_function, url_for
 from tests.support.events import LATER, custom, in_future, state
 from tests.support.service import SECRET, Api, serving
 from tests.support.waiting import reaches, until
@@ -265,7 +265,7 @@ async def failing_for(api: Api, word: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await connection.execute("drop trigger refuse on events; drop function refuse()")
+        await drop_function(connection, "refuse")
         await connection.close()
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.support.answers import exchanged
+from tests.support.database import drop_function
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api
 from tocsin.auth.minting import mint_service, mint_user
@@ -67,7 +68,7 @@ async def test_events_behind_a_lock_leave_nothing_to_the_garbage_collector(idle:
     try:
         await leave_nothing(idle, BODY)
     finally:
-        await dba.execute("drop function meet_a_lock cascade")
+        await drop_function(dba, "meet_a_lock")
 
 
 async def leave_nothing(api: Api, body: str) -> None:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.database import locked, make_database, waiting_at
+from tests.support.database import drop_function, locked, make_database, waiting_at
 from tests.support.events import accepted
 from tests.support.pushes import IPHONE, becomes
 from tests.support.service import Api, serving
@@ -311,11 +311,11 @@ async def test_lane_backs_off_if_the_database_rejects_its_work(
                 await until(lambda: _failures(running, 4))
                 assert time.monotonic() - began >= 0.8 * backoff.FIRST * (1 + 2 + 4)
                 assert await dba.fetchval("select attempts from jobs where id = $1", id_) <= 1
-                await dba.execute("drop trigger refusing on inbox")
+                await drop_function(dba, "refuse")
                 answer = await idle.as_service("GET", f"/events/{id_}?wait=30")
                 assert answer.json()["state"] == "delivered"
     finally:
-        await dba.execute("drop function refuse() cascade")
+        await drop_function(dba, "refuse")
     told = [line for line in logged if line["event"] == "database is not available"]
     assert [line["error"] for line in told] == ["No space left on device"]
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.support.database import blocked, slow
+from tests.support.database import blocked, drop_function, slow
 from tests.support.events import custom, post
 from tests.support.pushes import IPHONE, comes_to, due_in, hurry, prefer, push_report, register, shown
 from tests.support.service import Api
@@ -225,7 +225,7 @@ async def test_push_held_while_preferences_are_committed_is_decided_again(  # no
             await comes_to(api, id_, {"held": 1})
         await comes_to(api, id_, {"delivered": 1})
     finally:
-        await dba.execute("drop function wait_for_the_test cascade")
+        await drop_function(dba, "wait_for_the_test")
 
 
 async def _is_ended(api: Api) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.database import drop_function
 from tests.support.followers import Follower
 from tests.support.ledger import (
     FOLLOWERS,
@@ -181,7 +182,8 @@ class ChaosRun:
         await connection.execute(_NOTING.format(worker=worker.greeting["worker"]))
         await worker.stop()
         self.in_flight += await connection.fetchval("select count(*) from given_back")
-        await connection.execute("drop table given_back; drop function note_given_back cascade")
+        await drop_function(connection, "note_given_back")
+        await connection.execute("drop table given_back")
         await connection.close()
 
     async def _converges(self, ids: set[str], within: float = CONVERGENCE) -> None:

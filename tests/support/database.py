@@ -1,8 +1,10 @@
 """Test databases: created, emptied, locked, and read as a whole."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
+
+from asyncpg import DeadlockDetectedError
 
 from tests.support.service import Api
 from tocsin.db.connections import Connection, connect
@@ -129,6 +131,19 @@ async def waiting_at(dba: Connection, table: str) -> list[int]:
     return [row["pid"] for row in rows]
 
 
+async def drop_function(dba: Connection, name: str) -> None:
+    """Drop a function and its triggers.
+
+    The statements of a running service lock the partitions in another order. PostgreSQL then ends one of the two, and
+    may choose this one.
+    """
+    dropped = False
+    while not dropped:
+        with suppress(DeadlockDetectedError):
+            await dba.execute(f"drop function if exists {name} cascade")
+            dropped = True
+
+
 @asynccontextmanager
 async def slow(dba: Connection, verb: str, table: str) -> AsyncIterator[None]:
     """Let each statement that changes a table by `verb` take 1.2 seconds longer."""
@@ -139,7 +154,7 @@ async def slow(dba: Connection, verb: str, table: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await dba.execute("drop function wait cascade")
+        await drop_function(dba, "wait")
 
 
 @asynccontextmanager

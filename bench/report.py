@@ -1,6 +1,7 @@
 """Runs the benchmarks, and writes what they found into docs/benchmarks.md, with a chart.
 
-Each runs in a process of its own. A benchmark that fails ends the run, and the page stays as it is.
+Each runs in a process of its own. A benchmark that fails ends the run, and the page stays as it is. Benchmarks that are
+not run keep their lines, with the day and the machine of their run.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
@@ -21,7 +23,9 @@ from tocsin import __version__
 from tocsin.postgres.binaries import installed
 
 ROOT = Path(__file__).parent.parent
-PAGE, CHART = ROOT / "docs/benchmarks.md", ROOT / "docs/assets/benchmarks.svg"
+PAGE, CHART, FIGURES = (
+    ROOT / name for name in ("docs/benchmarks.md", "docs/assets/benchmarks.svg", "bench/figures.json")
+)
 
 NAMES = (
     *("list_page", "limits", "list_deep", "post_event", "batch", "unchanged", "read_all", "imports", "team", "visible"),
@@ -44,7 +48,8 @@ NAMES = (
 PAGE_TEXT = """# What was measured
 
 `make bench` wrote this page. [Benchmarks](../bench/README.md) explains each line and how to repeat it. The ratio is the
-claim: both sides were measured in turn, in the same run, on the same machine.
+claim: both sides were measured in turn, in the same run, on the same machine. A machine is not as fast on each day:
+compare amounts of one day only.
 
 {about}
 
@@ -59,13 +64,23 @@ SVG_HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {heig
  font-family="sans-serif" role="img" aria-label="How many times better than its goal each figure is">
 <style>text{{fill:#333}}@media (prefers-color-scheme:dark){{text{{fill:#ddd}}}}</style>"""
 
-Found = dict[str, list[Claim]]
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a benchmark found, and what that depends on."""
+
+    about: Sequence[str]
+    claims: Sequence[Claim]
+
+
+Found = Mapping[str, Run]
+
 
 _LABEL, _BAR, _ROW, _MOST = 430, 300, 22, 3.0
 """Pixels for the names, for a bar of `_MOST` goals, and between two rows."""
 
 
-def run(name: str, *arguments: str) -> list[Claim]:
+def measure(name: str, *arguments: str) -> list[Claim]:
     """Run a benchmark and return its claims. Raises `CalledProcessError`."""
     with tempfile.NamedTemporaryFile(prefix="tocsin-bench-") as results:
         print(f"\n{name}", flush=True)
@@ -74,14 +89,33 @@ def run(name: str, *arguments: str) -> list[Claim]:
         return [Claim(**claim) for claim in json.load(results)]
 
 
-def page_of(found: Found, about: Sequence[str]) -> str:
-    """Return the page."""
+def page_of(found: Found) -> str:
+    """Return the page. The machine of most benchmarks comes first, then others with the names of theirs."""
     rows = [
         f"| [{name}](../bench/{_file(name)}) | {' | '.join(cell.strip() for cell in claim.cells())} |"
-        for name, claims in found.items()
-        for claim in claims
+        for name, run in found.items()
+        for claim in run.claims
     ]
-    return PAGE_TEXT.format(about="\n".join(f"- {line}" for line in about), rows="\n".join(rows))
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, run in found.items():
+        names.setdefault(tuple(run.about), []).append(f"`{name}`")
+    first, *others = sorted(names, key=lambda about: -len(names[about]))
+    lines = [*first, *(f"{', '.join(names[about])}: {'; '.join(about)}" for about in others)]
+    return PAGE_TEXT.format(about="\n".join(f"- {line}" for line in lines), rows="\n".join(rows))
+
+
+def load() -> dict[str, Run]:
+    """Return what earlier runs found."""
+    stored = json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
+    return {name: Run(run["about"], [Claim(**claim) for claim in run["claims"]]) for name, run in stored.items()}
+
+
+def store(found: Found) -> None:
+    """Write the page, the chart and the figures for the next run."""
+    ordered = {name: found[name] for name in (*NAMES, *found) if name in found}
+    PAGE.write_text(page_of(ordered), "utf-8")
+    CHART.write_text(chart_of(ordered), "utf-8")
+    FIGURES.write_text(json.dumps({name: asdict(run) for name, run in ordered.items()}, indent=1) + "\n", "utf-8")
 
 
 def _file(name: str) -> str:
@@ -90,7 +124,7 @@ def _file(name: str) -> str:
 
 def chart_of(found: Found) -> str:
     """Return a picture of all claims with a goal: how many times better than the goal each is."""
-    rows = [(claim, claim.times_goal) for claims in found.values() for claim in claims if claim.times_goal is not None]
+    rows = [(claim, claim.times_goal) for run in found.values() for claim in run.claims if claim.times_goal is not None]
     height = _ROW * (len(rows) + 2)
     goal = _LABEL + _BAR / _MOST
     parts = [
@@ -129,9 +163,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="the benchmarks to run; default: all")
     given, arguments = parser.parse_known_args()
-    found = {name: run(name, *arguments) for name in given.names or NAMES}
-    PAGE.write_text(page_of(found, machine()), "utf-8")
-    CHART.write_text(chart_of(found), "utf-8")
+    about = machine()
+    store(load() | {name: Run(about, measure(name, *arguments)) for name in given.names or NAMES})
     print(f"\n{PAGE.relative_to(ROOT)} and {CHART.relative_to(ROOT)} are written.")
 
 

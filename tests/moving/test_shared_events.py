@@ -1,4 +1,4 @@
-"""Events for several companies, and those that wait or have failed, go where their users are."""
+"""Events for several companies, and those that wait or have failed, follow their users."""
 
 import json
 from collections.abc import Awaitable, Callable

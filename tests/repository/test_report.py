@@ -1,4 +1,4 @@
-"""The page of benchmarks says when and where each figure was measured."""
+"""The page of benchmarks names the day and the machine of each figure."""
 
 from bench.measure import Claim
 from bench.report import CHART, PAGE, Run, chart_of, load, page_of

@@ -1,4 +1,4 @@
-"""Moves of a company between two cells: what it has, where a test comes in, and what is there afterwards."""
+"""Moves of a company between two cells: what it has, points at which a test can act, and checks of the result."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -168,12 +168,13 @@ async def test_inaccessible_parent_folder_is_named(place: Path) -> None:
 
 
 @pytest.mark.processes
-async def test_server_runs_as_the_owner_of_the_data_folder(place: Path) -> None:
-    data = place / "data"
-    data.mkdir()
-    (data / "tocsin.lock").touch()
-    owner = pwd.getpwnam("nobody").pw_uid if ROOT else os.geteuid()
-    os.chown(data, owner, -1)
+@pytest.mark.skipif(not ROOT, reason="only root can give a database away")
+async def test_server_runs_as_the_owner_of_the_database(place: Path) -> None:
+    data, owner = place / "data", pwd.getpwnam("nobody").pw_uid
+    async with Embedded(data):
+        pass
+    for path in (data / "postgres", *(data / "postgres").rglob("*")):
+        os.chown(path, owner, -1)
     async with Embedded(data) as server:
         assert await ask(server.url, "select 1") == 1
         assert Path(f"/proc/{server.postmaster}").stat().st_uid == owner
@@ -212,12 +213,17 @@ async def test_server_user_cannot_replace_the_jwt_secret(place: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.skipif(not ROOT, reason="only root can give a folder away")
-async def test_data_folder_of_server_user_is_taken_over(place: Path) -> None:
+async def test_data_folder_of_another_user_is_not_taken_over(place: Path) -> None:
     data = place / "data"
     async with Embedded(data):
         owner = (data / "postgres").stat().st_uid
-    os.chown(data, owner, -1)
+    for path in (data, *data.rglob("*")):
+        os.chown(path, owner, -1)
     data.chmod(0o700)
+    with pytest.raises(Refusal, match=rf"belongs to \w+ and Tocsin runs as root; .*: chown root {data}\.$"):
+        await Embedded(data).start()
+    assert kind_of(data) == ("0o700", owner)
+    os.chown(data, 0, 0)  # what it says to do
     async with Embedded(data) as server:
         assert await ask(server.url, "select 1") == 1
     assert kind_of(data) == ("0o710", 0)

@@ -253,6 +253,8 @@ def doctor(
         if sys.stderr.isatty():
             say(f"checking {what}", err=True)
 
+    with contextlib.suppress(Refusal):  # it is a finding, too
+        read_settings()
     found = asyncio.run(examine(deep=deep, repair=repair, progress=progress, cell=cell))
     for finding in found:
         say(str(finding))

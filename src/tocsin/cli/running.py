@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 
 def read_settings() -> "Settings":
-    """Return the settings. Raises `Refusal`."""
+    """Return the settings; root becomes the owner of the data folder. Raises `Refusal`."""
     from tocsin import settings
+    from tocsin.cli.owner import work_as_owner
 
-    return settings.read_settings()
+    found = settings.read_settings()
+    work_as_owner(found)
+    return found
 
 
 def load_settings() -> "Settings":

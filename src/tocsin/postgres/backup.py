@@ -224,9 +224,16 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Create a folder of backups, and lock it. Raises `Refusal` if another process has it."""
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(target / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    """Create a folder of backups, and lock it. Raises `Refusal` if another process has it, or if it cannot be used."""
+    try:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(target / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except PermissionError:
+        us = this_user().pw_name
+        raise Refusal(
+            f"{us} cannot write backups into {target}: name a folder of that user, such as one made by"
+            f" `install -d -m 700 -o {us} {target}`."
+        ) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

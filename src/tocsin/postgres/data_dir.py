@@ -81,7 +81,7 @@ async def claim(folder: Path, *, to_upgrade: bool = False) -> tuple[pwd.struct_p
     """
     refuse_unusable_path(folder)
     user = _user_of_server(folder)
-    _adopt(folder, user)
+    _adopt(folder)
     # Links are not followed: root writes into a folder of the server's user.
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -116,14 +116,15 @@ def refuse_unusable_path(folder: Path) -> None:
 
 
 def _user_of_server(folder: Path) -> pwd.struct_passwd:
-    """Return the current user; for root the owner of the folder, else the first existing user of `SERVER_USERS`."""
+    """Return the current user; for root the owner of the database, else the first existing user of `SERVER_USERS`."""
     if os.geteuid() != 0:
         return this_user()
     users = [user for name in SERVER_USERS if (user := _user_called(name)) and user.pw_uid != 0]
     if not users:
         raise Refusal("PostgreSQL does not run as root: create a user for it with `useradd --system tocsin`.")
-    owners = [path.stat().st_uid for path in (folder / "postgres", folder) if path.exists()]
-    found = next((user for owner in owners for user in users if user.pw_uid == owner), users[0])
+    database = folder / "postgres"
+    owner = database.stat().st_uid if database.exists() else None
+    found = next((user for user in users if user.pw_uid == owner), users[0])
     if found.pw_name == "nobody":
         log.warning(
             "PostgreSQL runs as the user nobody; other programs of that user can read its files",
@@ -139,20 +140,20 @@ def _user_called(name: str) -> pwd.struct_passwd | None:
         return None
 
 
-def _adopt(folder: Path, user: pwd.struct_passwd) -> None:
+def _adopt(folder: Path) -> None:
     """Raise `Refusal` for a folder of another user or program, before anything is changed."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = folder.stat().st_uid
-    names = {path.name for path in folder.iterdir()} - _HARMLESS if owner in {os.geteuid(), user.pw_uid} else set()
-    ours = _LOCK in names
-    if owner != os.geteuid() and not ours:
+    if owner != os.geteuid():
         us = _name_of(os.geteuid())
         inside = f"to a folder in it such as {folder / 'data'}" if os.access(folder, os.W_OK) else "to another"
+        chown = "chown -R" if os.geteuid() else "chown"  # the database in it does not become root's
         raise Refusal(
             f"The data folder {folder} belongs to {_name_of(owner)} and Tocsin runs as {us}; set TOCSIN_DATA_DIR"
-            f" {inside}, or give it to {us} if it is Tocsin's: chown -R {us} {folder}."
+            f" {inside}, or give it to {us} if it is Tocsin's: {chown} {us} {folder}."
         )
-    if names and not ours:
+    names = {path.name for path in folder.iterdir()} - _HARMLESS
+    if names and _LOCK not in names:
         raise Refusal(
             f"The data folder {folder} contains files of another program; set TOCSIN_DATA_DIR to an empty one."
         )

@@ -2,6 +2,7 @@
 
 import gc
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -27,6 +28,15 @@ create trigger meet_a_lock before insert on events for each row execute function
 """Has each event fail as if another session had locked what it needs."""
 
 SERVICE = mint_service(SECRET, "crm", ["events:write"], HOUR)
+
+
+@pytest.fixture(autouse=True)
+def without_earlier_objects() -> Iterator[None]:
+    """The collector looks at what a test makes, and not at all that this process has."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize(

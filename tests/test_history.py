@@ -133,7 +133,9 @@ async def test_history_has_at_most_a_day(api: Api) -> None:
         assert [each["field"] for each in refused.json()["errors"]] == ["minutes"]
     gone = await run_once(database, None)
     assert 550 <= gone["metric_minutes"] <= 570
-    assert len((await api.as_service("GET", "/operations/history", "operations:read")).json()["data"]) == len(points)
+    kept = (await api.as_service("GET", "/operations/history", "operations:read")).json()["data"]
+    assert kept == points[-len(kept) :]
+    assert len(kept) >= len(points) - 2, "a minute may have ended since"
 
 
 async def test_histograms_of_another_release_are_left_out(database: Database) -> None:

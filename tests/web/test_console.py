@@ -19,7 +19,7 @@ from tests.support.barriers import barriers_of
 from tests.support.built_in import CATALOGUE
 from tests.support.database import locked, make_database
 from tests.support.events import custom, in_future, note, post
-from tests.support.host_page import SCREENSHOTS
+from tests.support.host_page import SCREENSHOTS, stop_clock
 from tests.support.openid_provider import CLIENT_ID, openid_provider
 from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until_stopped
 from tests.support.service import HOUR, SECRET, Api, serving
@@ -841,8 +841,7 @@ class TestPage:
         async with opened(chromium, viewport={"width": 1280, "height": 900}) as page:
             await page.goto(f"{pushing.http.base_url}/console")
             await accessible(page, "sign-in")
-            await page.clock.install()
-            await page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))
+            await stop_clock(page)
             await enter(page, pushing)
             await expect(page.locator("#pulse")).to_contain_text("signed in until")
             for body in range(3):

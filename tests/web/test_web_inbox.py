@@ -295,7 +295,7 @@ class TestList:
             looking.set()
 
         await windows.context.route("**/notifications/links?*", never)
-        await stop_clock(window)  # nothing pending continues
+        await stop_clock(window.page)  # nothing pending continues
         await notify(windows.host.service, "Two")
         await expect(window.rows).to_have_count(2)
         await window.page.clock.resume()
@@ -338,7 +338,7 @@ class TestChanges:
 
     async def test_deletion_is_sent_after_the_undo_time(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
-        await stop_clock(window)
+        await stop_clock(window.page)
         await window.row("One").hover()
         await window.row("One").get_by_role("button", name="Delete").click()
         assert await texts(window) == ["Two"]
@@ -352,7 +352,7 @@ class TestChanges:
 
     async def test_failed_deletion_restores_only_its_notification(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
-        await stop_clock(window)
+        await stop_clock(window.page)
         answer = asyncio.Event()
         [three, *_] = await windows.host.service.ids(1)
 
@@ -381,7 +381,7 @@ class TestChanges:
 
     async def test_deletion_can_be_undone_by_mouse(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
-        await stop_clock(window)
+        await stop_clock(window.page)
         for message in ("One", "Three"):
             await window.row(message).hover()
             await window.row(message).get_by_role("button", name="Delete").click()
@@ -418,7 +418,7 @@ class TestChanges:
     async def test_mark_all_as_read_can_be_undone(self, windows: Windows, tab: str) -> None:
         sent = asked(windows, "PUT ")
         window = await opened(windows, "One", "Two")
-        await stop_clock(window)
+        await stop_clock(window.page)
         await window.panel.get_by_role("tab", name=tab).click()
         await expect(window.rows).to_have_count(2)
         await window.button("Mark all as read").click()
@@ -438,7 +438,7 @@ class TestChanges:
         window = await windows.new()
         await window.open()
         await expect(window.rows).to_have_count(2)
-        await stop_clock(window)
+        await stop_clock(window.page)
         await window.button("Mark all as read").click()
         await notify(windows.host.service, "Three")
         await expect(window.rows).to_have_count(3)
@@ -451,7 +451,7 @@ class TestChanges:
     @pytest.mark.parametrize("way", ["close", "leave", "mark"])
     async def test_next_action_sends_pending_mark_all_as_read(self, windows: Windows, way: str) -> None:
         window = await opened(windows, "One", "Two")
-        await stop_clock(window)
+        await stop_clock(window.page)
         await window.button("Mark all as read").click()
         await expect(window.badge).to_be_hidden()
         if way == "close":
@@ -605,7 +605,7 @@ class TestKeyboard:
 
     async def test_shortcut_keys_mark_delete_and_undo(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
-        await stop_clock(window)
+        await stop_clock(window.page)
         press = window.page.keyboard.press
         await press("j")
         await press("u")

@@ -377,7 +377,7 @@ class TestNetwork:
     async def test_error_toast_is_shown_for_six_seconds(self, windows: Windows) -> None:
         await windows.context.route("**/notifications/*/read", lambda route: route.fulfill(status=503, headers=ALLOWED))
         window = await opened(windows, "One", "Two")
-        await stop_clock(window)
+        await stop_clock(window.page)
         for message in ("One", "Two"):
             await window.row(message).hover()
             await window.row(message).get_by_role("button", name="Mark as read").click()

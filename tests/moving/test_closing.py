@@ -109,23 +109,21 @@ async def test_move_continues_when_a_database_comes_back_within_the_pauses(
 ) -> None:
     await fill(cells[0])
     monkeypatch.setattr(moving, "PAUSE", 1.0)
-    copy, said, coming = moving._Move._copy, list[str](), list[asyncio.Task[None]]()  # noqa: SLF001
+    copy, begin, said, begun = moving._Move._copy, moving._Move._wait_until_idle, list[str](), list[int]()  # noqa: SLF001
 
     async def copy_and_lose(self: Any) -> None:
         await copy(self)
         await pools[1].close()
 
-    async def come_back() -> None:
-        await asyncio.sleep(1.5)
-        await pools[1].open()
-
-    def say(line: str) -> None:
-        said.append(line)
-        if line.startswith("attempt 1"):
-            coming.append(asyncio.create_task(come_back()))
+    async def begin_and_find(self: Any) -> None:
+        begun.append(1)
+        if len(begun) == 3:
+            await pools[1].open()
+        await begin(self)
 
     monkeypatch.setattr(moving._Move, "_copy", copy_and_lose)  # noqa: SLF001
-    await moving.move(*pools, COMPANY, "a", "b", say)
+    monkeypatch.setattr(moving._Move, "_wait_until_idle", begin_and_find)  # noqa: SLF001
+    await moving.move(*pools, COMPANY, "a", "b", said.append)
     attempts = [line.rpartition("; ")[2] for line in said if line.startswith("attempt")]
     assert attempts == ["the next one begins in 1 s", "the next one begins in 2 s"]
     assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
@@ -144,6 +142,7 @@ async def test_command_that_hangs_at_the_switch_holds_up_no_event_for_long(
             "select exists (select from pg_locks where pid = pg_backend_pid() and relation = 'imports'::regclass"
             " and mode = 'ShareLock')"
         ):
+            monkeypatch.setattr(moving, "EVENTS_HELD_FOR", 60.0)  # a later attempt may be slow
             hanging.set()
             await going_on.wait()
 
@@ -173,6 +172,7 @@ async def test_command_that_hangs_holds_up_the_retention_of_no_cell_for_long(
                 " and database = (select oid from pg_database where datname = current_database())"
             )
             held.extend([await value(url, locks) for url in urls])
+            monkeypatch.setattr(moving, "COMPANY_HELD_FOR", 60.0)  # a later attempt may be slow
         await lock(self, source)
 
     monkeypatch.setattr(moving._Move, "_lock", hang)  # noqa: SLF001
@@ -187,11 +187,11 @@ async def test_switch_that_takes_long_keeps_the_transaction_of_the_target(
     cells: tuple[Api, Api], pools: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(cells[0])
-    monkeypatch.setattr(moving, "COMPANY_HELD_FOR", 0.5)
+    monkeypatch.setattr(moving, "COMPANY_HELD_FOR", 3.0)
     lock = moving._Move._lock  # noqa: SLF001
 
     async def slow(self: Any, source: Connection) -> None:
-        await source.execute("select pg_sleep(2)")
+        await source.execute("select pg_sleep(4)")
         await lock(self, source)
 
     monkeypatch.setattr(moving._Move, "_lock", slow)  # noqa: SLF001

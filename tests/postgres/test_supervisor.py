@@ -412,14 +412,17 @@ def child_of(parent: int) -> int:
 @pytest.mark.processes
 async def test_crash_recovery_of_any_length_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "WARNING_INTERVAL", 0.5)
-    server = Embedded(data)
-    with structlog.testing.capture_logs() as lines:
-        starting = asyncio.create_task(server.start())
-        await until(lambda: server.postmaster)
+
+    def stop() -> None:
         assert server.postmaster
         os.kill(server.postmaster, signal.SIGSTOP)
+
+    server = Embedded(data, while_starting=stop)
+    with structlog.testing.capture_logs() as lines:
+        starting = asyncio.create_task(server.start())
         await until(lambda: any("waiting" in line["event"] for line in lines))
         assert not starting.done()
+        assert server.postmaster
         os.kill(server.postmaster, signal.SIGCONT)
         await starting
     assert await kept(server) == 42
@@ -428,10 +431,11 @@ async def test_crash_recovery_of_any_length_is_waited_for(data: Path, monkeypatc
 
 @pytest.mark.processes
 async def test_cancelled_start_leaves_no_process(data: Path) -> None:
-    server = Embedded(data)
+    def give_up() -> None:
+        starting.cancel()
+
+    server = Embedded(data, while_starting=give_up)
     starting = asyncio.create_task(server.start())
-    await until(lambda: server.postmaster)
-    starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
     await until(lambda: postgres_of(data) == [])

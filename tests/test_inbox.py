@@ -507,6 +507,7 @@ async def test_mark_of_a_locked_inbox_delays_no_other_user(idle: Api, database: 
 async def test_failed_look_up_of_cursors_fails_every_request_that_shares_it(
     database: Database, dba: Connection
 ) -> None:
+    gc.collect()  # what other tests left
     unhandled: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     cursors = pages.Cursors(database)
@@ -521,6 +522,7 @@ async def test_failed_look_up_of_cursors_fails_every_request_that_shares_it(
     assert [type(error) for error in failed] == [Unavailable] * 3
     del callers, failed  # their errors keep the futures of the look-up
     gc.collect()
+    asyncio.get_running_loop().set_exception_handler(None)
     assert unhandled == []  # the caller that left causes no log line
 
 

@@ -65,8 +65,11 @@ async def shown(url: str, *settings: str) -> list[str]:
 
 async def keep_busy(url: str) -> None:
     connection = await asyncpg.connect(url, statement_cache_size=0)
-    while True:
-        await connection.execute("select pg_sleep(0.001)")
+    try:
+        while True:
+            await connection.execute("select pg_sleep(0.001)")
+    finally:
+        connection.terminate()
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])

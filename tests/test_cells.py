@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.service import settings_for
+from tests.support.waiting import until
 from tocsin import cell_parts
 from tocsin.auth.from_settings import secrets_of
 from tocsin.cells import Cells, cells_of, every_cell, of_cell, text_of, with_cell
@@ -151,7 +152,7 @@ async def test_cell_that_cannot_be_opened_is_logged_more_and_more_rarely(
     failure, north = "cell stays closed in this test", cells_in(tmp_path, WHOLE).named("north")
     with capture_logs() as lines:
         trying = asyncio.create_task(cell_parts._again_and_again(use, failure, north))  # noqa: SLF001
-        await asyncio.sleep(2)
+        await until(lambda: len(attempts) > 40)
         trying.cancel()
     reasons = [line["reason"] for line in lines if (line["event"], line.get("cell")) == (failure, "north")]
     assert reasons == ["The database is away.", *["The password is wrong."] * (len(reasons) - 1)]

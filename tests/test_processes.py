@@ -22,7 +22,7 @@ from tests.support.events import custom
 from tests.support.processes import LONGEST_START, TOCSIN, Program, children_of, data_folder, postgres_of
 from tests.support.servers import free_port
 from tests.support.service import HOUR, SECRET, standing_token
-from tests.support.waiting import until
+from tests.support.waiting import LONGEST_WAIT, until
 from tocsin import processes, siblings
 from tocsin.auth.minting import mint_service
 from tocsin.cli.arguments import parse_processes
@@ -36,7 +36,7 @@ BEARER = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', SCOPES, HOUR)}"
 async def ask(service: Program, method: str, path: str, **more: object) -> httpx.Response:
     """Send a request on a connection of its own, which the kernel gives to any of the processes."""
     url = service.greeting["url"] + path
-    async with httpx.AsyncClient(headers=BEARER, timeout=10) as http:
+    async with httpx.AsyncClient(headers=BEARER, timeout=LONGEST_WAIT) as http:
         return await http.request(method, url, **more)  # type: ignore[arg-type]
 
 
@@ -127,7 +127,8 @@ async def test_a_process_that_hangs_does_not_hide_the_metrics_of_all() -> None:
 @pytest.mark.processes
 async def test_a_process_that_hangs_is_restarted_and_others_go_on() -> None:
     checking_often = (
-        "from tocsin import processes; processes.CHECK_INTERVAL = 0.5; from tocsin.cli.commands import main; main()"
+        "from tocsin import processes; processes.CHECK_INTERVAL, processes.STARTING_CHECKS = 0.5, 240;"
+        " from tocsin.cli.commands import main; main()"
     )
     async with two_processes((sys.executable, "-c", checking_often)) as service:
         hanging, working = children_of(service)
@@ -163,8 +164,10 @@ async def test_a_process_that_hangs_before_it_is_ready_is_replaced(
     await until(lambda: running.done() or any(call.args == ("serving",) for call in said.calls))
     service._stop()  # noqa: SLF001 - as a signal does
     await running
-    events = [call.args[0] for call in said.calls]
-    assert events == ["process did not get ready; killing it", "process exited; restarting it", "serving"]
+    *events, last = [call.args[0] for call in said.calls]
+    assert last == "serving"
+    assert events[:2] == ["process did not get ready; killing it", "process exited; restarting it"]
+    assert events == events[:2] * (len(events) // 2), "a busy machine may take too long to start the next one, too"
 
 
 @pytest.mark.processes

@@ -8,7 +8,7 @@ import pytest
 from tests.support.database import drop_function, locked, waiting_at
 from tests.support.events import accepted
 from tests.support.service import Api
-from tests.support.waiting import until
+from tests.support.waiting import bounded, until
 from tocsin import events
 from tocsin.batches import MAX_TURN, Batches, Turn
 from tocsin.db.connections import Connection
@@ -62,7 +62,7 @@ async def test_batch_waits_for_all_other_cells_together_only_for_a_moment() -> N
     slow.go.set()
     await turn._lock.acquire()  # noqa: SLF001 - as if many others had their turns one after the other
     slow.batches.add([1])
-    async with asyncio.timeout(10):
+    async with bounded():
         await slow.batches.join()
     assert slow.seen == [[1]]
 

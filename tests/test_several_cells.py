@@ -45,7 +45,7 @@ from tocsin.metrics import Metrics
 from tocsin.moving import CONNECTIONS
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
-from tocsin.store import pool
+from tocsin.store import API_STATEMENT_TIMEOUT, pool
 
 T = TypeVar("T")
 
@@ -494,12 +494,16 @@ async def test_late_detaching_of_a_phone_that_moved_is_asked_to_try_again(servic
     assert await value(service.urls[SOUTH], "select count(*) from devices") == 0
 
 
+SOON = 0.7 * API_STATEMENT_TIMEOUT
+"""Seconds, less than a look takes that waits for a lock."""
+
+
 @asynccontextmanager
 async def hanging(url: str) -> AsyncIterator[None]:
     """Let a cell not answer which companies have moved."""
     async with pool(url, 1) as database, database.transaction() as connection:
         await connection.execute("lock table moves in access exclusive mode")
-        await asyncio.sleep(2 * WATCH_INTERVAL)
+        await until(partial(blocked, connection))
         yield
 
 
@@ -516,7 +520,7 @@ async def test_cell_that_hangs_does_not_delay_the_closing_in_another_one(service
     assert await service.status(NORTH) == 200
     async with hanging(service.urls[SOUTH]):
         await close_company(service.urls[NORTH], NORTH)
-        async with asyncio.timeout(moving.CLOSE_DELAY):
+        async with asyncio.timeout(SOON):
             await reaches(partial(service.status, NORTH), 503)
 
 
@@ -788,7 +792,7 @@ async def test_other_cell_that_hangs_does_not_delay_the_closing_in_ones_own(pair
     await reaches(partial(main.status, comes), 200)
     async with hanging(main.urls[NORTH]):
         await close_company(main.urls[MAIN], moves)
-        async with asyncio.timeout(moving.CLOSE_DELAY):
+        async with asyncio.timeout(SOON):
             await reaches(partial(main.status, moves), 503)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.processes import Program, data_folder
 from tests.support.servers import free_port
 from tests.support.service import HOUR, SECRET
-from tests.support.waiting import bounded, until
+from tests.support.waiting import LONGEST_WAIT, bounded, until
 from tocsin.auth.minting import mint_service
 
 pytestmark = pytest.mark.processes
@@ -26,7 +26,7 @@ async def test_operations_port_serves_metrics_of_every_process() -> None:
         data_folder() as data,
         Program(data, "serve", variables=service_port) as service,
         Program(data, "worker", variables=worker_port),
-        httpx.AsyncClient(timeout=10) as http,
+        httpx.AsyncClient(timeout=LONGEST_WAIT) as http,
     ):
         host, port = service.address
         main, own, worker = (f"http://{host}:{each}" for each in (port, *ports))

@@ -9,6 +9,7 @@ import pytest
 from tests.support.answers import codes_of, exchanged, sealed
 from tests.support.pages import listening
 from tests.support.service import HOUR, SECRET, Api
+from tests.support.waiting import LONGEST_WAIT
 from tocsin.api.protocol import MAX_HEAD_BYTES
 from tocsin.auth.minting import mint_service
 
@@ -91,6 +92,6 @@ class TestRawHttp:
                 await writer.drain()
                 await api.call("GET", "/healthz")  # the head has arrived before
             writer.write(body + again + last)
-            answers = await asyncio.wait_for(reader.read(), 10)
+            answers = await asyncio.wait_for(reader.read(), LONGEST_WAIT)
             writer.close()
         assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"202", b"200", b"401"]

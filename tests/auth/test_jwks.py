@@ -85,7 +85,7 @@ async def settled(keys: Jwks) -> None:
 class TestFetching:
     async def test_fetch_returns_the_response_body(self) -> None:
         async with Site(responding(b"x" * 1000)) as site:
-            assert await fetch(site.url, seconds=5, limit=1000) == b"x" * 1000
+            assert await fetch(site.url, seconds=LONGEST_WAIT, limit=1000) == b"x" * 1000
 
     @pytest.mark.parametrize("name", BAD)
     async def test_fetch_is_bounded_in_time_and_size(self, name: str) -> None:
@@ -101,14 +101,14 @@ class TestFetching:
             for status in ("301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"):
                 async with Site(responding(jwks(OLD), status, f"Location: {other.url}")) as site:
                     with pytest.raises(FetchError, match=f"status {status[:3]}"):
-                        await fetch(site.url, seconds=5, limit=10_000)
+                        await fetch(site.url, seconds=LONGEST_WAIT, limit=10_000)
             assert other.asked == 0
 
     async def test_fetch_uses_no_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with Site(GOOD) as site, Site(GOOD) as proxy:
             for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
                 monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-            assert await fetch(site.url, seconds=5, limit=10_000) == jwks(OLD)
+            assert await fetch(site.url, seconds=LONGEST_WAIT, limit=10_000) == jwks(OLD)
             assert (site.asked, proxy.asked) == (1, 0)
 
     async def test_fetch_trusts_system_certificates_and_ssl_cert_file(
@@ -121,11 +121,11 @@ class TestFetching:
         tls.load_cert_chain(file, key)
         async with Site(GOOD, tls=tls) as site:
             with pytest.raises(FetchError, match="certificate"):
-                await fetch(site.url, seconds=5, limit=10_000)
+                await fetch(site.url, seconds=LONGEST_WAIT, limit=10_000)
             monkeypatch.setenv("SSL_CERT_FILE", str(file))
-            assert await fetch(site.url, seconds=5, limit=10_000) == jwks(OLD)
+            assert await fetch(site.url, seconds=LONGEST_WAIT, limit=10_000) == jwks(OLD)
             with pytest.raises(FetchError, match=r"(?i)name"):
-                await fetch(site.url.replace("localhost", "127.0.0.1"), seconds=5, limit=10_000)
+                await fetch(site.url.replace("localhost", "127.0.0.1"), seconds=LONGEST_WAIT, limit=10_000)
 
     async def test_fetch_accepts_only_http_and_https_urls(self, tmp_path: Path) -> None:
         (tmp_path / "jwks").write_bytes(jwks(OLD))
@@ -136,7 +136,7 @@ class TestFetching:
             "dict://127.0.0.1:1/",
         ):
             with pytest.raises(FetchError, match=r"disabled|not supported"):
-                await fetch(url, seconds=5, limit=10_000)
+                await fetch(url, seconds=LONGEST_WAIT, limit=10_000)
 
     async def test_fetch_does_not_block_the_event_loop(self) -> None:
         async with Site(hanging) as site:

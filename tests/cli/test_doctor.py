@@ -142,13 +142,13 @@ async def test_doctor_waits_a_limited_time_for_the_provider_of_the_sign_in(
 async def test_doctor_reports_nats_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, port: int, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(nats_bus, "CONNECT_TIMEOUT", 1)
     monkeypatch.setenv("TOCSIN_NATS_URL", f"nats://127.0.0.1:{port}")
     for answers in (False, True, False):
         async with nats(port, tmp_path) if answers else nullcontext():
             level, words = (await found())["bus"]
             assert level == ("ok" if answers else "FAIL")
             assert answers or "NATS cannot be reached: [Errno 111] Connect call failed" in words
+    monkeypatch.setattr(nats_bus, "CONNECT_TIMEOUT", 1)
     with socket.create_server(("127.0.0.1", port)):  # it accepts connections, and says nothing
         level, words = (await found())["bus"]
         assert (level, "NATS cannot be reached: no answer in time;" in words) == ("FAIL", True)
@@ -238,9 +238,9 @@ async def test_doctor_reports_low_disk_space(monkeypatch: pytest.MonkeyPatch) ->
         assert (await found())["disk"][0] == level
 
 
-async def test_doctor_reports_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setenv("TOCSIN_PORT", str(taken.getsockname()[1]))
+async def test_doctor_reports_port_in_use(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    monkeypatch.setenv("TOCSIN_PORT", str(port))
+    with socket.create_server(("127.0.0.1", port)):
         monkeypatch.setattr("tocsin.cli.doctor.machine.PORT_TIMEOUT", 0.2)
         assert (await found())["port"][0] == "FAIL"
     assert (await found())["port"][0] == "ok"

@@ -210,7 +210,7 @@ class TestLostAnswers:
 
 class TestWaiting:
     async def test_silence_on_a_kept_connection_closes_the_others(self, line: Line) -> None:
-        client = line.client(timeout=0.5)
+        client = line.client(timeout=3)
         held = await asyncio.to_thread(client.post, {**custom(1), "deliver_at": in_future()})
         await asyncio.gather(*(asyncio.to_thread(client.state, held.id, wait=1) for _ in range(3)))
         kept = line.accepted

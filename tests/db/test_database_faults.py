@@ -20,7 +20,7 @@ from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import impatient
 from tocsin import backoff, jobs, worker
 from tocsin.catalogue import Catalogue
-from tocsin.db import planner_statistics
+from tocsin.db import connections, planner_statistics
 from tocsin.db.admission import HEARTBEAT, KIND
 from tocsin.db.connections import Connection, connect
 from tocsin.db.pool import Database
@@ -31,7 +31,7 @@ from tocsin.push import dispatcher
 from tocsin.worker import Worker
 from tocsin_phones import Phones
 
-SLOW, PATIENCE = 66, 1.0
+SLOW, PATIENCE = 66, 2.0
 
 SLEEPING = """
 create function sleep_for_some() returns trigger language plpgsql as
@@ -53,8 +53,12 @@ async def slow_inbox(server: Embedded) -> str:
 # One classification of errors
 
 
-async def test_lock_timeout_is_an_outage_and_slow_statement_is_not(url: str, dba: Connection) -> None:
-    pool = Database(url, 2, PATIENCE)
+async def test_lock_timeout_is_an_outage_and_slow_statement_is_not(
+    url: str, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOCKS_PART", 0.02)
+    monkeypatch.setattr(connections, "SERVERS_PART", 0.04)
+    pool = Database(url, 2)
     await pool.open()
     async with locked(dba, "lanes"):
         with pytest.raises(Unavailable) as found:
@@ -163,7 +167,7 @@ async def test_worker_ends_a_session_that_hangs_before_its_statement(
 
 
 async def test_outage_is_logged_once_with_its_reason_and_its_end(url: str) -> None:
-    pool = Database(url, 2, PATIENCE)
+    pool = Database(url, 2)
     await pool.open()
     with capture_logs() as logged:
         for _ in range(50):
@@ -491,7 +495,7 @@ async def test_worker_without_heartbeat_declares_no_other_worker_dead(
         await jobs.enrol(database, other, "beside it")
         async with locked(dba, "workers"):
             await asyncio.sleep(4)  # more than `MISSED`
-        for _ in range(10):
+        for _ in range(3):
             now = await dba.fetchval("select clock_timestamp()")
             await until(lambda now=now: dba.fetchval(seen, worker.id, now))  # type: ignore[misc]
         assert await jobs.beat(database, other), "it was taken for dead as soon as the other one beat"

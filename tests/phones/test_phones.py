@@ -28,7 +28,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, ResponseReceived, StreamReset
 from h2.settings import SettingCodes
 
-from tests.support.waiting import bounded
+from tests.support.waiting import LONGEST_WAIT, bounded
 from tocsin_phones import Phones, Ports
 
 TOKEN = "ab" * 32
@@ -65,7 +65,7 @@ class Sender:
 
     def client(self) -> httpx.AsyncClient:
         trust = ssl.create_default_context(cafile=self.ca)
-        return httpx.AsyncClient(http1=False, http2=True, verify=trust, timeout=10)
+        return httpx.AsyncClient(http1=False, http2=True, verify=trust, timeout=LONGEST_WAIT)
 
     def provider_token(self, age: float = 0, **changed: Any) -> str:
         claims = {"iss": changed.get("iss", self.env["TOCSIN_APNS_TEAM_ID"]), "iat": int(time.time() - age)}
@@ -819,7 +819,7 @@ def curl(sender: Sender, url: str, version: int, change: Callable[[pycurl.Curl],
     client.setopt(pycurl.URL, url)
     client.setopt(pycurl.CAINFO, sender.ca)
     client.setopt(pycurl.HTTP_VERSION, version)
-    client.setopt(pycurl.TIMEOUT, 10)
+    client.setopt(pycurl.TIMEOUT, int(LONGEST_WAIT))
     client.setopt(pycurl.NOSIGNAL, 1)
     client.setopt(pycurl.WRITEFUNCTION, lambda _: None)
     change(client)
@@ -857,7 +857,7 @@ def curl_at_once(sender: Sender, count: int) -> Counter[int]:
         client.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
         client.setopt(pycurl.HTTPHEADER, headers)
         client.setopt(pycurl.POSTFIELDS, json.dumps(alert("Hello")))
-        client.setopt(pycurl.TIMEOUT, 10)
+        client.setopt(pycurl.TIMEOUT, int(LONGEST_WAIT))
         client.setopt(pycurl.NOSIGNAL, 1)
         client.setopt(pycurl.WRITEFUNCTION, lambda _: None)
         multi.add_handle(client)

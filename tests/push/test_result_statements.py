@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.database import blocked
 from tests.support.deliveries import LANE, ORIGIN, WORKER, delivery, device, insert, states
-from tests.support.waiting import until
+from tests.support.waiting import bounded, until
 from tocsin.db.connections import Connection, connect
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
@@ -53,7 +53,7 @@ async def test_pushes_that_another_session_locks_are_skipped(
         await delivery(dba, number, phone, state=state, worker_id=None, due_at=now, settled_at=now)
         for number in (1, 2, 3)
     ]
-    async with asyncio.timeout(5), dba.transaction():
+    async with bounded(), dba.transaction():
         await dba.execute("select from deliveries where event_id = $1 for update", keys[1].event_id)
         if state == "held":
             claimed = await deliveries.claim(database, WORKER, LANE, 1, bulk=False)

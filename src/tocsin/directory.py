@@ -9,7 +9,7 @@ from uuid import UUID
 
 from tocsin import audit, devices, inbox, jobs
 from tocsin.audit import Actor
-from tocsin.db.connections import STATEMENT_TIMEOUT, Connection, allow
+from tocsin.db.connections import STATEMENT_TIMEOUT, Connection, fetch_long
 from tocsin.db.pool import Database, fetch
 from tocsin.db.statements import queries
 from tocsin.errors import FieldError, Invalid, NotFound
@@ -22,9 +22,6 @@ from tocsin.validation import among
 
 EVENTS_BATCH_SIZE = 2_000
 """Events per transaction of an erasure."""
-
-ERASE_TIMEOUT = 60.0
-"""Seconds for a statement that erases an inbox or its pushes: one may hold millions."""
 
 MEMBERS_BATCH_SIZE = 5_000
 """Members of a team per statement, so that it ends long before its timeout also while other work uses the machine."""
@@ -206,12 +203,11 @@ async def erase(database: Database, pubsub: PubSub, id_: int, actor: Actor) -> N
             raise NotFound
         await audit.record(connection, actor, "user_erased", f"user:{id_}", company_id)
         await inbox.lock(connection, [id_])  # running deliveries end first, and later ones find no head
-        await allow(connection, ERASE_TIMEOUT)
-        await connection.execute(_SQL["erase_deliveries"], id_, timeout=ERASE_TIMEOUT)
+        await fetch_long(connection, _SQL["erase_deliveries"], id_)
         await devices.clear_phones(connection, [id_])
         await devices.detach_all(connection, id_)
         parts = EVENTS_BATCH_SIZE, f"erasure:{new_id()}"
-        await connection.execute(_SQL["erase"], id_, *parts, timeout=ERASE_TIMEOUT)
+        await fetch_long(connection, _SQL["erase"], id_, *parts)
         await connection.execute(_SQL["next_generation"])  # last, since all erasures wait here for each other
     for topic in ("bulk", "clear"):
         pubsub.publish(topic)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from tocsin import inbox
 from tocsin.auth.claims import UserCaller
-from tocsin.db.connections import Record, allow
+from tocsin.db.connections import Record, fetch_long
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.errors import Invalid, Missing, NotFound
@@ -14,8 +14,8 @@ from tocsin.inbox import lock_own, refusal
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
 
-MANY, MANY_TIMEOUT = 100_000, 60.0
-"""Unread notifications beyond which all are marked by a statement that may take longer than others, and its seconds."""
+MANY = 100_000
+"""Unread notifications beyond which all are marked by a statement that may take longer than others."""
 
 _SQL = queries("inbox")
 
@@ -97,10 +97,10 @@ async def read_all(database: Database, user: UserCaller, up_to: UUID | None = No
             last = await connection.fetchval(_SQL["position"], user.id, up_to)
             if last is None:
                 raise Invalid([field_error("up_to", "unknown", "is not in this inbox")])
-        seconds = MANY_TIMEOUT if unread > MANY else None
-        if seconds:
-            await allow(connection, seconds)
-        await connection.execute(_SQL["read_all"], user.id, last, timeout=seconds)
+        if unread > MANY:
+            await fetch_long(connection, _SQL["read_all"], user.id, last)
+        else:
+            await connection.execute(_SQL["read_all"], user.id, last)
 
 
 async def read_some(database: Database, user: UserCaller, ids: Sequence[UUID]) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 from tocsin import audit, inbox, jobs
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
-from tocsin.db.connections import Connection, Record, allow
+from tocsin.db.connections import Connection, Record, fetch_long
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.ids import new_id
@@ -38,9 +38,6 @@ EVENTS_PER_JOB = 2_000
 
 EVENTS_BATCH_SIZE = 200
 """Maximum events per transaction that rewrites them."""
-
-ACCEPT_TIMEOUT = 60.0
-"""Seconds for a statement that looks up the events about a subject: there may be millions."""
 
 POLL_INTERVAL = 0.3
 """Seconds after which events that were still being delivered are checked again."""
@@ -71,15 +68,14 @@ async def resolve(database: Database, pubsub: PubSub, resolution: Resolution, ac
     about = resolution.subject, owner, resolution.company_id
     parts = EVENTS_PER_JOB, f"resolution:{new_id()}"
     async with database.transaction() as connection:
-        await allow(connection, ACCEPT_TIMEOUT)
         if resolution.how == "gone":
-            await connection.execute(_SQL["hold"], *about, timeout=ACCEPT_TIMEOUT)
+            await fetch_long(connection, _SQL["hold"], *about)
         if resolution.how == "gone" and resolution.users is None:
-            await connection.execute(_SQL["cancel"], *about, timeout=ACCEPT_TIMEOUT)
+            await fetch_long(connection, _SQL["cancel"], *about)
         elif resolution.how == "gone":
-            await connection.execute(_SQL["except"], *about, resolution.users, timeout=ACCEPT_TIMEOUT)
+            await fetch_long(connection, _SQL["except"], *about, resolution.users)
         asked = resolution.how, resolution.users
-        count = await connection.fetchval(_SQL["accept"], *about, *asked, *parts, timeout=ACCEPT_TIMEOUT)
+        [[count]] = await fetch_long(connection, _SQL["accept"], *about, *asked, *parts)
         details: dict[str, Any] = {"as": resolution.how, "events": count}
         if resolution.users is not None:
             details["users"] = len(resolution.users)

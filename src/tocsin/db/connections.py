@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
@@ -13,6 +14,9 @@ from tocsin.db.url import SCHEMA, SCHEMA_PARAMETER, Target, target_of
 
 STATEMENT_TIMEOUT = 20.0
 """Seconds after which a statement is cancelled."""
+
+LONG_TIMEOUT = 60.0
+"""Seconds for a statement that concerns all rows of a user, an event or a subject: there may be millions."""
 
 CONNECT_TIMEOUT = 5.0
 """Maximum seconds to connect."""
@@ -129,6 +133,15 @@ def is_on_standby(connection: Connection) -> bool:
 def _is_on(connection: Connection, setting: str) -> bool:
     """Return whether the server has reported that a setting is on. Old servers do not report all."""
     return getattr(connection.get_settings(), setting, "off") == "on"
+
+
+async def fetch_long(
+    connection: Connection, statement: str, *arguments: Any, seconds: float = LONG_TIMEOUT
+) -> list[Record]:
+    """Run a statement of a transaction that may take longer than others; return its rows."""
+    await allow(connection, seconds)
+    rows: list[Record] = await connection.fetch(statement, *arguments, timeout=seconds)
+    return rows
 
 
 async def allow(connection: Connection, seconds: float) -> None:

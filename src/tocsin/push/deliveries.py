@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from tocsin.db.connections import Connection, Record, allow
+from tocsin.db.connections import Connection, Record, fetch_long
 from tocsin.db.pool import Database, fetch
 from tocsin.db.statements import queries
 from tocsin.push.channels import Address
@@ -36,12 +36,6 @@ MAX_BUNDLED = 1_000
 
 MAX_COUNTED = 1_000_000
 """The number up to which the due deliveries of a lane are counted."""
-
-RELEASE_TIMEOUT = 60.0
-"""Seconds for a statement that releases the held deliveries of users: one may have very many after a long pause."""
-
-REPLAY_TIMEOUT = 60.0
-"""Seconds for a statement that requeues the deliveries of events: one may have reached a million devices."""
 
 _COLUMNS = (
     *(
@@ -154,8 +148,7 @@ async def release(database: Database, worker: UUID) -> None:
 
 async def release_held(connection: Connection, user_ids: Sequence[int]) -> None:
     """Release the held deliveries of these users, to be decided again."""
-    await allow(connection, RELEASE_TIMEOUT)
-    await connection.execute(_SQL["release_held"], user_ids, timeout=RELEASE_TIMEOUT)
+    await fetch_long(connection, _SQL["release_held"], user_ids)
 
 
 async def decide_again(database: Database, user_ids: Sequence[int]) -> None:
@@ -340,18 +333,16 @@ async def replay(
     connection: Connection, event_ids: Sequence[UUID], company_id: int | None = None, lane: str | None = None
 ) -> int:
     """Requeue the deliveries of these events that were given up, or those of one lane; return their number."""
-    await allow(connection, REPLAY_TIMEOUT)
-    count: int = await connection.fetchval(_SQL["replay"], event_ids, company_id, lane, timeout=REPLAY_TIMEOUT)
-    return count
+    [[count]] = await fetch_long(connection, _SQL["replay"], event_ids, company_id, lane)
+    return int(count)
 
 
 async def replay_lane(
     connection: Connection, lane: str | None, period: Period, limit: int, company_id: int | None = None
 ) -> int:
     """Requeue the first deliveries of a lane, or of all, that were given up in a period; return their number."""
-    await allow(connection, REPLAY_TIMEOUT)  # those of other lanes and companies are read, too
     arguments = lane, period[0], limit, company_id, period[1]
-    return len(await connection.fetch(_SQL["replay_lane"], *arguments, timeout=REPLAY_TIMEOUT))
+    return len(await fetch_long(connection, _SQL["replay_lane"], *arguments))  # reads other lanes and companies, too
 
 
 def next_try(attempts: int, after: float | None, least: float, now: datetime, expires_at: datetime) -> datetime | None:

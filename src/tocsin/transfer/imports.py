@@ -14,7 +14,7 @@ from uuid import UUID
 from tocsin import audit, devices, directory, inbox, jobs
 from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
-from tocsin.db.connections import Connection, allow
+from tocsin.db.connections import Connection, allow, fetch_long
 from tocsin.db.errors import PERMANENT, first_line
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
@@ -110,8 +110,7 @@ class Import:
         await self._settled()
         if not self._is_full:
             async with self._database.transaction() as connection:
-                await allow(connection, STAGE_TIMEOUT)
-                await connection.execute("analyze import_lines", timeout=STAGE_TIMEOUT)
+                await fetch_long(connection, "analyze import_lines", seconds=STAGE_TIMEOUT)
 
     async def accept(self, connection: Connection) -> dict[str, int]:
         """Check the import as a whole, and accept it in this transaction; return the number of lines of each part.
@@ -150,12 +149,11 @@ class Import:
     async def _note_unknown(self, connection: Connection) -> None:
         """Note the errors of lines that name unknown users, or events of another company, in the order of lines."""
         found: list[FieldError] = []
-        await allow(connection, STAGE_TIMEOUT)
         for start in range(1, self._number + 1, CHECK_BATCH_SIZE):
             numbers = (start, start + CHECK_BATCH_SIZE - 1)
             limit = MAX_FIELD_ERRORS - len(found)
             given = (self.id, self._parser.company_id, max(limit, 1), *numbers)
-            rows = await connection.fetch(_SQL["unknown"], *given, timeout=STAGE_TIMEOUT)
+            rows = await fetch_long(connection, _SQL["unknown"], *given, seconds=STAGE_TIMEOUT)
             found += (reported := [_unknown(row["number"], row["path"]) for row in rows[:limit]])
             self._more_errors += rows[0]["total"] - len(reported) if rows else 0
         noted, self._field_errors = self._field_errors, []
@@ -324,11 +322,10 @@ async def _notifications(connection: Connection, id_: UUID, company_id: int | No
 
 async def _sort(connection: Connection, users: Collection[int]) -> list[int]:
     """Sort the imported notifications of these users by time, once all of this import are there; return for whom."""
-    await allow(connection, SORT_TIMEOUT)
-    found = await connection.fetch(_SQL["unsorted"], users, timeout=SORT_TIMEOUT)
+    found = await fetch_long(connection, _SQL["unsorted"], users, seconds=SORT_TIMEOUT)
     unsorted = [row["user_id"] for row in found]
     if unsorted:
-        await connection.execute(_SQL["sort"], unsorted, timeout=SORT_TIMEOUT)
+        await fetch_long(connection, _SQL["sort"], unsorted, seconds=SORT_TIMEOUT)
     return unsorted
 
 

@@ -5,7 +5,7 @@ events that wait, and the results of pushes. `moving` says when.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -178,42 +178,31 @@ class Copy:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await self._bring(part, connection)
-        large = await self._large_events(source, part)
+        events, others = await asyncio.gather(self._events(source, part), self._events(self._target, part))
+        large = await self._large_events(source, events) if part.of == "users" else {}
         known = [id_ for id_, mark in large.items() if self._equal.get(id_) == mark]
-        same = {id_ for id_, mark in (await self._marks(self._target, known)).items() if mark == large[id_]}
+        same = {id_ for id_, mark in (await self._large_events(self._target, known)).items() if mark == large[id_]}
         mine, theirs = await asyncio.gather(
-            self._digests(source, part, but=same), self._digests(self._target, part, but=same)
+            self._digests(source, part, events - same), self._digests(self._target, part, others - same)
         )
         differing = {digest[-1] for digest in {*mine} ^ {*theirs}}
         if differing:
-            differing = await self._replace(source, part, mine, differing)
+            differing = await self._replace(source, part, events, mine, differing)
         self._equal.update({id_: mark for id_, mark in large.items() if id_ not in differing})
         return mine
 
-    async def _large_events(self, source: Connection, part: Section) -> dict[UUID, str]:
-        """Return the events of a range of users with many recipients, each with a mark that changes with these.
+    async def _large_events(self, store: Database | Connection, ids: Collection[UUID]) -> dict[UUID, str]:
+        """Return those of these events that have many recipients, each with a mark that changes with these.
 
         What else changes such an event in the source makes it one of `_changed_events`. Retention may delete it in
         the target.
         """
-        if part.of != "users":
-            return {}
-        return await self._marks(source, await self._events(source, part))
-
-    async def _marks(self, store: Database | Connection, ids: Sequence[UUID]) -> dict[UUID, str]:
         found = await fetch(store, _SQL["large_events"], self._company, ids, MANY_RECIPIENTS) if ids else ()
         return {row["id"]: row["mark"] for row in found}
 
-    async def _digests(
-        self,
-        store: Database | Connection,
-        part: Section,
-        among: Container[UUID | None] | None = None,
-        but: Container[UUID] = (),
-    ) -> list[Digest]:
-        """Return the digests of a range; that of users has their events, too, `but` some, or those `among` others."""
-        found, events = [], await self._events(store, part)
-        events = [id_ for id_ in events if id_ not in but and (among is None or id_ in among)]
+    async def _digests(self, store: Database | Connection, part: Section, events: Collection[UUID]) -> list[Digest]:
+        """Return the digests of a range, with these of its events."""
+        found = []
         if part.of != "events":
             found += await fetch(store, _SQL[f"digest_of_{part.of}"], self._company, part.ids)
         if part.of != "teams":
@@ -221,28 +210,32 @@ class Copy:
         return [tuple(row) for row in found]
 
     async def _rows(
-        self, source: Connection, part: Section, events: Sequence[UUID], others: Sequence[UUID]
+        self, source: Connection, part: Section, events: Collection[UUID], others: Collection[UUID]
     ) -> dict[str, list[str]]:
         """Return the rows of a range by table, with its events, and those of other events which the target has."""
         rows = []
         if part.of != "events":
             rows += await source.fetch(_SQL[f"rows_of_{part.of}"], self._company, part.ids)
-        for ids, are_theirs in ((events, part.of == "users"), ([*{*others} - {*events}], False)):
+        for ids, are_theirs in ((events, part.of == "users"), (others, False)):
             rows += await source.fetch(_SQL["rows_of_events"], self._company, ids, are_theirs)
         return by_table(rows)
 
-    async def _events(self, store: Database | Connection, part: Section) -> Sequence[UUID]:
+    async def _events(self, store: Database | Connection, part: Section) -> set[UUID]:
         """Return the events in a range, or in the inboxes of its users."""
         if part.of != "users":
-            return part.ids if part.of == "events" else []
-        [row] = await fetch(store, _SQL["events_of_users"], self._company, part.ids)
-        ids: list[UUID] = row[0]
-        return ids
+            return {*part.ids} if part.of == "events" else set()
+        [[ids]] = await fetch(store, _SQL["events_of_users"], self._company, part.ids)
+        return {*ids}
 
     async def _replace(
-        self, source: Connection, part: Section, digests: Sequence[Digest], differing: Collection[UUID | None]
+        self,
+        source: Connection,
+        part: Section,
+        events: set[UUID],
+        digests: Sequence[Digest],
+        differing: set[UUID | None],
     ) -> set[UUID | None]:
-        """Replace a range of the target by that of the source, which has these digests, in one transaction.
+        """Replace a range of the target by that of the source, with its events and digests, in one transaction.
 
         Of its events, only those are replaced that are `differing`: most of those of a user who got one are as before.
         Return those that differ afterwards, with None for rows that are of no event.
@@ -251,11 +244,9 @@ class Copy:
             self._equal.pop(id_, None)  # type: ignore[arg-type] # None is not there
         async with self._target.transaction() as target:
             await self._receive(target)
-            mine, theirs = [
-                [id_ for id_ in await self._events(store, part) if id_ in differing] for store in (source, target)
-            ]
-            tables = await self._rows(source, part, mine, theirs)
-            ids = sorted({*mine, *theirs})
+            mine, theirs = events & differing, await self._events(target, part) & differing
+            tables = await self._rows(source, part, mine, theirs - mine)
+            ids = sorted(mine | theirs)
             for table in ("users", "teams", "events"):
                 await self._check_free(target, table, tables.get(table, []))
             await self._check_undivided(target, ids, are_pending=False)
@@ -264,7 +255,8 @@ class Copy:
             await target.execute(_SQL["discard_events"], self._company, ids)
             await self._put(target, tables)
             expected = [digest for digest in digests if digest[-1] is None or digest[-1] in differing]
-            unequal = {digest[-1] for digest in {*await self._digests(target, part, differing)} ^ {*expected}}
+            after = await self._digests(target, part, await self._events(target, part) & differing)
+            unequal = {digest[-1] for digest in {*after} ^ {*expected}}
         if unequal:
             self._unequal.append(part)
         return unequal

@@ -95,16 +95,16 @@ async def test_event_for_many_is_compared_once_in_a_move(
     await fill(cells[0])
     id_ = await cells[0].post(note(*USERS), company_id=COMPANY)
     compared = list[str]()
-    digests = moving._Move._digests  # noqa: SLF001
+    bring = moving._Move._bring  # noqa: SLF001
 
-    async def comparing(self: Any, store: Any, part: Any, *among: Any, **but: Any) -> list[copying.Digest]:
-        found = await digests(self, store, part, *among, **but)
-        if but and store is not self._target:
+    async def bringing(self: Any, part: Any, source: Connection | None = None) -> list[copying.Digest]:
+        found = await bring(self, part, source)
+        if source:
             compared.extend(str(event_id) for table, *_, event_id in found if table == "events")
         return found
 
     monkeypatch.setattr(copying, "ENTRIES", 1)
-    monkeypatch.setattr(moving._Move, "_digests", comparing)  # noqa: SLF001
+    monkeypatch.setattr(moving._Move, "_bring", bringing)  # noqa: SLF001
     await moving.move(*pools, COMPANY, "a", "b")
     assert compared.count(id_) == 1
     assert id_ in await cells[1].ids(12)

@@ -312,7 +312,7 @@ async def test_nothing_differs_when_a_company_in_use_leaves(
                     mine, theirs = [
                         [
                             row
-                            for row in await self._digests(store, part)
+                            for row in await self._digests(store, part, await self._events(store, part))
                             if row[0] not in {"idempotency_keys", "deliveries"}
                         ]
                         for store in (source, target)

@@ -262,7 +262,7 @@ class Copy:
         return unequal
 
     async def _receive(self, target: Connection) -> None:
-        await target.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
+        await retention.suspend(target)
         row = await target.fetchrow(_SQL["receive"], self._company, self._turn)
         if not (row and row["is_expected"]):
             raise is_taken()

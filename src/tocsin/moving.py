@@ -359,7 +359,7 @@ class _Move(Copy):
         """Lock the rows of the company, bring what changed, and let the company go."""
         async with self._source.transaction() as source, self._target.transaction() as target:
             for each in (source, target):
-                await each.execute(_SQL["still"], retention._LOCK)  # noqa: SLF001 - the lock of its steps
+                await retention.suspend(each)
                 await limit_idleness(each, COMPANY_HELD_FOR)
             async with _in_use(target):
                 await self._let_go(source)

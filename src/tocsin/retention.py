@@ -106,6 +106,11 @@ async def run_once(
     return forgotten
 
 
+async def suspend(connection: Connection) -> None:
+    """Wait for the step that runs, and let no step run until the end of the transaction."""
+    await connection.execute(_SQL["suspend"], _LOCK)
+
+
 async def _repeat(database: Database, step: Step, *, waits: bool = False) -> int:
     """Repeat a step until it finds nothing; return the number of rows.
 

@@ -475,10 +475,6 @@ with job as (
 )
 delete from dead_letters where id = any(array(select id from job))
 
--- name: still
--- Retention, which takes this lock for each step, deletes nothing until the end of the transaction.
-select pg_advisory_xact_lock_shared($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
-
 -- name: busy
 -- What has to end before a company can leave: imports, erasures and resolutions that may concern it. An import that failed stays.
 select (

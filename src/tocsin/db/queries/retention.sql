@@ -4,6 +4,9 @@
 -- A lock until the end of the transaction, so that one process at a time runs a step.
 select pg_try_advisory_xact_lock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
 
+-- name: suspend
+select pg_advisory_xact_lock_shared($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))
+
 -- name: idempotency_keys
 with old as materialized (
     select caller, method, path, key

@@ -8,16 +8,8 @@ where id = $1 and ($2::text is null or service = $2) and ($3::int is null or com
 select event_id from event_keys where service = $1 and company_id = $2 and key = $3 for update
 
 -- name: hold
--- Lock what is left to deliver of these events: their jobs or dead letters. A running chunk ends first.
-with job as materialized (
-    select id from jobs where id = any($1::uuid[]) and task = 'deliver' order by id for update
-),
-dead as materialized (
-    select id from dead_letters where id = any($1::uuid[]) and task = 'deliver' order by id for update
-)
-select id from job
-union all
-select id from dead
+with
+-- include: held(ids=any($1::uuid[]))
 
 -- name: cancel
 -- Returns true if the event is cancelled, false if it was before, and null if it is delivered.

@@ -1,20 +1,11 @@
 -- Resolutions: the notifications about a subject are read, removed or rewritten.
 
 -- name: hold
--- Lock what is left to deliver of the events about a subject: jobs and dead letters. Waits for chunks that are running. The next
--- statement sees which of them failed, were replayed, or became due since.
+-- The next statement sees which of these failed, were replayed, or became due since.
 with
 -- include: about
 ,
-job as materialized (
-    select j.id from jobs j where j.id in (select id from about) and j.task = 'deliver' order by j.id for update
-),
-dead as materialized (
-    select d.id from dead_letters d where d.id in (select id from about) and d.task = 'deliver' order by d.id for update
-)
-select id from job
-union all
-select id from dead
+-- include: held(ids=any(select id from about))
 
 -- name: cancel
 -- Cancel the events about a subject that are not completely delivered, but for those that are not only the caller's. Those that

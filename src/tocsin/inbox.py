@@ -49,6 +49,14 @@ class Changes:
     resync: bool
 
 
+class UserCursor(NamedTuple):
+    """A cursor of a user, with `made` as in `made_in`."""
+
+    user_id: int
+    made: int
+    position: int
+
+
 class Entry(NamedTuple):
     """One change: `notification`, `read`, `unread` or `deleted`, and its JSON."""
 
@@ -92,7 +100,7 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
     found = (await changes_since(database, {user.id: position}, limit)).get(user.id)
     if found is None or not found.admits(user.issued):
         raise await refusal(database.value, user)
-    if made != found.made and await continued(database, [(user.id, made, position)]):
+    if made != found.made and await continued(database, [UserCursor(user.id, made, position)]):
         made = found.made
     if made != found.made or not found.forgotten <= position <= found.at:
         return Changes("", found.unread, found.cursor, found.cursor, more=False, resync=True)
@@ -124,9 +132,9 @@ async def changes_since(
     return found
 
 
-async def continued(database: Database, cursors: Sequence[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
-    """Return which cursors (user, `made` and position) are valid although a standby was promoted since then."""
-    return {tuple(row) for row in await database.rows(_SQL["continued"], *map(list, zip(*cursors, strict=True)))}
+async def continued(database: Database, cursors: Sequence[UserCursor]) -> set[UserCursor]:
+    """Return which cursors are valid although a standby was promoted since then."""
+    return {UserCursor(*row) for row in await database.rows(_SQL["continued"], *map(list, zip(*cursors, strict=True)))}
 
 
 async def heads(database: Database, user_ids: Sequence[int]) -> dict[int, tuple[int, int, int]]:

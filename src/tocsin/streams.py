@@ -18,7 +18,7 @@ from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
 from tocsin.ids import new_id
-from tocsin.inbox import InboxChanges, cursor_of, position_in
+from tocsin.inbox import InboxChanges, UserCursor, cursor_of, position_in
 from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.open_streams import MAX_STREAMS_PER_USER, OpenStreams
 from tocsin.pages import NEWEST
@@ -75,9 +75,9 @@ class Stream:
         self._waking: Waiting | None = None
 
     @property
-    def cursor(self) -> tuple[int, int, int]:
-        """The user, the inbox and the position of what was sent last."""
-        return self.user_id, self.made or 0, self.position or 0
+    def cursor(self) -> UserCursor:
+        """The cursor of what was sent last."""
+        return UserCursor(self.user_id, self.made or 0, self.position or 0)
 
     def close(self) -> None:
         """End the stream after the backlog was sent."""

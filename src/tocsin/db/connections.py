@@ -42,12 +42,11 @@ Prepared = PreparedStatement
 Record = asyncpg.Record
 
 
-async def connect(url: str, slowest: float | None = None, *, notes_timeline: bool = False) -> Connection:
+async def connect(url: str, slowest: float | None = None) -> Connection:
     """Open a connection within `CONNECT_TIMEOUT` per host. The timeout of statements is `slowest` seconds.
 
-    Session settings are set by a statement after connecting, because poolers reject startup parameters. With
-    `notes_timeline`, cursors are different from then on if the server was promoted. Raises one of `DRIVER_ERRORS` if
-    the database cannot be reached.
+    Session settings are set by a statement after connecting, because poolers reject startup parameters. Raises one of
+    `DRIVER_ERRORS` if the database cannot be reached.
     """
     target = target_of(url)
     connection = await reach(target, slowest)
@@ -56,9 +55,6 @@ async def connect(url: str, slowest: float | None = None, *, notes_timeline: boo
         settings = _session(target.settings, slowest, connection.get_server_version().major)
         with in_time():
             await connection.execute(_set(settings) + ("" if slowest else _ENDING), timeout=CONNECT_TIMEOUT)
-            writes = not is_on_standby(connection) and not _is_on(connection, "default_transaction_read_only")
-            if notes_timeline and writes and target not in _without_timelines:
-                await _note_timeline(connection, target)
     except BaseException:
         connection.terminate()
         raise
@@ -78,13 +74,23 @@ _without_timelines: set[Target] = set()
 """Databases whose timeline cannot be noted: servers that share their storage have none, and lose nothing."""
 
 
-async def _note_timeline(connection: Connection, target: Target) -> None:
+async def note_timeline(connection: Connection, url: str) -> bool:
+    """Let cursors be different from now on if the server was promoted. It is the first statement of a new session.
+
+    Returns False on a standby, which can note nothing: its sessions must end before it is promoted.
+    """
+    if is_on_standby(connection):
+        return False
+    if _is_on(connection, "default_transaction_read_only") or (target := target_of(url)) in _without_timelines:
+        return True
     try:
-        await connection.execute(queries("timelines")["note_timeline"], timeout=CONNECT_TIMEOUT)
+        with in_time():
+            await connection.execute(queries("timelines")["note_timeline"], timeout=CONNECT_TIMEOUT)
     except asyncpg.UndefinedTableError:
         pass  # a cell that another process has not migrated yet
     except (asyncpg.FeatureNotSupportedError, asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError):
         _without_timelines.add(target)
+    return True
 
 
 _reached: dict[Target, str] = {}

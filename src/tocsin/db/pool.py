@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import structlog
 
 from tocsin.db.admission import KIND, Admission, Slot
-from tocsin.db.connections import STATEMENT_TIMEOUT, Connection, Record, connect, is_on_standby, limit_locks
+from tocsin.db.connections import STATEMENT_TIMEOUT, Connection, Record, connect, limit_locks, note_timeline
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
 from tocsin.db.url import is_read_only, schema_of
 from tocsin.errors import Overrun, Unavailable
@@ -165,18 +165,21 @@ class Database:
         if not self._is_open:
             raise Unavailable
         slot = await self._admission.enter(self._patience)
+        connection = self._sound()
         try:
-            if (connection := self._sound()) is None and self._admission.in_use > max(1, self._needed):
+            if connection is None and self._admission.in_use > max(1, self._needed):
                 await self._returned()
                 connection = self._sound()
             if connection is not None:
                 return slot, connection
-            connection = await connect(self._url, self._patience, notes_timeline=not self.is_read_only)
-            if not self.is_read_only and is_on_standby(connection):
+            connection = await connect(self._url, self._patience)
+            if not self.is_read_only and not await note_timeline(connection, self._url):
                 self._on_standby.add(connection)
             if self._yields:
                 _give_way(connection)
         except BaseException:
+            if connection is not None:
+                connection.terminate()
             self._admission.leave(slot)
             raise
         return slot, connection
@@ -200,7 +203,7 @@ class Database:
         now = time.monotonic()
         self._uses += 1
         is_sound = error is None or (isinstance(error, Exception) and (is_locked(error) or not is_outage(error)))
-        if connection in self._on_standby:  # if that is promoted, its sessions have not noted the timeline
+        if connection in self._on_standby:  # see `note_timeline`
             self._on_standby.remove(connection)
             is_sound = False
         if self._is_open and is_sound and not connection.is_closed() and not connection.is_in_transaction():

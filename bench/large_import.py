@@ -25,10 +25,11 @@ LOOK = 0.1
 
 @dataclass
 class Peaks:
-    """The most MiB of the importing process and of PostgreSQL, and the seconds.
+    """The most MiB of the importing process and of a process of PostgreSQL, and the seconds.
 
     Of PostgreSQL, shared buffers are left out, and autovacuum: it starts every minute, whatever is done, and a setting
-    of the server limits its memory.
+    of the server limits its memory. A sum over its processes would depend on when each needs most: in a longer
+    import, more of them do so at the same time.
     """
 
     process: float = 0.0
@@ -64,7 +65,9 @@ async def main() -> None:
 def _claims(way: str, lines: int, small: Peaks, large: Peaks) -> Iterator[Claim]:
     yield Claim(f"{way}: {lines:,} lines a second", lines / large.seconds, "/s")
     yield Claim("  memory of the process, to a tenth of them", large.process, "MiB", small.process, at_most=1.1)
-    yield Claim("  memory of PostgreSQL, to a tenth of them", large.postgres, "MiB", small.postgres, at_most=1.1)
+    yield Claim(
+        "  memory of a process of PostgreSQL, to a tenth of them", large.postgres, "MiB", small.postgres, at_most=1.1
+    )
 
 
 def _user(id_: int) -> object:
@@ -141,7 +144,7 @@ async def _observe(running: Service, pid: int, peaks: Peaks) -> None:
     while True:
         peaks.process = max(peaks.process, _memory_of(Path(f"/proc/{pid}"), "VmHWM"))
         of_postgres = filter(_is_counted, tree(running.process.pid))
-        peaks.postgres = max(peaks.postgres, sum(_memory_of(one, "RssAnon") for one in of_postgres))
+        peaks.postgres = max(peaks.postgres, *(_memory_of(one, "RssAnon") for one in of_postgres))
         await asyncio.sleep(LOOK)
 
 

@@ -165,9 +165,9 @@ class Database:
         if not self._is_open:
             raise Unavailable
         slot = await self._admission.enter(self._patience)
-        connection = self._sound()
+        connection = None
         try:
-            if connection is None and self._admission.in_use > max(1, self._needed):
+            if (connection := self._sound()) is None and self._admission.in_use > max(1, self._needed):
                 await self._returned()
                 connection = self._sound()
             if connection is not None:

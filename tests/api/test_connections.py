@@ -31,7 +31,7 @@ from tocsin.db.admission import KIND
 from tocsin.metrics import Metrics
 from tocsin.sockets import MAX_UNSENT_BYTES, bound
 
-SHORT = Patience(head=1, body=1, answer=1.5, idle=1.5, rest=0.5)
+SHORT = Patience(head=1, body=3, answer=1.5, idle=3, rest=0.5)
 ORIGIN = "https://crm.example.com"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
@@ -233,9 +233,9 @@ class TestTime:
         head = CHUNKED.replace(b"Transfer-Encoding: chunked", b"Content-Length: %d" % len(body))
         async with connected(hasty) as (reader, writer):
             writer.write(head + BY_SERVICE + b"\r\n")
-            for byte in body:
+            for start in range(0, len(body), 2):
                 await asyncio.sleep(SHORT.body / 4)
-                writer.write(bytes([byte]))
+                writer.write(body[start : start + 2])
             assert (await asyncio.wait_for(reader.readline(), LONGEST_WAIT)).startswith(b"HTTP/1.1 422 ")
 
     async def test_body_byte_by_byte_wakes_its_request_only_at_the_end(

@@ -19,10 +19,12 @@ from tocsin.errors import Locked, Overrun, Unavailable
 from tocsin.store import pool as open_pool
 
 MY_PID = "select pg_backend_pid()"
-OTHERS = """
+NOW = "select clock_timestamp()"
+SINCE = """
 select count(*) from pg_stat_activity
-where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+where datname = current_database() and backend_type = 'client backend' and backend_start > $1
 """
+"""Counts the sessions that were opened since; those of earlier tests may still end."""
 
 
 @pytest.mark.parametrize("yields", [False, True])
@@ -72,11 +74,11 @@ async def test_unused_connections_are_closed_and_the_next_use_opens_one(
     url: str, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "IDLE_TIMEOUT", 0.05)
-    before = await dba.fetchval(OTHERS)
+    began = await dba.fetchval(NOW)
     async with open_pool(url, 3) as pool:
         async with pool.connection(), pool.connection():
-            assert await dba.fetchval(OTHERS) == before + 2
-        await reaches(lambda: dba.fetchval(OTHERS), before)
+            assert await dba.fetchval(SINCE, began) == 2
+        await reaches(lambda: dba.fetchval(SINCE, began), 0)
         assert await pool.value("select 1") == 1
 
 
@@ -84,14 +86,14 @@ async def test_unavailable_database_is_found_again_by_a_pool_without_connections
     url: str, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "IDLE_TIMEOUT", 0.05)
-    before = await dba.fetchval(OTHERS)
+    began = await dba.fetchval(NOW)
     [run] = parse_qs(urlsplit(url).query)["host"]
     with short_path() as folder:
         socket = folder / "run"
         socket.symlink_to(run)
         async with open_pool(url.replace(quote(run, safe=""), quote(str(socket), safe="")), 1) as pool:
             assert await pool.value("select 1") == 1
-            await reaches(lambda: dba.fetchval(OTHERS), before)
+            await reaches(lambda: dba.fetchval(SINCE, began), 0)
             socket.unlink()
             for _ in range(3):  # more often than it has slots
                 with pytest.raises(Unavailable):
@@ -104,7 +106,7 @@ async def test_few_uses_keep_one_connection_and_many_keep_more(
     url: str, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "IDLE_TIMEOUT", 3600.0)
-    before = await dba.fetchval(OTHERS)
+    began = await dba.fetchval(NOW)
     async with open_pool(url, 3) as pool:
 
         async def use_three() -> None:
@@ -115,10 +117,10 @@ async def test_few_uses_keep_one_connection_and_many_keep_more(
         monkeypatch.setattr(pools, "USES_PER_CONNECTION", 1)
         pool.close_idle()
         await use_three()
-        assert await dba.fetchval(OTHERS) == before + 3
+        assert await dba.fetchval(SINCE, began) == 3
         monkeypatch.setattr(pools, "USES_PER_CONNECTION", 3)
         pool.close_idle()
-        await reaches(lambda: dba.fetchval(OTHERS), before + 1)
+        await reaches(lambda: dba.fetchval(SINCE, began), 1)
 
 
 async def test_callers_at_the_same_time_share_a_connection_that_is_returned_soon(

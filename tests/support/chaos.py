@@ -137,6 +137,8 @@ class ChaosRun:
                     await self.load.more(60)
                     yield
                     await self.load.more(30)
+                    while not self.ledger.cancelled:  # which chance decides
+                        await self.load.more(20)
                 finally:
                     await _end(using)
             await self._converges(set(self.ledger.accepted) - self._checked)

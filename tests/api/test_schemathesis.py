@@ -17,7 +17,7 @@ from tocsin.auth.minting import mint_service, mint_user
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 EXAMPLES = 1000 if CHAOS else rounds(4, soak=300)
 """Requests that the fuzzer generates per operation and phase; `make soak` and `make chaos` set a higher number."""
-LONGEST = rounds(3600 if CHAOS else 300, soak=3600)
+LONGEST = rounds(3600 if CHAOS else 1200, soak=3600)
 CASES = 25_000 if CHAOS else 100
 """Requests per caller at least."""
 

@@ -64,6 +64,15 @@ async def history() -> AsyncIterator[History]:
             yield History(served, first, second, times)
 
 
+@pytest.fixture
+def archive_copy(history: History, place: Path) -> Path:
+    """A copy of the archive, to be changed, without a segment that the server is adding."""
+    archive, copy = history.served.place / "archive", place / "archive"
+    shutil.copytree(archive, copy, ignore=shutil.ignore_patterns("*.new"))
+    subprocess.run(["chown", "-R", "--reference", archive, copy], check=True)
+    return copy
+
+
 def settings_of(place: Path) -> Settings:
     return read_settings({}, Path("/nonexistent"), data_dir=place / "data")
 
@@ -91,12 +100,11 @@ async def test_restore_to_a_time_returns_what_was_committed_before(history: Hist
     assert await history.served.restore(chosen, place / "data", moment) == list(range(1, rows + 1))
 
 
-async def test_restored_server_archives_a_timeline_of_its_own(history: History, place: Path) -> None:
-    shutil.copytree(history.served.place / "archive", place / "archive")
-    served = history.served
-    subprocess.run(["chown", "-R", "--reference", served.place / "archive", place / "archive"], check=True)
-    await restore(wanted(history.first, served.archive), place / "data", nothing)
-    archive = type(served.archive)(place / "archive")
+async def test_restored_server_archives_a_timeline_of_its_own(
+    history: History, place: Path, archive_copy: Path
+) -> None:
+    await restore(wanted(history.first, history.served.archive), place / "data", nothing)
+    archive = type(history.served.archive)(archive_copy)
     async with Embedded(place / "data", archive) as restored:
         last = "select last_archived_wal from pg_stat_archiver"
         await until(lambda: value(restored.url, last))
@@ -166,13 +174,6 @@ async def test_disk_without_space_for_the_backup_is_refused(history: History, pl
     with pytest.raises(Refusal, match="MiB free, and the restore needs"):
         await history.served.restore(large, place / "data")
     assert untouched(place / "data")
-
-
-@pytest.fixture
-def archive_copy(history: History, place: Path) -> Path:
-    """A copy of the archive, to be damaged."""
-    subprocess.run(["cp", "-a", history.served.place / "archive", place], check=True)
-    return place / "archive"
 
 
 async def test_archive_without_a_segment_is_refused(history: History, place: Path, archive_copy: Path) -> None:

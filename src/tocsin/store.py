@@ -16,7 +16,7 @@ from tocsin.db.pool import Database
 from tocsin.db.url import SCHEMA, is_read_only, read_only
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
-from tocsin.postgres.data_dir import refuse_missing
+from tocsin.postgres.data_dir import in_use, refuse_missing
 from tocsin.postgres.supervisor import Embedded, is_served
 from tocsin.retry_delay import Reasons
 from tocsin.settings import Settings
@@ -40,10 +40,11 @@ log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def store(
+async def store(  # noqa: PLR0913 - what its callers need
     settings: Settings,
     *,
     alone: bool,
+    briefly: bool = False,
     quiet: bool = False,
     processes: int = 1,
     while_starting: Callable[[], object] | None = None,
@@ -52,9 +53,10 @@ async def store(
 
     A read-only process does not migrate. Its url is one of sessions that cannot write.
 
-    Without `alone`, an embedded server that another process runs on the data folder is used. With `quiet`, it is not
-    logged that the schema is up to date. An embedded server that is started has connections for so many `processes`;
-    `while_starting` is called while it starts.
+    Without `alone`, an embedded server that another process runs on the data folder is used. One that a command started
+    runs until all commands that use it `briefly` have ended. With `quiet`, it is not logged that the schema is up to
+    date. An embedded server that is started has connections for so many `processes`; `while_starting` is called while
+    it starts.
     """
     async with contextlib.AsyncExitStack() as stack:
         archive = settings.archive
@@ -65,11 +67,11 @@ async def store(
             raise Refusal("A read-only server reads an existing database: set TOCSIN_DATABASE_URL.")
         elif settings.database_schema != SCHEMA:
             raise Refusal("A schema is for a database of your own: set its TOCSIN_DATABASE_URL.")
-        elif not alone and is_running(settings):
+        elif not alone and await stack.enter_async_context(_served(settings, briefly=briefly)):
             url = supervisor.url_of(settings.data_dir)
         else:
             connections = processes * CONNECTIONS_PER_PROCESS + OTHER_CONNECTIONS
-            server = Embedded(settings.data_dir, archive, connections, while_starting)
+            server = Embedded(settings.data_dir, archive, connections, while_starting, shared=briefly)
             url = (await stack.enter_async_context(server)).url
         taken = await patiently(lambda: _migrate(settings, url))
         tell = log.info if taken or not quiet else log.debug
@@ -82,8 +84,32 @@ async def existing_store(settings: Settings) -> AsyncIterator[str]:
     """Yield the url of a database that a service has used, and may be using. Raises `Refusal` if there is none yet."""
     if settings.own_database_url is None and not is_running(settings):
         refuse_missing(settings.data_dir)
-    async with store(settings, alone=False, quiet=True) as url:
+    async with store(settings, alone=False, briefly=True, quiet=True) as url:
         yield url
+
+
+@contextlib.asynccontextmanager
+async def embedded_server(settings: Settings) -> AsyncIterator[str]:
+    """Yield the url of the embedded server for a command: of one that runs, or else it is started.
+
+    Raises `Refusal` if there is no database in the data folder.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        if not await stack.enter_async_context(_served(settings, briefly=True)):
+            refuse_missing(settings.data_dir)
+            await stack.enter_async_context(Embedded(settings.data_dir, settings.archive, shared=True))
+        yield supervisor.url_of(settings.data_dir)
+
+
+@contextlib.asynccontextmanager
+async def _served(settings: Settings, *, briefly: bool) -> AsyncIterator[bool]:
+    """Yield whether a process serves the data folder; for a command, it continues to the end of the block."""
+    is_served = is_running(settings)
+    if briefly:
+        async with in_use(settings.data_dir) as is_served:
+            yield is_served
+    else:
+        yield is_served
 
 
 def is_running(settings: Settings) -> bool:

@@ -185,6 +185,17 @@ async def test_backup_that_is_killed_is_none(served: Archiving) -> None:
     assert hidden(target) == []
 
 
+async def test_backup_that_is_stopped_leaves_nothing(served: Archiving) -> None:
+    target = served.place / "stopped"
+    command = await asyncio.create_subprocess_exec(
+        TOCSIN, "backup", target, env={"TOCSIN_DATA_DIR": str(served.place / "data")}, cwd=served.place
+    )
+    await until(lambda: target.exists() and any((draft / "database").exists() for draft in target.glob(".draft-*")))
+    command.send_signal(signal.SIGTERM)
+    assert await command.wait() == -signal.SIGTERM
+    assert [path.name for path in target.iterdir()] == [".lock"]
+
+
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
     """A file system of 20 MB."""

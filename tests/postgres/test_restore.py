@@ -264,6 +264,23 @@ async def test_restore_that_is_killed_never_starts_and_can_be_repeated(history: 
     assert await history.served.restore(history.first, place / "data") == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["stopped", "terminal closed"])
+async def test_restore_that_is_stopped_leaves_the_folder_as_it_was(
+    history: History, place: Path, number: signal.Signals
+) -> None:
+    (place / "waits").mkdir()
+    command = await asyncio.create_subprocess_exec(
+        *(TOCSIN, "restore", history.first.folder, "--restore-command", f"touch {place}/waits/%f; sleep 60"),
+        env={"TOCSIN_DATA_DIR": str(place / "data")},
+        cwd=place,
+    )
+    (place / "waits").chmod(0o777)
+    await until(lambda: list((place / "waits").iterdir()))
+    command.send_signal(number)
+    assert await command.wait() == -number
+    assert untouched(place / "data")
+
+
 async def test_restore_that_is_given_up_copies_nothing_more(
     history: History, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

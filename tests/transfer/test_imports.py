@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.answers import field_errors, raw
 from tests.support.built_in import CATALOGUE
-from tests.support.commands import TOCSIN
+from tests.support.commands import TOCSIN, run
 from tests.support.database import everything, locked, make_database, slow, value, waiting_at
 from tests.support.events import custom, post
 from tests.support.imports import (
@@ -540,8 +540,42 @@ async def test_line_that_is_too_long_is_reported_by_number(api: Api, monkeypatch
         yield b"\n" + text_of([team(7, 99)])
 
     answer = await api.as_service("POST", "/directory/import", content=parts(), headers=NDJSON)
-    assert field_errors(answer)[0] == ("lines.2", "string_between")
+    assert field_errors(answer) == [("lines.2", "string_between"), ("lines.3.team.users.0", "unknown")]
     assert await api.app_state.database.value("select count(*) from import_lines") == 0
+
+
+@pytest.mark.processes
+def test_file_without_an_end_of_a_line_is_refused(url: str, tmp_path: Path) -> None:
+    done = run("import", "/dev/zero", cwd=tmp_path, TOCSIN_DATABASE_URL=url)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        [
+            "tocsin: Nothing was imported from /dev/zero:",
+            f"The lines.1 field must have at most {imports.MAX_LINE_BYTES} bytes.",
+        ],
+    )
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("source", ["named pipe", "standard input"])
+async def test_import_that_waits_for_lines_is_ended_by_a_signal(url: str, tmp_path: Path, source: str) -> None:
+    os.mkfifo(tmp_path / "lines")
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'trap "" HUP; exec "$@"', "sh", TOCSIN, "import"),  # as nohup does
+        "-" if source == "standard input" else "lines",
+        env={"TOCSIN_DATABASE_URL": url},
+        cwd=tmp_path,
+        stdin=asyncio.subprocess.PIPE,
+    )
+    async with bounded():
+        while not await value(url, "select count(*) from tocsin.imports"):
+            await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+        await asyncio.sleep(0.2)
+        assert process.returncode is None
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == -signal.SIGTERM
+    assert await value(url, "select count(*) from tocsin.imports") == 0
 
 
 async def test_numbers_in_imported_data_are_kept(api: Api) -> None:

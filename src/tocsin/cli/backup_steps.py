@@ -1,6 +1,5 @@
 """What `tocsin backup`, `restore` and `upgrade` do."""
 
-import contextlib
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,18 +12,16 @@ from tocsin.cli.terminal import say, writing
 from tocsin.db import migrate
 from tocsin.db.connections import connect
 from tocsin.errors import Refusal
-from tocsin.postgres import archive, supervisor
+from tocsin.postgres import archive
 from tocsin.postgres.backup import SECRET_NAMES, Backup, Source, back_up, backups_in, remove_old, stream
 from tocsin.postgres.binaries import installed
-from tocsin.postgres.data_dir import refuse_missing
 from tocsin.postgres.restore import Wanted, choose
 from tocsin.postgres.restore import restore as restore_backup
 from tocsin.postgres.segments import number_of
-from tocsin.postgres.supervisor import Embedded
 from tocsin.postgres.timelines import timeline_at
 from tocsin.postgres.upgrade import upgrade as upgrade_database
 from tocsin.settings import PREFIX, Settings
-from tocsin.store import is_running, patiently
+from tocsin.store import embedded_server, patiently
 
 EXTERNAL = (
     f"{PREFIX}DATABASE_URL is set: back up and restore your own PostgreSQL with its own tools, such as pgBackRest or"
@@ -104,11 +101,7 @@ def _refuse_external(settings: Settings) -> None:
 @asynccontextmanager
 async def _source(settings: Settings) -> AsyncIterator[Source]:
     """Yield the running server, or start it for the duration of the block."""
-    async with contextlib.AsyncExitStack() as stack:
-        if not is_running(settings):
-            refuse_missing(settings.data_dir)
-            await stack.enter_async_context(Embedded(settings.data_dir, settings.archive))
-        url = supervisor.url_of(settings.data_dir)
+    async with embedded_server(settings) as url:
         await patiently(lambda: _connect(url))  # the server may be starting
         yield Source(url, settings.data_dir, installed() / "bin")
 

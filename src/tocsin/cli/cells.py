@@ -54,7 +54,7 @@ def add(
     cell = with_cell(settings, name, table)
 
     async def run() -> None:
-        async with store(cell.settings(settings), alone=False, quiet=True):
+        async with store(cell.settings(settings), alone=False, briefly=True, quiet=True):
             pass
         say(text_of(name, table), lines=True)
 
@@ -84,7 +84,9 @@ def move(
         async with contextlib.AsyncExitStack() as stack:
             databases = {}
             for cell in cells:
-                url = await stack.enter_async_context(store(cell.settings(settings), alone=False, quiet=True))
+                url = await stack.enter_async_context(
+                    store(cell.settings(settings), alone=False, briefly=True, quiet=True)
+                )
                 databases[cell.name] = await stack.enter_async_context(pool(url, moving.CONNECTIONS, moving.PATIENCE))
             said = {name: await moving.whereabouts(database) for name, database in databases.items()}
             origin = moving.origin_of(company, to, said, cells.cell_of(company).name)

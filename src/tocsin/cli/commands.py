@@ -97,14 +97,14 @@ def serve(
 
         options = [*(() if worker else ("--no-worker",)), *(("--read-only",) if read_only else ())]
         options += ["--cell", cell] if cell else []
-        run_command(run_processes(settings, count, options, cell))
+        run_command(run_processes(settings, count, options, cell), handles_signals=True)
         return
     with uncollected():
         from tocsin.serve import serve as run_service
         from tocsin.siblings import Siblings
 
     siblings = None if sibling is None else Siblings(sibling)
-    run_command(run_service(settings, cell, with_worker=worker, siblings=siblings))
+    run_command(run_service(settings, cell, with_worker=worker, siblings=siblings), handles_signals=True)
 
 
 @app.command()
@@ -113,7 +113,7 @@ def worker(*, cell: OneCell = None) -> None:
     with uncollected():
         from tocsin.serve import work
 
-    run_command(work(load_cell(cell) if cell else load_settings()))
+    run_command(work(load_cell(cell) if cell else load_settings()), handles_signals=True)
 
 
 @app.command()
@@ -122,7 +122,7 @@ def demo() -> None:
     with _demo_extra():
         from tocsin.demo.run import demo as run_demo
 
-    run_command(run_demo(load_settings()))
+    run_command(run_demo(load_settings()), handles_signals=True)
 
 
 @app.command()
@@ -144,7 +144,7 @@ def phones(
         except StartError as error:
             raise Refusal(str(error)) from None
 
-    run_command(refusing())
+    run_command(refusing(), handles_signals=True)
 
 
 @app.command()
@@ -157,7 +157,7 @@ def migrate(*, cell: OneCell = None) -> None:
 
     async def only_migrate() -> None:
         for of_cell in every_cell(settings, cell):
-            async with store(of_cell, alone=False):
+            async with store(of_cell, alone=False, briefly=True):
                 pass
 
     run_command(only_migrate())

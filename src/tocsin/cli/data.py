@@ -226,7 +226,7 @@ def relay(
         on_signals(relaying.stopping.set)
         await relaying.run()
 
-    run_command(run())
+    run_command(run(), handles_signals=True)
 
 
 def cancel(

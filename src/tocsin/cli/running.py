@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from tocsin.db.pool import Database
     from tocsin.pubsub import PubSub
     from tocsin.settings import Settings
+
+
+_END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""The signals of `docker stop`, of systemd, and of a terminal that is closed."""
 
 
 def read_settings() -> "Settings":
@@ -67,19 +72,51 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def run_command(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a command that uses the database. Raises `Refusal` for an error of the database."""
+def run_command(coroutine: Coroutine[Any, Any, None], *, handles_signals: bool = False) -> None:
+    """Run a command that uses the database. Raises `Refusal` for an error of the database.
+
+    A signal that ends it cancels it, as Ctrl+C does, unless it handles signals by itself.
+    """
     import asyncio
 
     import uvloop
 
     from tocsin.db.errors import REFUSALS, sentence_on
 
+    ended_by: list[int] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(coroutine)
+            runner.run(coroutine if handles_signals else _until_signal(coroutine, ended_by))
         except REFUSALS as error:
             raise Refusal(sentence_on(error)) from error
+        except asyncio.CancelledError:
+            if not ended_by:
+                raise
+        else:
+            return  # although a signal came
+    os.kill(os.getpid(), ended_by[0])
+
+
+async def _until_signal(coroutine: Coroutine[Any, Any, None], ended_by: list[int]) -> None:
+    """Run a command, and cancel it at the first signal that would end it; a second one ends it at once."""
+    import asyncio
+
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task  # noqa: S101 - a coroutine runs in one
+
+    def cancel(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        ended_by.append(number)
+        loop.call_soon_threadsafe(task.cancel)
+
+    handled = [number for number in _END_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]  # not below nohup
+    for number in handled:
+        signal.signal(number, cancel)
+    try:
+        await coroutine
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.asynccontextmanager

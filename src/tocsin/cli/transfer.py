@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 from tocsin.audit import actor_of_command
@@ -38,7 +37,10 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
     Raises `Refusal` with all errors, by line number.
     """
     with _opened(file, "rb") as source:
-        async with store(settings, alone=False, quiet=True) as url, pool(url, WORKER_CONNECTIONS) as database:
+        async with (
+            store(settings, alone=False, briefly=True, quiet=True) as url,
+            pool(url, WORKER_CONNECTIONS) as database,
+        ):
             pubsub, catalogue = PubSub(url, database), Catalogue.load(*settings.catalogue_folders)
             incoming = Import(database, pubsub, catalogue, actor_of_command("tocsin import"))
             await incoming.open()
@@ -73,7 +75,7 @@ async def export_file(settings: Settings, file: str, company_id: int | None) -> 
 
 async def _checked(incoming: Import, source: BinaryIO, name: str, report: Report) -> dict[str, int]:
     reported = 0
-    while piece := source.read(PIECE):
+    while not incoming.is_cut and (piece := await _piece(source)):
         await incoming.feed(piece)
         if incoming.lines - reported >= 100_000:  # noqa: PLR2004 - lines per report
             reported = incoming.lines
@@ -90,6 +92,20 @@ async def _checked(incoming: Import, source: BinaryIO, name: str, report: Report
                 ]
             )
         ) from None
+
+
+async def _piece(source: BinaryIO) -> bytes:
+    """Return the next bytes of a file. Of a pipe or a terminal, wait for them so that signals end the command."""
+    descriptor = source.fileno()
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or os.isatty(descriptor):
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(descriptor, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(descriptor)
+    return os.read(descriptor, PIECE)
 
 
 async def _applied(database: Database, pubsub: PubSub, incoming: Import, report: Report) -> None:
@@ -131,8 +147,8 @@ def _opened(file: str, mode: str) -> BinaryIO:
     if file == "-":
         return os.fdopen(os.dup((sys.stdin if mode == "rb" else sys.stdout).fileno()), mode)  # type: ignore[return-value]
     try:
-        if mode == "rb":
-            return Path(file).open("rb")
+        if mode == "rb":  # of a pipe that has no writer yet, it returns at once
+            return os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
         return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
     except OSError as error:
         raise Refusal(f"The file {file} cannot be opened: {error.strerror}.") from None

@@ -6,10 +6,12 @@ is served) and, if the server's user cannot run the programs of the wheel, `bina
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import pwd
 import secrets
+from collections.abc import AsyncIterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -56,6 +58,7 @@ _HARMLESS = frozenset(
 """What an empty folder may contain: files of file systems, secrets made before the first start, and the demo's."""
 
 _LOCK = "tocsin.lock"
+_LOCK_INTERVAL = 0.05
 _SOCKET = ".s.PGSQL."
 log = structlog.get_logger(__name__)
 
@@ -72,6 +75,43 @@ def is_served(data_dir: Path) -> bool:
         return not _locks(lock, fcntl.LOCK_SH)
     finally:
         os.close(lock)
+
+
+@contextlib.asynccontextmanager
+async def in_use(data_dir: Path) -> AsyncIterator[bool]:
+    """Yield whether a process serves this folder. If that is a command, it continues to the end of the block.
+
+    The lock is on the folder itself: `tocsin.lock` belongs to the process that serves it.
+    """
+    try:
+        folder = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        while not _locks(folder, fcntl.LOCK_SH):  # noqa: ASYNC110 - a command is stopping its server, without an event
+            await asyncio.sleep(_LOCK_INTERVAL)
+        if not (served := is_served(data_dir)):
+            fcntl.flock(folder, fcntl.LOCK_UN)
+        yield served
+    finally:
+        os.close(folder)
+
+
+async def unused(data_dir: Path) -> int:
+    """Wait until no other command uses the folder; return an open file that keeps them waiting until it is closed."""
+    folder = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        waits = False
+        while not _locks(folder, fcntl.LOCK_EX):
+            if not waits:
+                log.info("waiting for the end of other commands that use the database")
+            waits = True
+            await asyncio.sleep(_LOCK_INTERVAL)
+    except BaseException:
+        os.close(folder)
+        raise
+    return folder
 
 
 async def claim(folder: Path, *, to_upgrade: bool = False) -> tuple[pwd.struct_passwd, int]:

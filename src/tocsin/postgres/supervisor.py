@@ -29,6 +29,7 @@ from tocsin.postgres.data_dir import (
     prune_logs,
     refuse_unfinished,
     remove_stale_files,
+    unused,
     write_configuration,
 )
 from tocsin.postgres.process import end, end_leftovers, has_ended, last_words, read_end, spawn
@@ -89,7 +90,8 @@ class Embedded:
     """PostgreSQL 18 as a child process, with its data in `data_dir` and copies of its log in `archive`.
 
     If more than the `CONNECTIONS` of its configuration are needed, it has so many `connections`. `while_starting`
-    is called while the server starts.
+    is called while the server starts. At the end of the block, one that is `shared` waits for other commands that use
+    it, unless the block is cancelled.
 
     On Linux it ends with the thread that starts it, which must therefore be the main thread.
     """
@@ -100,6 +102,8 @@ class Embedded:
         archive: Archive | None = None,
         connections: int = 0,
         while_starting: Callable[[], object] | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
         self._folder = data_dir.resolve()
         self._archive = archive
@@ -107,7 +111,8 @@ class Embedded:
         self._options = (f"max_connections={connections}",) if connections > CONNECTIONS else ()
         self._user: pwd.struct_passwd
         self._programs: Path
-        self._lock: int | None = None
+        self._shared = shared
+        self._locks: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -134,7 +139,8 @@ class Embedded:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("The server ends with the thread that starts it: start it from the main thread.")
         with _refusing(self._folder):
-            self._user, self._lock = await claim(self._folder)
+            self._user, lock = await claim(self._folder)
+            self._locks = [lock]
             try:
                 await self._prepare()
                 await self._launch()
@@ -154,9 +160,8 @@ class Embedded:
                 await end(self._process)
         finally:
             self._watch = self._process = None
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            while self._locks:
+                os.close(self._locks.pop(0))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -165,7 +170,11 @@ class Embedded:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.stop()
+        try:
+            if self._shared and (error is None or isinstance(error, Exception)):
+                self._locks.append(await unused(self._folder))
+        finally:
+            await self.stop()
 
     async def _prepare(self) -> None:
         refuse_unfinished(self._folder)

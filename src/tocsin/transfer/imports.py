@@ -75,6 +75,8 @@ class Import:
         self._field_errors: list[FieldError] = []
         self._more_errors = 0
         self._number = 0
+        self.is_cut = False
+        """Whether the line that arrives is too long already, which is noted."""
         self._counts = dict.fromkeys(PARTS, 0)
         self._storing: asyncio.Task[None] | None = None
 
@@ -98,8 +100,9 @@ class Import:
                 self._read(text)
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest.clear()
-            self._rest += b"-"  # an invalid line, like the rest of it that follows
-            self._note_length(self._number + 1)
+            if not self.is_cut:
+                self.is_cut = True
+                self._note_length(self._number + 1)
         if len(self._staged) >= STAGE_BATCH_SIZE or self._staged_bytes >= STAGE_BATCH_BYTES:
             await self._stage()
 
@@ -161,6 +164,9 @@ class Import:
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1
+        if self.is_cut:
+            self.is_cut = False
+            return
         if len(text) > MAX_LINE_BYTES:
             self._note_length(self._number)
             return

@@ -1,0 +1,45 @@
+"""Commands that run at the same time, without a service."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import TOCSIN
+from tests.support.database import value
+from tests.support.waiting import bounded
+from tocsin.postgres.supervisor import is_served, url_of
+
+pytestmark = pytest.mark.processes
+
+
+async def imports_in(data: Path, count: int) -> None:
+    """Wait until so many imports are read."""
+    while await value(url_of(data), "select count(*) from tocsin.imports") != count:
+        await asyncio.sleep(0.05)
+
+
+async def test_server_of_a_command_runs_until_other_commands_have_ended(place: Path) -> None:
+    data = place / "data"
+
+    async def start() -> asyncio.subprocess.Process:
+        streams = {"stdin": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+        environment = {"TOCSIN_DATA_DIR": str(data)}
+        return await asyncio.create_subprocess_exec(TOCSIN, "import", "-", env=environment, cwd=place, **streams)  # type: ignore[arg-type]
+
+    async with bounded():
+        first = await start()
+        assert first.stderr
+        while b"the schema is up to date" not in await first.stderr.readline():
+            pass
+        await imports_in(data, 1)
+        second = await start()
+        await imports_in(data, 2)
+        assert first.stdin
+        first.stdin.close()
+        while b"waiting for the end of other commands" not in await first.stderr.readline():
+            pass
+        _, said = await second.communicate(b'{"user": {"id": 1, "first_name": "A", "last_name": "B"}}\n')
+        assert second.returncode == 0, said
+        assert await first.wait() == 0
+    assert not is_served(data)

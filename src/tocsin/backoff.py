@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from tocsin.db.errors import SETTING, first_line, is_hopeless, is_outage, sentence_on
+from tocsin.db.errors import first_line, is_hopeless, is_outage, sentence_on
 from tocsin.errors import Overrun, Refusal, Unavailable
 from tocsin.http_client.fetch import FetchError
 from tocsin.retry_delay import growing
@@ -40,7 +40,7 @@ class Backoff:
         name: str,
         stopping: asyncio.Event | None = None,
         failed: Failed | None = None,
-        setting: str = SETTING,
+        setting: str | None = None,
     ) -> None:
         self.name = name
         self.reason = ""

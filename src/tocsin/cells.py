@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tocsin import setting_types as types
 from tocsin.db.connections import connect
-from tocsin.db.errors import DRIVER_ERRORS, sentence_on
+from tocsin.db.errors import DRIVER_ERRORS, sentence_on, url_named_by
 from tocsin.db.migrate import is_current
 from tocsin.db.statements import queries
 from tocsin.db.url import SCHEMA
@@ -168,6 +168,7 @@ async def state_of(settings: Settings) -> str:
     """Return whether the database of a cell can be used, and what is in it, in words."""
     if settings.database_url is None and not is_served(settings.data_dir):
         return "the embedded PostgreSQL does not run"
+    url_named_by.set(settings.url_setting)
     try:
         connection = await connect(settings.own_database_url or url_of(settings.data_dir), PATIENCE)
     except (*DRIVER_ERRORS, ValueError) as error:

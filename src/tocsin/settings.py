@@ -202,6 +202,13 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
         return in_schema(self.database_url.get_secret_value(), self.database_schema)
 
     @property
+    def url_setting(self) -> str | None:
+        """The name of the setting with the url of the database; None: it is embedded."""
+        if self.database_url is None:
+            return None
+        return f"{PREFIX}CELLS_FILE" if self.cell else f"{PREFIX}DATABASE_URL"
+
+    @property
     def archive(self) -> Archive | None:
         """The archive of the embedded PostgreSQL. Raises `Refusal` if it is set twice or for another server."""
         if self.archive_dir is None and self.archive_command is None:

@@ -11,7 +11,7 @@ import structlog
 
 from tocsin.db import migrate
 from tocsin.db.connections import STATEMENT_TIMEOUT
-from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
+from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on, url_named_by
 from tocsin.db.pool import Database
 from tocsin.db.url import SCHEMA, is_read_only, read_only
 from tocsin.errors import Refusal
@@ -58,6 +58,7 @@ async def store(  # noqa: PLR0913 - what its callers need
     date. An embedded server that is started has connections for so many `processes`; `while_starting` is called while
     it starts.
     """
+    url_named_by.set(settings.url_setting)
     async with contextlib.AsyncExitStack() as stack:
         archive = settings.archive
         if settings.own_database_url is not None:
@@ -94,6 +95,7 @@ async def embedded_server(settings: Settings) -> AsyncIterator[str]:
 
     Raises `Refusal` if there is no database in the data folder.
     """
+    url_named_by.set(settings.url_setting)
     async with contextlib.AsyncExitStack() as stack:
         if not await stack.enter_async_context(_served(settings, briefly=True)):
             refuse_missing(settings.data_dir)

@@ -144,9 +144,21 @@ def test_invalid_arguments_are_rejected_before_starting_the_database(tmp_path: P
         (["cancel", "abc"], "'abc' is not the id of an event"),
         (["explain", "--user", "4", "--since", "noon"], "10:00"),
         (["replay", "--since", "noon"], "10:00"),
+        (["replay", "--since", "999999d"], "'999999d' ago is before the year 1"),
+        (["restore", ".", "--to-time", ""], "'' is not a time"),
+        (["restore", ".", "--restore-command", ""], "`false` leaves the archive out"),
+        (["relay", "--database", ""], "OUTBOX_DATABASE_URL"),
+        (["cell", "add", "east", "--url", "postgresql:///x", "--company", "\u00b2"], "write the id of a company"),
     ):
         assert expected in refusal(*arguments, cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "data"))
     assert not (tmp_path / "data").exists()
+
+
+def test_export_of_an_unknown_company_is_refused(tmp_path: Path, quiet_database: str) -> None:
+    (tmp_path / "export").write_text("kept")
+    said = refusal("export", "export", "--company-id", "99", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database)
+    assert said == "tocsin: Company 99 has no users and no teams."
+    assert (tmp_path / "export").read_text() == "kept"
 
 
 @pytest.mark.parametrize("arguments", [("--user", f"{2**31}"), ("00000000-0000-0000-0000-000000000001", f"{2**31}")])

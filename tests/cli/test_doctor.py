@@ -1,5 +1,6 @@
 """`tocsin doctor` reports every problem and no false ones."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -265,6 +266,17 @@ async def test_doctor_reports_unreachable_database_without_password(monkeypatch:
     assert "geheim" not in str(seen)
 
 
+async def test_remedy_for_the_embedded_database_names_no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "data"))
+    with (tmp_path / "data/tocsin.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        level, words = (await found())["database"]
+    assert level == "FAIL"
+    assert "see that `tocsin serve` runs, and its log" in words
+    assert "TOCSIN_DATABASE_URL" not in words
+
+
 async def test_missing_schema_is_ok_before_first_start(
     monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
 ) -> None:
@@ -475,7 +487,7 @@ def test_deep_doctor_reports_a_data_folder_that_is_a_file(tmp_path: Path) -> Non
     (tmp_path / "data").touch()
     done = run("doctor", "--deep", cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "data"))
     assert (done.returncode, done.stderr) == (1, "")
-    assert "FAIL deep checks: The database cannot be used: [Errno 20] Not a directory" in done.stdout
+    assert "FAIL deep checks: The embedded PostgreSQL cannot be used: [Errno 20] Not a directory" in done.stdout
 
 
 async def test_doctor_reports_a_data_folder_too_long_for_a_socket(

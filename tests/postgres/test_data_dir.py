@@ -11,6 +11,7 @@ import pytest
 
 from tocsin.auth.keys import own_secret
 from tocsin.errors import Refusal
+from tocsin.postgres.data_dir import _user_of_server
 from tocsin.postgres.supervisor import Embedded, is_served
 
 ROOT = os.geteuid() == 0
@@ -123,6 +124,15 @@ async def test_longest_path_may_have_spaces_and_url_characters(place: Path) -> N
         assert await ask(server.url, "select 42") == 42
         psql = (server.binaries / "bin/psql", "-XAtc", "select 42", server.url)
         assert subprocess.run(psql, capture_output=True, check=True).stdout == b"42\n"
+
+
+@pytest.mark.parametrize("name", ["log", "run"])
+async def test_file_in_place_of_a_folder_is_named(place: Path, name: str) -> None:
+    craft(place / "data", "18")
+    os.chown(place / "data/postgres/PG_VERSION", _user_of_server(place / "data").pw_uid, -1)
+    (place / "data" / name).touch()
+    with pytest.raises(Refusal, match=rf"File exists; move {place}/data/{name} away\.$"):
+        await Embedded(place / "data").start()
 
 
 async def test_folder_with_foreign_files_is_rejected_unchanged(place: Path) -> None:

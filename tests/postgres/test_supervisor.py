@@ -444,12 +444,14 @@ async def test_cancelled_start_leaves_no_process(data: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(("lost", "word"), [("global/pg_control", "control"), ("pg_wal", "pg_wal|checkpoint")])
-async def test_failed_start_is_reported_in_one_sentence(copy: Path, lost: str, word: str) -> None:
+async def test_start_with_a_damaged_database_suggests_a_restore(copy: Path, lost: str, word: str) -> None:
     path = copy / "postgres" / lost
     for file in [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]:
         file.unlink()
     with pytest.raises(
-        Refusal, match=f"^The embedded PostgreSQL ended with status .*(FATAL|PANIC|could not).*({word})"
+        Refusal,
+        match=f"^The embedded PostgreSQL ended with status .*(FATAL|PANIC|could not).*({word}).*"
+        rf"\. Move {copy}/postgres away, and restore a backup by `tocsin restore`\.$",
     ):
         await Embedded(copy).start()
     await until(lambda: postgres_of(copy) == [])

@@ -47,7 +47,9 @@ def parse_time(text: str) -> datetime:
         return now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
     if not _DURATION.fullmatch(text):
         raise Refusal(f"{text!r} is not a time: write it like 10:00 (today, UTC), or 90m, 12h or 3d ago.")
-    return now - parse_duration(text)
+    with contextlib.suppress(OverflowError):
+        return now - parse_duration(text)
+    raise Refusal(f"{text!r} ago is before the year 1.")
 
 
 def parse_moment(text: str) -> datetime:

@@ -57,7 +57,9 @@ def restore(
     if external:
         run_command(backup_steps.finish_external(settings, folder))
         return
-    moment = parse_moment(to_time) if to_time else None
+    if restore_command == "":
+        raise Refusal("Give a command that fetches; `false` leaves the archive out.")
+    moment = None if to_time is None else parse_moment(to_time)
     run_command(backup_steps.restore(settings, folder and folder.resolve(), moment, restore_command))
 
 

@@ -48,7 +48,7 @@ def add(
     from tocsin.store import store
 
     settings = load_settings()
-    companies = [int(each) if each.isdigit() else each for each in company or ()]
+    companies = [int(each) if each.isdecimal() and each.isascii() else each for each in company or ()]
     given = {"url": url, "schema": schema, "companies": companies}
     table = {key: value for key, value in given.items() if value}
     cell = with_cell(settings, name, table)

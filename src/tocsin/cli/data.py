@@ -42,7 +42,7 @@ def export(
     settings = load_cell(cell)
 
     async def run() -> None:
-        say(f"{await export_file(settings, file, company_id):,} lines", err=True)
+        say(f"{await export_file(settings, file, company_id, cell_hint(cell)):,} lines", err=True)
 
     run_command(run())
 
@@ -210,6 +210,8 @@ def relay(
     from tocsin.relay import Relay
     from tocsin.signals import on_signals
 
+    if not database:
+        raise Refusal("Give the url of the database with the outbox by --database, or by OUTBOX_DATABASE_URL.")
     settings = load_settings()
 
     def token_of(file: Path) -> str:

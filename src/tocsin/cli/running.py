@@ -81,20 +81,26 @@ def run_command(coroutine: Coroutine[Any, Any, None], *, handles_signals: bool =
 
     import uvloop
 
-    from tocsin.db.errors import REFUSALS, sentence_on
-
     ended_by: list[int] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(coroutine if handles_signals else _until_signal(coroutine, ended_by))
-        except REFUSALS as error:
-            raise Refusal(sentence_on(error)) from error
+            running = _refusing(coroutine)
+            runner.run(running if handles_signals else _until_signal(running, ended_by))
         except asyncio.CancelledError:
             if not ended_by:
                 raise
         else:
             return  # although a signal came
     os.kill(os.getpid(), ended_by[0])
+
+
+async def _refusing(coroutine: Coroutine[Any, Any, None]) -> None:
+    from tocsin.db.errors import REFUSALS, sentence_on
+
+    try:
+        await coroutine
+    except REFUSALS as error:
+        raise Refusal(sentence_on(error)) from error
 
 
 async def _until_signal(coroutine: Coroutine[Any, Any, None], ended_by: list[int]) -> None:

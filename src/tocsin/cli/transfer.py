@@ -16,6 +16,7 @@ from tocsin.cli.terminal import writing
 from tocsin.db.errors import sentence_on
 from tocsin.db.pool import Database
 from tocsin.errors import Invalid, Problem, Refusal, Unavailable
+from tocsin.moving import has_company
 from tocsin.pubsub import PubSub
 from tocsin.settings import Settings
 from tocsin.store import START_TIMEOUT, WORKER_CONNECTIONS, existing_store, pool, store
@@ -59,10 +60,15 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
             return counts
 
 
-async def export_file(settings: Settings, file: str, company_id: int | None) -> int:
-    """Export to a file that only this user can read (`-`: stdout), and return the number of lines."""
+async def export_file(settings: Settings, file: str, company_id: int | None, hint: str = "") -> int:
+    """Export to a file that only this user can read (`-`: stdout), and return the number of lines.
+
+    Raises `Refusal`, with a hint, for a company that has no users and no teams.
+    """
     lines = 0
     async with existing_store(settings) as url, pool(url, 1) as database:
+        if company_id is not None and not await has_company(database, company_id):
+            raise Refusal(f"Company {company_id} has no users and no teams.{hint}")
         with writing(f"The file {file}" if file != "-" else "Standard output"), _opened(file, "wb") as target:
             async for line in export(database, actor_of_command("tocsin export", company_id)):
                 target.write(line.encode() + b"\n")

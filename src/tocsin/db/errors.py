@@ -9,6 +9,7 @@ import errno
 import re
 import ssl
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import MappingProxyType
 
 import asyncpg
@@ -92,7 +93,10 @@ PERMANENT = (
 because another transaction may have caused them."""
 
 SETTING = "TOCSIN_DATABASE_URL"
-"""The setting that the remedies name."""
+"""The setting that the remedies name, unless `url_named_by` has another."""
+
+url_named_by: ContextVar[str | None] = ContextVar("url_named_by", default=SETTING)
+"""The setting with the url of the database that this task uses; None: it is the embedded one."""
 
 _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
     {
@@ -115,9 +119,24 @@ _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
 )
 """Remedies for the operator, by type of error; the first matching entry is used."""
 
+_OF_EMBEDDED: Mapping[type[BaseException], str] = MappingProxyType(
+    {
+        asyncpg.InvalidAuthorizationSpecificationError: "run this as the user who runs `tocsin serve`",
+        asyncpg.TooManyConnectionsError: "end other processes that use it",
+        asyncpg.DiskFullError: "free space on the disk of TOCSIN_DATA_DIR",
+        OSError: "see that `tocsin serve` runs, and its log in the folder `log` of TOCSIN_DATA_DIR",
+    }
+)
+"""The remedies for the embedded PostgreSQL, which no url leads to."""
 
-def sentence_on(error: BaseException, setting: str = SETTING) -> str:
-    """Return an error message about the database or its connection, with the remedy. `setting` has its url."""
+
+def sentence_on(error: BaseException, setting: str | None = None) -> str:
+    """Return an error message about the database or its connection, with the remedy. `setting` has its url.
+
+    Without `setting`, it is about the database that this task uses.
+    """
+    named_by = setting or url_named_by.get()
+    what, remedies = ("The database", _REMEDIES) if named_by else ("The embedded PostgreSQL", _OF_EMBEDDED)
     cause = (error.__cause__ or error) if isinstance(error, Unavailable | Overrun) else error
     said = first_line(cause)
     if isinstance(cause, TimeoutError) and not str(cause):
@@ -126,8 +145,8 @@ def sentence_on(error: BaseException, setting: str = SETTING) -> str:
         said = "a parameter of its url or a variable PG... is not usable"  # the message may contain a password
     elif isinstance(cause, asyncpg.TargetServerAttributeNotMatched):
         said = "no host of its url is of the kind that target_session_attrs names"
-    remedy = next((remedy for kind, remedy in _REMEDIES.items() if isinstance(cause, kind)), "")
-    return f"The database cannot be used: {said}" + (f"; {remedy.replace(SETTING, setting)}." if remedy else ".")
+    remedy = next((remedy for kind, remedy in remedies.items() if isinstance(cause, kind)), "")
+    return f"{what} cannot be used: {said}" + (f"; {remedy.replace(SETTING, named_by or '')}." if remedy else ".")
 
 
 def problem_of(error: BaseException) -> Unavailable | Overrun | None:

@@ -243,8 +243,11 @@ def major_of(database: Path) -> str:
     """Return the major version of a database. Raises `Refusal` if it is damaged."""
     try:
         return (database / "PG_VERSION").read_text("ascii").strip()
-    except FileNotFoundError:
-        raise Refusal(f"The data folder {database} is damaged: it has no PG_VERSION; restore it.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refusal(
+            f"The data folder {database} is damaged: it has no PG_VERSION. Move it away, and restore a backup by"
+            " `tocsin restore`."
+        ) from None
 
 
 def undo_upgrade(folder: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import re
 import subprocess
 import threading
 import time
@@ -47,6 +48,17 @@ WARNING_INTERVAL = 10.0
 
 UNWRITABLE = (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError)
 """The errors of a data folder that cannot be created or written."""
+
+MISPLACED = (NotADirectoryError, FileExistsError, IsADirectoryError)
+"""The errors of a file in place of a folder, or the reverse."""
+
+DAMAGED = re.compile(
+    r"could not locate (?:a valid|required) checkpoint|could not find the database system|incompatible with server"
+    r"|incorrect checksum in control file|could not read file \S+pg_control|required WAL directory"
+    r"|invalid (?:primary |checkpoint )?checkpoint record|could not access (?:the )?status of transaction"
+    r"|references to invalid pages|could not open (?:file|directory) \S+: No such file or directory"
+)
+"""What PostgreSQL says at its start if files of the database are lost or damaged."""
 
 _NOT_YET = (
     OSError,
@@ -189,7 +201,12 @@ class Embedded:
     async def _launch(self) -> None:
         launched = await launch(self._programs, self._folder, self._folder / "postgres", self._user, *self._options)
         self._process = launched.process
-        await launched.answers(self._while_starting)
+        try:
+            await launched.answers(self._while_starting)
+        except Refusal as refusal:
+            database = self._folder / "postgres"
+            remedy = f" Move {database} away, and restore a backup by `tocsin restore`."
+            raise Refusal(f"{refusal}{remedy if DAMAGED.search(str(refusal)) else ''}") from None
 
     async def _supervise(self) -> None:
         """Restart the server until `stop`, after any error."""
@@ -262,7 +279,10 @@ def _refusing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, subprocess.SubprocessError) as error:
         said = f"The embedded PostgreSQL cannot be started in {folder}: {getattr(error, 'strerror', None) or error}"
+        misplaced = error.filename if isinstance(error, MISPLACED) else None
         hint = "; set TOCSIN_DATA_DIR to a folder that can be written" if isinstance(error, UNWRITABLE) else ""
+        if misplaced and Path(misplaced).parent == folder:
+            hint = f"; move {misplaced} away"
         raise Refusal(f"{said}{hint}.") from error
 
 

@@ -8,7 +8,7 @@ from tocsin.cell_leases import processes_of
 from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
 from tocsin.db.connections import Connection, connect
-from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on
+from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on, url_named_by
 from tocsin.db.poolers import refuse_shared_sessions
 from tocsin.db.statements import queries
 from tocsin.db.url import check_files, in_schema, place_of
@@ -30,6 +30,7 @@ _SQL = queries("doctor")
 
 async def check_database(settings: Settings) -> AsyncIterator[Finding]:
     """Check the server, its durability and clock, the schema, the queue, the workers and the lanes."""
+    url_named_by.set(settings.url_setting)
     place = place_of(settings.database_url.get_secret_value()) if settings.database_url else "the embedded PostgreSQL"
     try:
         if settings.database_url is None and not is_served(settings.data_dir):

@@ -307,7 +307,7 @@ class World:
 
     async def settled(self, id_: str) -> None:
         """Wait until an event is in its expected state."""
-        wait = 0 if self.model.events[id_].state == "held" else 10
+        wait = 0 if self.model.events[id_].state == "held" else 30
         answer = await self.api.as_service("GET", f"/events/{id_}?wait={wait}", "operations")
         assert answer.json()["state"] == self.model.events[id_].state
 

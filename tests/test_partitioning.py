@@ -139,7 +139,7 @@ async def test_partition_under_load_loses_nothing(
     is_over.set()
     await load
     for id_ in posted:
-        await filled.as_service("GET", f"/events/{id_}?wait=10")
+        await filled.as_service("GET", f"/events/{id_}?wait=30")
     assert await is_partitioned(admin) == sorted(TABLES)
     for user in USERS:
         due = {*before[user], *(id_ for id_, users in posted.items() if user in users)}

@@ -301,7 +301,7 @@ async def test_user_who_is_erased_before_the_commit_is_left_out(api: Api, crm: a
         id_ = await crm.fetchval(POST, json.dumps(custom(1, 2)))
         assert (await api.as_service("DELETE", "/directory/users/2")).status_code == 204
     await reaches(lambda: api.ids(1), [str(id_)])
-    assert (await state(api, id_, wait=5))["recipients"] == 1
+    assert (await state(api, id_, wait=30))["recipients"] == 1
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ async def test_each_company_is_served_from_its_own_cell(service: WithSouth) -> N
         assert (await service.put(user)).status_code == 204
         answer = await service.as_service("POST", "/events", json=custom(user))
         assert answer.status_code == 202, answer.text
-        found = await service.as_service("GET", f"/events/{answer.json()['id']}?wait=20")
+        found = await service.as_service("GET", f"/events/{answer.json()['id']}?wait=30")
         assert found.json()["state"] == "delivered"
         assert await service.total(user) == 1
         assert await value(service.urls[user], "select count(*) from users") == 1

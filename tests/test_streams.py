@@ -81,7 +81,7 @@ async def test_response_begins_with_the_first_event_so_that_nothing_is_missed(
 
     monkeypatch.setattr(inbox, "changes_since", late)
     headers = {"Authorization": f"Bearer {mint_user(SECRET, 1, HOUR)}"}
-    async with httpx.AsyncClient(base_url=api.http.base_url) as http, bounded():
+    async with httpx.AsyncClient(base_url=api.http.base_url, timeout=60) as http, bounded():
         request = http.build_request("GET", "/notifications/stream", headers=headers)
         answering = asyncio.create_task(http.send(request, stream=True))
         await is_asked.wait()
@@ -363,7 +363,7 @@ async def test_idle_stream_sends_keepalive_comments(api: Api, monkeypatch: pytes
     await api.people(1)
     token = mint_user(SECRET, 1, HOUR)
     async with (
-        httpx.AsyncClient(base_url=api.http.base_url) as http,
+        httpx.AsyncClient(base_url=api.http.base_url, timeout=60) as http,
         http.stream("GET", "/notifications/stream", headers={"Authorization": f"Bearer {token}"}) as answer,
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")

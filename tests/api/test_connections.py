@@ -341,7 +341,7 @@ class TestNumber:
                     writer.write([b"", b"GET /", b"POST /events HTTP/1.1\r\nHost: x\r\nX-"][number % 3])
                     assert connections.count <= 60
                     if number % 100 == 99:
-                        async with httpx.AsyncClient(base_url=api.http.base_url) as http:
+                        async with httpx.AsyncClient(base_url=api.http.base_url, timeout=60) as http:
                             by = {"Authorization": f"Bearer {mint_user(SECRET, 1, HOUR)}"}
                             assert (await http.get("/notifications", headers=by)).status_code == 200
             assert [line["event"] for line in lines].count("connection limit reached") == 1

@@ -521,7 +521,7 @@ async def tour_of_events(tour: Tour) -> None:
     await tour.call(409, "resolve_subject", CRM, json={**settled, "as": "gone"}, headers=AGAIN)
     await tour.call(422, "resolve_subject", CRM, json={})
     id_ = posted.json()["id"]
-    await tour.call(200, "get_event", CRM, "?wait=9", event_id=id_)
+    await tour.call(200, "get_event", CRM, "?wait=30", event_id=id_)
     await tour.call(422, "get_event", CRM, "?wait=x", event_id=id_)
     await tour.call(404, "get_event", CRM, event_id=UNKNOWN)
     for user in (1, 4):
@@ -530,7 +530,7 @@ async def tour_of_events(tour: Tour) -> None:
     await tour.call(409, "cancel_event", CRM, event_id=id_)
     await tour.call(404, "cancel_event", CRM, event_id=UNKNOWN)
     done = (await tour.call(202, "post_event", CRM, json={**custom(1), "key": "a/b"})).json()["id"]
-    await tour.call(200, "get_event", CRM, "?wait=9", event_id=done)
+    await tour.call(200, "get_event", CRM, "?wait=30", event_id=done)
     await tour.call(409, "cancel_event_by_key", CRM, key="a/b")
     await tour.call(404, "cancel_event_by_key", CRM, key="nothing")
     held = {**custom(1), "key": "held", "deliver_at": f"{datetime.now(UTC) + HOUR:%Y-%m-%dT%H:%M:%SZ}"}

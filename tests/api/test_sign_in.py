@@ -290,7 +290,7 @@ class TestAttacks:
         assert browser.provider.exchanged == 0
 
     async def test_login_csrf_with_the_code_of_an_attacker_is_refused(self, browser: Browser) -> None:
-        async with httpx.AsyncClient() as other:
+        async with httpx.AsyncClient(timeout=60) as other:
             attacker = Browser(browser.api, browser.provider)
             attacker.http = other
             browser.provider.person = {**ANNA, "sub": "mallory"}
@@ -311,7 +311,7 @@ class TestAttacks:
 
     async def test_stolen_code_is_worthless_without_the_browser_that_began(self, browser: Browser) -> None:
         stolen = parse_qs(urlsplit(await browser.authorize()).query)["code"][0]
-        async with httpx.AsyncClient() as other:
+        async with httpx.AsyncClient(timeout=60) as other:
             thief = Browser(browser.api, browser.provider)
             thief.http = other
             started = await thief.start()
@@ -430,7 +430,7 @@ class TestAttacks:
         planted = browser.http.cookies["tocsin-console"]
         await browser.sign_in()
         assert browser.http.cookies["tocsin-console"] != planted
-        async with httpx.AsyncClient(cookies={"tocsin-console": planted}) as other:
+        async with httpx.AsyncClient(cookies={"tocsin-console": planted}, timeout=60) as other:
             attacker = Browser(browser.api, browser.provider)
             attacker.http = other
             assert await attacker.session() is None

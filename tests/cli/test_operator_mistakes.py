@@ -244,7 +244,7 @@ async def test_log_reopen_signal_does_not_end_the_server() -> None:
         for kind in (signal.SIGUSR1, signal.SIGUSR2):
             service.signal(kind)
         url = f"http://{service.address[0]}:{service.address[1]}/healthz"
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             assert (await client.get(url)).status_code == 200
         assert service.alive
 

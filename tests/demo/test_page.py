@@ -70,7 +70,7 @@ async def demo() -> AsyncIterator[Demo]:
         await until(lambda: "Open http" in "\n".join(program.complaints()))
         host, port = program.address
         url = f"http://{host}:{port}"
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
             yield Demo(url, http, data.parent)
 
 

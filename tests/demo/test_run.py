@@ -130,4 +130,4 @@ async def _end(program: Program) -> None:
 
 def _client(program: Program) -> httpx.AsyncClient:
     host, port = program.address
-    return httpx.AsyncClient(base_url=f"http://{host}:{port}")
+    return httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=60)

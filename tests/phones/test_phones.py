@@ -146,7 +146,7 @@ async def sender(phones: Phones, tmp_path: Path) -> AsyncIterator[Sender]:
 
 @pytest.fixture
 async def control(phones: Phones) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=phones.control_url) as client:
+    async with httpx.AsyncClient(base_url=phones.control_url, timeout=60) as client:
         yield client
 
 
@@ -874,7 +874,7 @@ async def test_libcurl_loses_and_duplicates_nothing_with_goaways(sender: Sender,
 
 
 async def test_stand_in_certificates_are_untrusted_by_default(sender: Sender) -> None:
-    async with httpx.AsyncClient(http2=True) as stranger:
+    async with httpx.AsyncClient(http2=True, timeout=60) as stranger:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             await stranger.get(sender.env["TOCSIN_APNS_URL"])
 
@@ -910,7 +910,7 @@ async def test_phones_command_prints_settings_and_stops_on_signal(tmp_path: Path
         assert (tmp_path / "phones/environment").read_text("utf-8").splitlines() == [
             line.strip() for line in lines if line.startswith("export ")
         ]
-        async with httpx.AsyncClient(base_url=env["PHONES_URL"]) as client:
+        async with httpx.AsyncClient(base_url=env["PHONES_URL"], timeout=60) as client:
             assert (await client.get("/pushes")).json() == []
         process.send_signal(signal.SIGTERM)
         async with bounded():

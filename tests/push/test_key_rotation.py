@@ -174,7 +174,7 @@ async def test_sighup_reloads_keys(tmp_path: Path) -> None:
         async with Program(data, "serve", variables=variables) as service:
             vapid = data / "vapid.pem"
             host, port = service.address
-            async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as http:
+            async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=60) as http:
 
                 async def status(token: str, path: str = "/notifications/web-push/key") -> httpx.Response:
                     return await http.get(path, headers={"Authorization": f"Bearer {token}"})

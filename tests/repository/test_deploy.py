@@ -595,7 +595,7 @@ async def test_backup_is_restored_as_documented(tmp_path: Path) -> None:
                 client.cancel(held.id)
                 new = client.post(custom(1, body="After the restore"))
                 assert client.state(new.id, wait=30).state == "delivered"
-            async with httpx.AsyncClient(base_url=service.greeting["url"]) as http:
+            async with httpx.AsyncClient(base_url=service.greeting["url"], timeout=60) as http:
                 page = (await http.get("/notifications", headers=as_user(1, secret))).json()
             assert [entry["id"] for entry in page["data"]] == [new.id, sent.id]
             assert service.complaints() == []

@@ -23,7 +23,7 @@ own = made.NoteEvent(
     about=["order:42"],
 )
 posted.append(str(events.post_event(made.NewEvent(own)).id))
-events.get_event(posted[-1], wait=10)
+events.get_event(posted[-1], wait=30)
 page = made.NotificationsApi(user).list_notifications(per_page=100)
 try:
     events.post_event(made.NewEvent(own.model_copy(update={"notify": made.Notify(users=[99]), "id": None})))

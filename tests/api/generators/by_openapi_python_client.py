@@ -35,7 +35,7 @@ own = models.NoteEvent(
     about=["order:42"],
 )
 posted.append(str(post(own).id))
-get_event.sync(UUID(posted[-1]), client=service, wait=10)
+get_event.sync(UUID(posted[-1]), client=service, wait=30)
 page = list_notifications.sync(client=user, per_page=100)
 refused = [
     each.field

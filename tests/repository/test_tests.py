@@ -1,6 +1,7 @@
 """Structure of the tests: shared code is in tests/support, and fixtures are in a conftest.py."""
 
 import ast
+import asyncio
 import re
 import signal
 import sys
@@ -8,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.database import blocked, wipe
 from tests.support.places import remove_abandoned, short_path
 from tests.support.programs import run
 from tests.support.sources import parsed
+from tests.support.waiting import until
+from tocsin.db.connections import Connection, connect
 
 TESTS = Path(__file__).parents[1]
 MODULES = sorted(TESTS.rglob("*.py"))
@@ -73,3 +77,18 @@ async def test_folders_of_killed_runs_are_removed_and_those_of_others_kept() -> 
         remove_abandoned()
         assert own.exists()
     assert not abandoned.exists()
+
+
+async def test_database_is_emptied_beside_a_request_that_was_given_up(url: str, dba: Connection) -> None:
+    await dba.execute("insert into users values (1, 1, 'John', 'Doe', null, null, 'UTC')")
+    await dba.execute("insert into heads (user_id, locale, active) values (1, 'en', true)")
+    request = await connect(url)
+    async with request.transaction():
+        await request.execute("set local deadlock_timeout = '1min'")  # PostgreSQL ends the other one
+        await request.execute("select from users where id = 1 for update")
+        emptying = asyncio.create_task(wipe(url))
+        await until(lambda: blocked(dba))
+        await request.execute("update heads set locale = 'da' where user_id = 1")
+    await emptying
+    await request.close()
+    assert await dba.fetchval("select count(*) from users") == 0

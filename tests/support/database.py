@@ -72,7 +72,7 @@ async def wipe(url: str, *, is_served: bool = True) -> None:
     if not is_served:
         await session.execute("delete from workers")
     await session.execute("delete from jobs")  # a delivery under way ends first, or finds its job gone
-    await session.execute(_WIPE)
+    await _despite_deadlocks(session, _WIPE)  # a request that a test gave up may still lock rows in another order
     if not is_served:
         await correct_with(session)
 
@@ -137,11 +137,15 @@ async def drop_function(dba: Connection, name: str) -> None:
     The statements of a running service lock the partitions in another order. PostgreSQL then ends one of the two, and
     may choose this one.
     """
-    dropped = False
-    while not dropped:
+    await _despite_deadlocks(dba, f"drop function if exists {name} cascade")
+
+
+async def _despite_deadlocks(session: Connection, statement: str) -> None:
+    done = False
+    while not done:
         with suppress(DeadlockDetectedError):
-            await dba.execute(f"drop function if exists {name} cascade")
-            dropped = True
+            await session.execute(statement)
+            done = True
 
 
 @asynccontextmanager

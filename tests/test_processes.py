@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.events import custom
 from tests.support.processes import LONGEST_START, TOCSIN, Program, children_of, data_folder, postgres_of
 from tests.support.servers import free_port
-from tests.support.service import HOUR, SECRET, standing_token
+from tests.support.service import DAY, SECRET, standing_token
 from tests.support.waiting import LONGEST_WAIT, until
 from tocsin import processes, siblings
 from tocsin.auth.minting import mint_service
@@ -30,7 +30,7 @@ from tocsin.errors import Refusal
 from tocsin.siblings import START, Link, OfAll, Samples, Siblings, decoded, encoded, samples_of
 
 SCOPES = ["events:write", "directory:write", "operations"]
-BEARER = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', SCOPES, HOUR)}"}
+BEARER = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', SCOPES, DAY)}"}
 
 
 async def ask(service: Program, method: str, path: str, **more: object) -> httpx.Response:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.answers import codes_of, raw, sealed
 from tests.support.events import custom, note
-from tests.support.service import HOUR, SECRET, Api, standing_token
+from tests.support.service import DAY, SECRET, Api, standing_token
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import one_line
@@ -22,8 +22,8 @@ from tocsin.catalogue.rendering import one_line
 MIB = 2**20
 JSON = "application/json"
 USER = standing_token(1)
-CRM = mint_service(SECRET, "crm", ["events:write", "directory:write"], HOUR)
-OPERATOR = mint_service(SECRET, "crm", ["events:write", "operations"], HOUR)
+CRM = mint_service(SECRET, "crm", ["events:write", "directory:write"], DAY)
+OPERATOR = mint_service(SECRET, "crm", ["events:write", "operations"], DAY)
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 DOORS = [
     ("POST", "/notifications", USER),

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom, post
-from tests.support.service import HOUR, SECRET, Api, serving
+from tests.support.service import DAY, HOUR, SECRET, Api, serving, standing_token
 from tests.support.waiting import LONGEST_WAIT, until
 from tests.support.workers import work
 from tocsin.api.arriving import ARRIVING, COMPLETE
@@ -35,7 +35,7 @@ SHORT = Patience(head=1, body=3, answer=1.5, idle=3, rest=0.5)
 ORIGIN = "https://crm.example.com"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
-BY_SERVICE = f"Authorization: Bearer {mint_service(SECRET, 'crm', ['events:write'], HOUR)}\r\n".encode()
+BY_SERVICE = f"Authorization: Bearer {mint_service(SECRET, 'crm', ['events:write'], DAY)}\r\n".encode()
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def flood(api: Api, before: bytes, part: bytes, most: int) -> int:
 
 class TestTrailers:
     @pytest.mark.parametrize(
-        "trailer", [f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}", "X-Forwarded-Host: evil.example"]
+        "trailer", [f"Authorization: Bearer {standing_token(1)}", "X-Forwarded-Host: evil.example"]
     )
     async def test_trailers_are_not_headers(self, url: str, catalogue: Catalogue, trailer: str) -> None:
         async with serving(url, catalogue, with_worker=False, trusted_proxies="127.0.0.1") as api:

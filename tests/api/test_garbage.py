@@ -9,7 +9,7 @@ import pytest
 from tests.support.answers import exchanged
 from tests.support.database import drop_function
 from tests.support.events import custom
-from tests.support.service import HOUR, SECRET, Api
+from tests.support.service import DAY, HOUR, SECRET, Api
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.connections import Connection
 from tocsin.ids import new_id
@@ -27,7 +27,7 @@ create trigger meet_a_lock before insert on events for each row execute function
 """
 """Has each event fail as if another session had locked what it needs."""
 
-SERVICE = mint_service(SECRET, "crm", ["events:write"], HOUR)
+SERVICE = mint_service(SECRET, "crm", ["events:write"], DAY)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from tests.support.events import custom, in_future
 from tests.support.imports import NDJSON
 from tests.support.pushes import IPHONE, register
 from tests.support.resolutions import settled
-from tests.support.service import HOUR, SECRET, Api, at_rest, standing_token
+from tests.support.service import DAY, HOUR, SECRET, Api, at_rest, standing_token
 from tests.support.waiting import reaches, until
 from tocsin.api.routes import require_keys, router
 from tocsin.audit import Actor
@@ -170,8 +170,8 @@ class Try:
 
 Prepare = Callable[[Api, Phones], Awaitable[Try]]
 ME = standing_token(1)
-CRM = mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR)
-OPERATOR = mint_service(SECRET, "operator", ("operations",), HOUR)
+CRM = mint_service(SECRET, "crm", ("events:write", "directory:write"), DAY)
+OPERATOR = mint_service(SECRET, "operator", ("operations",), DAY)
 GIVEN_UP = (
     "with j as (delete from jobs returning *) insert into dead_letters (id, task, lane, attempts, progress, reason)"
     " select id, task, lane, 8, 0, 'of a test' from j"

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from tests.support.answers import CONSOLE, FILES, UNKNOWN, assert_page_headers, routes_of
 from tests.support.events import custom, note
-from tests.support.service import HOUR, SECRET, Api, at_rest, serving, settings_for, standing_token
+from tests.support.service import DAY, HOUR, SECRET, Api, at_rest, serving, settings_for, standing_token
 from tocsin import errors, validation
 from tocsin.api import docs
 from tocsin.api.app import build
@@ -421,9 +421,9 @@ async def test_every_response_matches_the_openapi_document(
 
 
 USER = standing_token(1)
-CRM = mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR)
-BOUND = mint_service(SECRET, "bound", ("events:write", "directory:write"), HOUR, 2)
-OPERATOR = mint_service(SECRET, "operator", ("operations",), HOUR)
+CRM = mint_service(SECRET, "crm", ("events:write", "directory:write"), DAY)
+BOUND = mint_service(SECRET, "bound", ("events:write", "directory:write"), DAY, 2)
+OPERATOR = mint_service(SECRET, "operator", ("operations",), DAY)
 PHONE = "0123456789abcdef" * 4
 AGAIN = {"Idempotency-Key": "again"}
 TOO_LONG = {"Idempotency-Key": "x" * 256}

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom
-from tests.support.service import HOUR, SECRET, Api, serving
+from tests.support.service import DAY, HOUR, SECRET, Api, serving
 from tests.support.waiting import until
 from tocsin import capacity, serve
 from tocsin.api.connections import Connections
@@ -36,7 +36,7 @@ IN_USE = 6
 """Of these slots, those that one kind of request gets."""
 
 ORIGIN = "https://crm.example.com"
-SERVICE = mint_service(SECRET, "crm", ["events:write"], HOUR)
+SERVICE = mint_service(SECRET, "crm", ["events:write"], DAY)
 PROBLEM = "requests are refused: more arrive than can be processed"
 
 

@@ -11,8 +11,8 @@ import pytest
 from tests.support.events import custom, note
 from tests.support.processes import random_source
 from tests.support.properties import CHAOS, rounds
-from tests.support.service import HOUR, SECRET, Api, at_rest
-from tocsin.auth.minting import mint_service, mint_user
+from tests.support.service import DAY, SECRET, Api, at_rest, standing_token
+from tocsin.auth.minting import mint_service
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 EXAMPLES = 1000 if CHAOS else rounds(4, soak=300)
@@ -42,8 +42,8 @@ also a path of `/notifications/{notification_id}`, and `DELETE` on it is 404.
 """
 
 CALLERS = {  # each with the tags of what its token opens
-    "user": (mint_user(SECRET, 1, HOUR), ["notifications", "devices", "operations"]),
-    "service": (mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR), ["events", "directory"]),
+    "user": (standing_token(1), ["notifications", "devices", "operations"]),
+    "service": (mint_service(SECRET, "crm", ("events:write", "directory:write"), DAY), ["events", "directory"]),
 }
 
 

@@ -36,7 +36,8 @@ from tocsin.worker import Worker
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 
 
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+"""For how long the tokens of tests are valid, and those of modules: all tests may take an hour on a slow machine."""
 
 
 STREAM = "/notifications/stream"
@@ -44,8 +45,8 @@ STREAM = "/notifications/stream"
 
 def standing_token(user: int) -> str:
     """Return a token that is valid for users created after it, too: tokens older than their user are rejected."""
-    now = int(time.time())
-    return jwt.encode({"sub": str(user), "iat": now + 3600, "exp": now + 7200}, SECRET, algorithm="HS256")
+    now, day = int(time.time()), int(DAY.total_seconds())
+    return jwt.encode({"sub": str(user), "iat": now + day, "exp": now + 2 * day}, SECRET, algorithm="HS256")
 
 
 @dataclass

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from tests.support.database import make_database, waiting_at
 from tests.support.events import custom, id_made, in_future, message_event, post, state
 from tests.support.imports import import_lines, notification
-from tests.support.partitions import whole_database
+from tests.support.partitions import new_database, whole_database
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import Api, serving
 from tests.support.waiting import reaches, until
@@ -27,6 +27,7 @@ from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
+from tocsin.store import pool
 
 BY_MONTH = ("events", "contents", "recipients", "subjects")
 BY_USER = ("inbox", "changes")
@@ -61,7 +62,7 @@ async def partitions(database: Database) -> dict[str, list[str]]:
 
 @pytest.fixture
 async def aged(server: Embedded, catalogue: Catalogue) -> AsyncIterator[Api]:
-    """A service whose tables have partitions of January 2020."""
+    """A service whose tables have partitions of January 2020, and of this month and the next, also if one just began."""
     connection = await connect(server.url)
     await connection.execute("drop database if exists months with (force)")
     await connection.close()
@@ -77,6 +78,7 @@ async def aged(server: Embedded, catalogue: Catalogue) -> AsyncIterator[Api]:
         )
     await connection.close()
     async with serving(url, catalogue) as api:
+        await retention.run_once(api.app_state.database, None)
         await api.people(1, 2, 3)
         yield api
 
@@ -112,8 +114,9 @@ async def violations(api: Api) -> list[str]:
         return [str(found) async for found in invariants.check_rows(connection) if found]
 
 
-async def test_new_installation_has_partitions_for_this_month_and_the_next(database: Database) -> None:
-    found = await partitions(database)
+async def test_new_installation_has_partitions_for_this_month_and_the_next(server: Embedded) -> None:
+    async with pool(await new_database(server, "installed"), 1) as database:
+        found = await partitions(database)
     assert found == {
         **{table: sorted([*months(), "past", "random", "rest"]) for table in BY_MONTH},
         **{table: [str(n) for n in range(4)] for table in BY_USER},

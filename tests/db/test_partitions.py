@@ -62,7 +62,7 @@ async def partitions(database: Database) -> dict[str, list[str]]:
 
 @pytest.fixture
 async def aged(server: Embedded, catalogue: Catalogue) -> AsyncIterator[Api]:
-    """A service whose tables have partitions of January 2020, and of this month and the next, also if one just began."""
+    """A service whose tables have partitions of January 2020, and of this month and the next, if one has just begun."""
     connection = await connect(server.url)
     await connection.execute("drop database if exists months with (force)")
     await connection.close()

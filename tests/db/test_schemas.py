@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from tests.support.database import make_database
 from tests.support.events import custom
+from tests.support.partitions import new_database
 from tests.support.service import serving
 from tests.support.waiting import reaches
 from tocsin import posters
@@ -25,7 +25,7 @@ OTHER = "tocsin_b"
 @pytest.fixture(scope="module")
 async def both(server: Embedded) -> tuple[str, str]:
     """Two schemas of one database."""
-    here = await make_database(server, "two_schemas")
+    here = await new_database(server, "two_schemas")
     there = in_schema(here, OTHER)
     assert len(await migrate.migrate(there)) == len(migrate.steps())
     return here, there

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from asyncpg import DeadlockDetectedError
@@ -61,6 +62,7 @@ union all select concat_ws(' ', 'schema', nspname) from pg_namespace where nspna
 
 _sessions: dict[str, Connection] = {}
 _definitions: dict[str, set[str]] = {}
+_months: dict[str, str] = {}
 
 
 async def wipe(url: str, *, is_served: bool = True) -> None:
@@ -69,12 +71,22 @@ async def wipe(url: str, *, is_served: bool = True) -> None:
     Without a worker, statistics of emptied tables stay: they are corrected here, as workers do every few seconds.
     """
     session = await _session(url)
+    if _months.setdefault(url, month := f"{datetime.now(UTC):%Y-%m}") != month:
+        await _begin_month(url, session)
+        _months[url] = month
     if not is_served:
         await session.execute("delete from workers")
     await session.execute("delete from jobs")  # a delivery under way ends first, or finds its job gone
     await _despite_deadlocks(session, _WIPE)  # a request that a test gave up may still lock rows in another order
     if not is_served:
         await correct_with(session)
+
+
+async def _begin_month(url: str, session: Connection) -> None:
+    """Make the partitions that retention would make during a test."""
+    making = "do $$ begin while make_partition(1000000000) is not null loop end loop; end $$"
+    await _despite_deadlocks(session, making)
+    _definitions.pop(url, None)
 
 
 async def left_behind(url: str) -> list[str]:

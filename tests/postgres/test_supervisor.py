@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -443,14 +444,16 @@ async def test_cancelled_start_leaves_no_process(data: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("lost", "word"), [("global/pg_control", "control"), ("pg_wal", "pg_wal|checkpoint")])
+@pytest.mark.parametrize(
+    ("lost", "word"), [("global/pg_control", "control"), ("pg_wal", "pg_wal|checkpoint"), ("base", "base/")]
+)
 async def test_start_with_a_damaged_database_suggests_a_restore(copy: Path, lost: str, word: str) -> None:
     path = copy / "postgres" / lost
-    for file in [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]:
-        file.unlink()
+    for file in [path] if path.is_file() else list(path.iterdir()):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
     with pytest.raises(
         Refusal,
-        match=f"^The embedded PostgreSQL ended with status .*(FATAL|PANIC|could not).*({word}).*"
+        match=f"^The embedded PostgreSQL (ended with status|does not accept) .*(FATAL|PANIC|not).*({word}).*"
         rf"\. Move {copy}/postgres away, and restore a backup by `tocsin restore`\.$",
     ):
         await Embedded(copy).start()

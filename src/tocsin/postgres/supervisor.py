@@ -57,6 +57,7 @@ DAMAGED = re.compile(
     r"|incorrect checksum in control file|could not read file \S+pg_control|required WAL directory"
     r"|invalid (?:primary |checkpoint )?checkpoint record|could not access (?:the )?status of transaction"
     r"|references to invalid pages|could not open (?:file|directory) \S+: No such file or directory"
+    rf'|database "{NAME}" does not exist'
 )
 """What PostgreSQL says at its start if files of the database are lost or damaged."""
 
@@ -297,5 +298,6 @@ async def _answers(url: str) -> bool:
     except _NOT_YET:
         return False
     except asyncpg.PostgresError as error:
-        raise Refusal(f"The embedded PostgreSQL does not accept connections: {error}.") from error
+        said = " ".join(str(error).split("\n")).rstrip(".")
+        raise Refusal(f"The embedded PostgreSQL does not accept connections: {said}.") from error
     return True

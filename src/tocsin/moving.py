@@ -12,7 +12,7 @@ nothing.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.errors import Locked, Refusal, Unavailable
 from tocsin.ids import MAX_ID
+from tocsin.whereabouts import not_ended
 
 CONNECTIONS = 12
 """The size of the pool of each database. Four connections are used at the same time, and long ones count thrice."""
@@ -81,23 +82,6 @@ _SQL = queries("moving")
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """What a cell says of a company: `moved`, `copying` to another cell, or `here`.
-
-    `is_closed`: not served now. `is_leaving`: it has moved, and something of it is still here. `is_coming`: it is being
-    copied here, or has come.
-    """
-
-    company_id: int
-    turn: int
-    state: str
-    other: str
-    is_closed: bool
-    is_leaving: bool
-    is_coming: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Moved:
     """What a move did: rows by table that the target had to get, and for how many seconds the company was closed."""
 
@@ -106,55 +90,8 @@ class Moved:
     closed: float
 
 
-async def whereabouts(database: Database) -> dict[int, Whereabouts]:
-    """Return what a cell says about the companies that moved, by their ids. It is one small look-up."""
-    return {row["company_id"]: Whereabouts(*row) for row in await database.rows(_SQL["whereabouts"])}
-
-
-async def has_company(database: Database, company_id: int) -> bool:
-    """Return whether a company has users or teams in a cell."""
-    return bool(await database.value(_SQL["has_company"], company_id))
-
-
-def cell_of(company_id: int, said: Iterable[Mapping[int, Whereabouts]]) -> str | None:
-    """Return the cell that a company moved to, by what all cells say; None: it never moved."""
-    moved = [each[company_id] for each in said if company_id in each and each[company_id].state == "moved"]
-    return max(moved, key=lambda each: each.turn).other if moved else None
-
-
-def origin_of(company_id: int, to: str, said: Mapping[str, Mapping[int, Whereabouts]], first: str) -> str:
-    """Return the cell that a company leaves or has left for another; `first` is its cell if it never moved.
-
-    It is the cell itself if the company is there and is being copied to another one. Raises `Refusal` if it is there
-    without a move, which could continue or be given up, or if another move has not ended.
-    """
-    for name, each in said.items():
-        if company_id in each and each[company_id].is_leaving:
-            if each[company_id].other == to:
-                return name
-            raise _not_ended(company_id, each[company_id].other)
-    now = cell_of(company_id, said.values()) or first
-    if now != to:
-        return now
-    left = [
-        (each[company_id].turn, name)
-        for name, each in said.items()
-        if company_id in each and (each[company_id].state, each[company_id].other) == ("moved", to)
-    ]
-    if left:
-        return max(left)[1]
-    if company_id in said.get(to, {}) and said[to][company_id].state == "copying":
-        return to
-    raise Refusal(f"Company {company_id} is in cell {to} already.")
-
-
 def nothing(_: str) -> None:
     """Say nothing."""
-
-
-def _not_ended(company_id: int, other: str) -> Refusal:
-    command = f"tocsin cell move {company_id} --to {other}"
-    return Refusal(f"The move of company {company_id} to cell {other} has not ended. Repeat `{command}`.")
 
 
 async def move(  # noqa: PLR0913, PLR0917 - two databases and their names
@@ -252,7 +189,7 @@ class _Move(Copy):
                 f" `tocsin cell move {self._company} --to {self._origin}`."
             )
         if theirs and theirs["is_leaving"]:
-            raise _not_ended(self._company, theirs["other"])
+            raise not_ended(self._company, theirs["other"])
         if theirs and mine and theirs["state"] == "moved" and theirs["turn"] > mine["received_turn"]:
             raise Refusal(f"Company {self._company} is in cell {theirs['other']}.")
         self._turn = last + 1

@@ -31,6 +31,7 @@ from tocsin.db.connections import Connection
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.errors import Locked, Refusal
+from tocsin.whereabouts import whereabouts
 
 
 async def test_closed_company_gets_no_user_and_team_and_others_do(
@@ -44,10 +45,10 @@ async def test_closed_company_gets_no_user_and_team_and_others_do(
     with pytest.raises(Locked):
         await cells[0].team(1, 1, company_id=COMPANY)
     await cells[0].people(3, company_id=OTHER)
-    assert (await moving.whereabouts(pools[0]))[COMPANY].is_closed
+    assert (await whereabouts(pools[0]))[COMPANY].is_closed
     await pools[0].rows("update moves set closed_until = now() - interval '1 second'")
     await cells[0].people(2, company_id=COMPANY)
-    assert not (await moving.whereabouts(pools[0]))[COMPANY].is_closed
+    assert not (await whereabouts(pools[0]))[COMPANY].is_closed
 
 
 async def test_event_that_a_locked_company_gets_is_delivered_in_the_new_cell(
@@ -99,7 +100,7 @@ async def test_target_that_is_away_leaves_the_company_open_in_its_cell(
     monkeypatch.setattr(moving._Move, "_copy", copy_and_lose)  # noqa: SLF001
     with pytest.raises(Refusal, match="It stays in its cell"):
         await moving.move(*pools, COMPANY, "a", "b")
-    assert not (await moving.whereabouts(pools[0]))[COMPANY].is_closed
+    assert not (await whereabouts(pools[0]))[COMPANY].is_closed
     assert (await cells[0].as_user(3, "PUT", "/notifications/read")).status_code == 204
     await cells[0].post(note(3), company_id=COMPANY)
 
@@ -126,7 +127,7 @@ async def test_move_continues_when_a_database_comes_back_within_the_pauses(
     await moving.move(*pools, COMPANY, "a", "b", said.append)
     attempts = [line.rpartition("; ")[2] for line in said if line.startswith("attempt")]
     assert attempts == ["the next one begins in 1 s", "the next one begins in 2 s"]
-    assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
+    assert (await whereabouts(pools[0]))[COMPANY].state == "moved"
 
 
 @in_schemas
@@ -154,7 +155,7 @@ async def test_command_that_hangs_at_the_switch_holds_up_no_event_for_long(
     going_on.set()
     await move
     assert [each for each in said if each.startswith("attempt 1")]
-    assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
+    assert (await whereabouts(pools[0]))[COMPANY].state == "moved"
 
 
 async def test_command_that_hangs_holds_up_the_retention_of_no_cell_for_long(
@@ -180,7 +181,7 @@ async def test_command_that_hangs_holds_up_the_retention_of_no_cell_for_long(
     await moving.move(*pools, COMPANY, "a", "b", said.append)
     assert held == [0, 0]
     assert [each for each in said if each.startswith("attempt 1")]
-    assert (await moving.whereabouts(pools[0]))[COMPANY].state == "moved"
+    assert (await whereabouts(pools[0]))[COMPANY].state == "moved"
 
 
 async def test_switch_that_takes_long_keeps_the_transaction_of_the_target(

@@ -35,6 +35,7 @@ from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.db.url import in_schema
 from tocsin.errors import Refusal
+from tocsin.whereabouts import cell_of, origin_of, whereabouts
 
 
 async def test_all_of_a_company_moves_and_nothing_of_another(
@@ -76,8 +77,8 @@ async def test_moved_company_goes_on_in_its_cell(
     assert (await cells[0].as_service("POST", "/events", json=note(3), company_id=COMPANY)).status_code == 422
     await moving.move(pools[1], pools[0], COMPANY, "b", "a")
     assert await cells[0].ids(3) == [new, *inbox]
-    said = [await moving.whereabouts(each) for each in pools]
-    assert moving.cell_of(COMPANY, said) == "a"
+    said = [await whereabouts(each) for each in pools]
+    assert cell_of(COMPANY, said) == "a"
     for url in urls:
         await assert_sound(url)
 
@@ -89,7 +90,7 @@ async def test_company_without_users_moves(cells: tuple[Api, Api], pools: tuple[
     assert (await cells[1].as_service("GET", "/directory/teams/70")).status_code == 200
     assert (await cells[0].as_service("GET", "/directory/teams/70")).status_code == 404
     await moving.move(*pools, 71, "a", "b")
-    assert moving.cell_of(71, [await moving.whereabouts(each) for each in pools]) == "b"
+    assert cell_of(71, [await whereabouts(each) for each in pools]) == "b"
 
 
 @in_schemas
@@ -105,10 +106,10 @@ async def test_company_moves_through_three_cells_in_any_order(
         databases = {"a": pools[0], "b": pools[1], "c": last}
         for origin, destination in itertools.pairwise("abcabacba"):
             await moving.move(databases[origin], databases[destination], COMPANY, origin, destination)
-            said = {name: await moving.whereabouts(each) for name, each in databases.items()}
-            assert moving.cell_of(COMPANY, said.values()) == destination
+            said = {name: await whereabouts(each) for name, each in databases.items()}
+            assert cell_of(COMPANY, said.values()) == destination
             for other in databases.keys() - {destination}:
-                assert moving.origin_of(COMPANY, other, said, "a") == destination
+                assert origin_of(COMPANY, other, said, "a") == destination
         assert await of_company(databases["a"], COMPANY) == before
     for url in (*urls, third):
         await assert_sound(url)
@@ -127,10 +128,10 @@ async def test_company_comes_back_only_after_all_of_it_has_left(
         await interrupt(pools, "ab", monkeypatch, step)
         with pytest.raises(Refusal, match="has not ended"):
             await moving.move(pools[1], pools[0], COMPANY, "b", "a")
-        said = {name: await moving.whereabouts(each) for name, each in zip("ab", pools, strict=True)}
+        said = {name: await whereabouts(each) for name, each in zip("ab", pools, strict=True)}
         with pytest.raises(Refusal, match="--to b"):
-            moving.origin_of(COMPANY, "c", said, "a")
-        assert moving.origin_of(COMPANY, "b", said, "a") == "a"
+            origin_of(COMPANY, "c", said, "a")
+        assert origin_of(COMPANY, "b", said, "a") == "a"
         await moving.move(*pools, COMPANY, "a", "b")
         await moving.move(pools[1], pools[0], COMPANY, "b", "a")
         assert await of_company(pools[0], COMPANY) == before
@@ -168,7 +169,7 @@ async def test_company_whose_ids_are_taken_stays_in_its_cell(
     with pytest.raises(Refusal, match="has other users with the ids 5"):
         await moving.move(*pools, COMPANY, "a", "b")
     assert await of_company(pools[0], COMPANY) == before
-    assert not (await moving.whereabouts(pools[0]))[COMPANY].is_closed
+    assert not (await whereabouts(pools[0]))[COMPANY].is_closed
 
 
 @in_schemas
@@ -327,15 +328,15 @@ async def test_copy_of_a_move_that_is_given_up_is_deleted(
     assert await pools[1].value("select count(*) from users where company_id = $1", COMPANY) == len(USERS)
     with pytest.raises(Refusal, match="is being copied to cell b"):
         await moving.move(*pools, COMPANY, "a", "c")
-    said = {name: await moving.whereabouts(each) for name, each in zip("ab", pools, strict=True)}
-    assert moving.origin_of(COMPANY, "a", said, "a") == "a"
+    said = {name: await whereabouts(each) for name, each in zip("ab", pools, strict=True)}
+    assert origin_of(COMPANY, "a", said, "a") == "a"
     await moving.give_up(*pools, COMPANY, "a", "b")
     await nothing_of(pools[1], COMPANY)
     assert await pools[1].value("select count(*) from events") == 1
     assert (await of_company(pools[0], COMPANY), await of_company(pools[1], 9)) == (before, other)
-    said = {name: await moving.whereabouts(each) for name, each in zip("ab", pools, strict=True)}
+    said = {name: await whereabouts(each) for name, each in zip("ab", pools, strict=True)}
     with pytest.raises(Refusal, match="is in cell a already"):
-        moving.origin_of(COMPANY, "a", said, "a")
+        origin_of(COMPANY, "a", said, "a")
     for url in urls:
         await assert_sound(url)
     await moving.move(*pools, COMPANY, "a", "b")

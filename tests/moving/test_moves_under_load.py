@@ -36,6 +36,7 @@ from tocsin.db.connections import Connection
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.errors import Locked
+from tocsin.whereabouts import cell_of, whereabouts
 
 ROOT = Path(__file__).parents[2]
 POINTS = 12
@@ -100,8 +101,8 @@ class Clients:
         self.dice = random.Random(5)  # noqa: S311
 
     async def cell_of(self, company_id: int) -> Api:
-        said = [await moving.whereabouts(each.app_state.database) for each in self.cells]
-        return self.cells[moving.cell_of(company_id, said) == "b"]
+        said = [await whereabouts(each.app_state.database) for each in self.cells]
+        return self.cells[cell_of(company_id, said) == "b"]
 
     async def post(self, users: range, company_id: int) -> None:
         while not self.is_over:

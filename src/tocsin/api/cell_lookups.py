@@ -14,8 +14,8 @@ from tocsin.cells import Cells
 from tocsin.db.pool import Database
 from tocsin.errors import Problem, Unavailable
 from tocsin.ids import is_id, parsed_id
-from tocsin.moving import Whereabouts, whereabouts
-from tocsin.moving import cell_of as moved_to
+from tocsin.whereabouts import Whereabouts, whereabouts
+from tocsin.whereabouts import cell_of as moved_to
 
 MAX_REMEMBERED, REMEMBERED_FOR = 200_000, 600.0
 """Maximum users and teams whose cells are remembered, and for how many seconds."""

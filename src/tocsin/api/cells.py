@@ -33,10 +33,10 @@ from tocsin.errors import Invalid, NotFound, Overrun, TooLate, Unavailable
 from tocsin.event_status import Viewer
 from tocsin.formats import DEFAULT_COMPANY
 from tocsin.ids import is_id, parsed_id, parsed_uuid
-from tocsin.moving import whereabouts
 from tocsin.readiness import Readiness
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
+from tocsin.whereabouts import whereabouts
 
 NAMING, ACCEPTING = frozenset({"user_id", "team_id", "event_id"}), ("/events", "/events/batch", "/events/resolve")
 """The parts of paths that name something in a cell, and the paths of what names its recipients. Requests in which these

@@ -70,7 +70,7 @@ def move(
 
     With its own cell, give such a move up.
     """
-    from tocsin import moving
+    from tocsin import moving, whereabouts
     from tocsin.cells import cells_of
     from tocsin.store import pool, store
 
@@ -88,15 +88,15 @@ def move(
                     store(cell.settings(settings), alone=False, briefly=True, quiet=True)
                 )
                 databases[cell.name] = await stack.enter_async_context(pool(url, moving.CONNECTIONS, moving.PATIENCE))
-            said = {name: await moving.whereabouts(database) for name, database in databases.items()}
-            origin = moving.origin_of(company, to, said, cells.cell_of(company).name)
+            said = {name: await whereabouts.whereabouts(database) for name, database in databases.items()}
+            origin = whereabouts.origin_of(company, to, said, cells.cell_of(company).name)
             other = said[to][company].other if origin == to else origin
             if other not in databases:
                 raise Refusal(
                     f"Company {company} is in cell {other}, or is being copied there, and TOCSIN_CELLS_FILE does not"
                     " name that cell. Add it again, then repeat the command."
                 )
-            if company not in said[origin] and not await moving.has_company(databases[origin], company):
+            if company not in said[origin] and not await whereabouts.has_company(databases[origin], company):
                 raise Refusal(
                     f"Company {company} has no users and no teams in cell {origin}. Name the cell of a new company in"
                     " TOCSIN_CELLS_FILE."

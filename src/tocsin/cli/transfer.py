@@ -16,12 +16,12 @@ from tocsin.cli.terminal import writing
 from tocsin.db.errors import sentence_on
 from tocsin.db.pool import Database
 from tocsin.errors import Invalid, Problem, Refusal, Unavailable
-from tocsin.moving import has_company
 from tocsin.pubsub import PubSub
 from tocsin.settings import Settings
 from tocsin.store import START_TIMEOUT, WORKER_CONNECTIONS, existing_store, pool, store
 from tocsin.transfer.exports import export
 from tocsin.transfer.imports import Import, applied
+from tocsin.whereabouts import has_company
 from tocsin.worker import Worker
 
 PIECE = 2**16

@@ -17,7 +17,8 @@ from tests.support.built_in import CATALOGUE
 from tests.support.events import SAMPLES
 from tests.support.issuer import jwks, pair
 from tocsin.api.drafts import posted
-from tocsin.api.requests import integer, subject_of
+from tocsin.api.parameters import integer
+from tocsin.api.requests import subject_of
 from tocsin.auth.claims import SCOPES, ServiceCaller, UserCaller
 from tocsin.auth.keys import ALL_SPEAKERS, of_jwks
 from tocsin.auth.tokens import Verifier, bearer_of

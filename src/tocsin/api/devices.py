@@ -9,7 +9,8 @@ from tocsin.api.answers import Devices, PushOutcome, WebPushKey
 from tocsin.api.auth import InboxOwner, User
 from tocsin.api.documented import problems
 from tocsin.api.limiting import count, counted
-from tocsin.api.requests import Endpoint, SubscriptionBody, Token
+from tocsin.api.parameters import Token
+from tocsin.api.requests import Endpoint, SubscriptionBody
 from tocsin.api.routes import OPTIONAL, Given, router
 from tocsin.api.state import AppState, State, refuse_moved
 from tocsin.devices import Device

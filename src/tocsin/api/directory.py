@@ -10,7 +10,7 @@ from tocsin import devices, directory
 from tocsin.api.answers import TeamAnswer, Teams, Users
 from tocsin.api.auth import Acting, DirectoryWriter
 from tocsin.api.documented import declared, links, problems
-from tocsin.api.requests import (
+from tocsin.api.parameters import (
     DEFAULT_LIST_LIMIT,
     MAX_LIST_LIMIT,
     After,

@@ -25,7 +25,8 @@ from tocsin.api.cells import Routing
 from tocsin.api.documented import declared, links, problems
 from tocsin.api.drafts import Posted, posted
 from tocsin.api.limiting import counted
-from tocsin.api.requests import MAX_RECIPIENTS, EventId, NewBatch, NewEvent, ResolutionRequest, UserId, integer
+from tocsin.api.parameters import EventId, UserId, integer
+from tocsin.api.requests import MAX_RECIPIENTS, NewBatch, NewEvent, ResolutionRequest
 from tocsin.api.routes import Given, router
 from tocsin.api.slots import leave_early
 from tocsin.api.state import AppState, State, refuse_moved

@@ -17,8 +17,9 @@ from tocsin.api.answers import ChangesAnswer, Links, Notification, PageAnswer, Q
 from tocsin.api.auth import Acting, AnyUser, Sender, User
 from tocsin.api.documented import declared, headers, links, problems
 from tocsin.api.limiting import counted
+from tocsin.api.parameters import ListedIds, NotificationId, integer
 from tocsin.api.repeats import offer
-from tocsin.api.requests import ListedIds, Marks, NewCustom, NotificationId, integer, named_in
+from tocsin.api.requests import Marks, NewCustom, named_in
 from tocsin.api.routes import OPTIONAL, Given, router
 from tocsin.api.state import AppState, State
 from tocsin.api.urls import base_url_of

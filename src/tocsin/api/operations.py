@@ -16,7 +16,7 @@ from tocsin.api.auth import OPERATOR, Acting, OperationsViewer, Operator, Suppor
 from tocsin.api.directory import LIMITS
 from tocsin.api.documented import problems, text
 from tocsin.api.limiting import count
-from tocsin.api.requests import (
+from tocsin.api.parameters import (
     DEFAULT_LIST_LIMIT,
     MAX_SEARCH_LENGTH,
     MIN_SEARCH_LENGTH,
@@ -30,11 +30,11 @@ from tocsin.api.requests import (
     Explained,
     Limit,
     Moment,
-    Replay,
     Search,
     UserId,
     integer,
 )
+from tocsin.api.requests import Replay
 from tocsin.api.routes import router
 from tocsin.api.state import AppState, State, Watched, WatchedState, watched_of
 from tocsin.errors import NotFound

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from tocsin.api import assets
 from tocsin.api.body import body_of
-from tocsin.api.requests import NewId
+from tocsin.api.parameters import NewId
 from tocsin.api.state import AppState, app_state_of
 from tocsin.auth.minting import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH

@@ -25,7 +25,7 @@ def queries(module: str) -> Mapping[str, str]:
 def _fragment(include: re.Match[str]) -> str:
     text = _text_of("fragments", include[1])
     for pair in include[2].split(", ") if include[2] else ():
-        name, value = pair.split("=")
+        name, value = pair.split("=", 1)
         text = text.replace(f"@{name}", value)
     return _INCLUDE.sub(_fragment, text)
 

@@ -13,27 +13,11 @@ values (
 -- only one is read. At most $8 entries are examined; if there may be more, the last row is that of the last examined one.
 with examined as materialized (
     (
-        select * from audit_entries
-        where $1::int is null and happened_at >= coalesce($3::timestamptz, '-infinity')
-          and happened_at < coalesce($4::timestamptz, 'infinity')
-          and (happened_at, id) < (
-              case when $2::uuid is null then 'infinity' else (select happened_at from audit_entries where id = $2) end,
-              coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-          )
-        order by happened_at desc, id desc
-        limit $8
+-- include: audit_list(of=$1::int is null)
     )
     union all
     (
-        select * from audit_entries
-        where company_id = $1 and happened_at >= coalesce($3::timestamptz, '-infinity')
-          and happened_at < coalesce($4::timestamptz, 'infinity')
-          and (happened_at, id) < (
-              case when $2::uuid is null then 'infinity' else (select happened_at from audit_entries where id = $2) end,
-              coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-          )
-        order by happened_at desc, id desc
-        limit $8
+-- include: audit_list(of=company_id = $1)
     )
 ),
 found as (

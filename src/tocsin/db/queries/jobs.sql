@@ -1,23 +1,10 @@
 -- Jobs: claimed under a lease, then finished, delayed, or moved to dead letters.
 
 -- name: claim
--- No job of a batch is claimed while another worker has some of it, because its jobs run in order. Together the jobs cost
--- at most $4, or one job is claimed alone.
-with free as materialized (
-    select id, due_at, cost
-    from jobs
-    where lane = $2 and worker_id is null and due_at <= now()
-      and (
-          batch is null
-          or not exists (
-              select from jobs b
-              where b.batch = jobs.batch and b.id <> jobs.id and (b.worker_id is not null or b.lane = 'bulk')
-          )
-      )
-    order by due_at, id
-    limit $3
-    for update skip locked
-),
+-- Together the jobs cost at most $4, or one job is claimed alone.
+with
+-- include: free(of=lane = $2, limit=$3)
+,
 counted as (
     select id, cost, sum(cost) over (order by due_at, id) as up_to_it from free
 )
@@ -69,22 +56,9 @@ select coalesce(
 )
 
 -- name: claim_of_sender
--- The oldest job of a sender in the bulk queue. The condition on batches is that of `claim`.
-with free as materialized (
-    select id
-    from jobs
-    where lane = 'bulk' and worker_id is null and company_id = $2 and sender = $3 and due_at <= now()
-      and (
-          batch is null
-          or not exists (
-              select from jobs b
-              where b.batch = jobs.batch and b.id <> jobs.id and (b.worker_id is not null or b.lane = 'bulk')
-          )
-      )
-    order by due_at, id
-    limit 1
-    for update skip locked
-)
+-- The oldest job of a sender in the bulk queue.
+with
+-- include: free(of=lane = 'bulk' and company_id = $2 and sender = $3, limit=1)
 update jobs
 set worker_id = $1, attempts = attempts + 1
 where id = any(array(select id from free))

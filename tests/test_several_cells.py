@@ -29,7 +29,7 @@ from tests.support.streams import watching
 from tests.support.waiting import reaches, until
 from tocsin import directory, jobs, moving
 from tocsin.api.cell_lookups import WATCH_INTERVAL
-from tocsin.api.cells import ReadinessOfCells
+from tocsin.api.cell_readiness import ReadinessOfCells
 from tocsin.api.drafts import draft_of
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.connections import connect

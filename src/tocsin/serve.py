@@ -13,7 +13,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from tocsin import archiving, jobs, registrations
-from tocsin.api.cells import ReadinessOfCells, Routing
+from tocsin.api.cell_readiness import ReadinessOfCells
+from tocsin.api.cells import Routing
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.one_cell import OneCell
 from tocsin.api.server import ByPort, Server

@@ -9,7 +9,8 @@ from asyncpg import DuplicateDatabaseError
 from starlette.types import ASGIApp
 
 from tocsin.api.app import service
-from tocsin.api.cells import ReadinessOfCells, Routing
+from tocsin.api.cell_readiness import ReadinessOfCells
+from tocsin.api.cells import Routing
 from tocsin.api.state import AppState
 from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue

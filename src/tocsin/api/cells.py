@@ -1,7 +1,7 @@
 """Several cells in one process: finds the cell of each request. Without a file of cells, none of this is there."""
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +25,7 @@ from tocsin.api.cell_lookups import (
     unavailable,
     watch,
 )
-from tocsin.api.state import APP_STATE, AppState, Watched, app_state_of
+from tocsin.api.state import APP_STATE, AppState, app_state_of
 from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
@@ -33,7 +33,6 @@ from tocsin.errors import Invalid, NotFound, Overrun, TooLate, Unavailable
 from tocsin.event_status import Viewer
 from tocsin.formats import DEFAULT_COMPANY
 from tocsin.ids import is_id, parsed_id, parsed_uuid
-from tocsin.readiness import Readiness
 from tocsin.shared_statements import SharedStatements
 from tocsin.validation import field_error
 from tocsin.whereabouts import whereabouts
@@ -350,57 +349,6 @@ class Routing(Places[AppState]):
         if name not in self.states:
             raise unavailable(f"The cell {name} is not available.")
         return self.states[name]
-
-
-class ReadinessOfCells(Readiness):
-    """Ready while one cell is: its users are served. What is wrong with the others is among the problems."""
-
-    def __init__(self, cells: Cells, states: Mapping[str, AppState | Watched]) -> None:
-        """Take the names of all cells, and what is known of those that are open, which changes."""
-        self._cells, self._states = cells, states
-
-    async def answer(self) -> dict[str, Any]:
-        """Return what waits in all cells that work, together, and the problems of all.
-
-        Raises `Unavailable` if none works.
-        """
-        found = await ask_all(self._states, lambda each: each.readiness.answer())
-        ready = {name: answer for name, answer in found.items() if isinstance(answer, dict)}
-        failed = [error for error in found.values() if isinstance(error, BaseException)]
-        for error in failed:
-            if not isinstance(error, Unavailable) or not ready:
-                raise error
-        if not ready:
-            raise unavailable("No cell is available.")
-        away = dict.fromkeys(self._cells.by_name.keys() - found.keys(), "it is not available") | {
-            name: str(error).partition(". ")[0].removesuffix(".")
-            for name, error in found.items()
-            if isinstance(error, BaseException)
-        }
-        problems = [*_problems({name: answer["problems"] for name, answer in ready.items()})]
-        answers = list(ready.values())
-        waiting = {
-            "queue": {name: _combined([each["queue"][name] for each in answers]) for name in answers[0]["queue"]},
-            "pushes": _combined([each["pushes"] for each in answers]),
-        }
-        problems += [f"cell {name}: {reason}" for name, reason in away.items()]
-        return answers[0] | waiting | {"problems": sorted(problems)}
-
-
-def _problems(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield the problems of cells with their names; one that several have, as those of the process, once."""
-    by_problem: dict[str, list[str]] = {}
-    for name, problems in found.items():
-        for problem in problems:
-            by_problem.setdefault(problem, []).append(name)
-    for problem, names in by_problem.items():
-        yield f"{'cells' if len(names) > 1 else 'cell'} {' and '.join(names)}: {problem}"
-
-
-def _combined(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what waits in several cells together."""
-    combine: Mapping[str, Callable[[Iterable[Any]], Any]] = {"due": sum, "oldest": max, "stalled": any}
-    return {name: combine[name](each[name] for each in found) for name in found[0]}
 
 
 async def _refuse_closed(app_state: AppState, keys: Sequence[Key], closed: Sequence[int]) -> None:

@@ -92,3 +92,8 @@ class Batches(Generic[T]):
                 began = clock()
                 await self._process(batch)
                 self._shared = (began, clock()) if len(batch) > 1 else None
+
+
+def pieces(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Return items in pieces of a size."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from tocsin import retention
+from tocsin.batches import pieces
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Database, fetch
 from tocsin.db.statements import queries
@@ -88,8 +89,8 @@ class Copy:
         count = 0
         async for ids in self._changed_users(store):
             count += len(ids)
-            for some in pieces(ids, USERS):
-                await self._bring(Section("users", some), source)
+            for users in pieces(ids, USERS):
+                await self._bring(Section("users", users), source)
         async for part in self._ranges("teams", TEAMS):
             await self._bring(part, source)
         events = await self._changed_events(store, self._waiting - waiting)
@@ -315,8 +316,3 @@ def _batches(rows: Iterable[str]) -> Iterator[list[str]]:
         size += len(row)
     if batch:
         yield batch
-
-
-def pieces(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """Return rows in pieces of a size."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from tocsin import audit, devices, inbox, jobs
 from tocsin.audit import Actor
+from tocsin.batches import pieces
 from tocsin.db.connections import STATEMENT_TIMEOUT, Connection, fetch_long
 from tocsin.db.pool import Database, fetch
 from tocsin.db.statements import queries
@@ -221,16 +222,16 @@ async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
     async with database.transaction() as connection:
         await jobs.finish(connection, worker, [job.id])
         for user_id, ids in await connection.fetch(_SQL["end_erasure"], job.id):
-            for start in range(0, len(ids), EVENTS_BATCH_SIZE):  # a job of an earlier release has all events
-                await connection.execute(_SQL["mask"], user_id, ids[start : start + EVENTS_BATCH_SIZE])
+            for some in pieces(ids, EVENTS_BATCH_SIZE):  # a job of an earlier release has all events
+                await connection.execute(_SQL["mask"], user_id, some)
 
 
 async def _put_team(connection: Connection, team: Team, company_id: int | None) -> bool:
     if await connection.fetchval(_SQL["put_team"], team.id, team.company_id, team.name, company_id) is None:
         return False
     members = sorted(team.users)  # users are locked in this order, and before members, as by those who change users
-    for start in range(0, len(members), MEMBERS_BATCH_SIZE):
-        await connection.execute(_SQL["enter"], team.id, members[start : start + MEMBERS_BATCH_SIZE])
+    for some in pieces(members, MEMBERS_BATCH_SIZE):
+        await connection.execute(_SQL["enter"], team.id, some)
     await connection.execute(_SQL["leave"], team.id, team.users)
     return True
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tocsin import registrations, retention
+from tocsin.batches import pieces
 from tocsin.copying import (
     EARLIEST,
     EVENTS,
@@ -31,7 +32,6 @@ from tocsin.copying import (
     as_json,
     by_table,
     is_taken,
-    pieces,
 )
 from tocsin.db.connections import Connection, limit_idleness, limit_locks
 from tocsin.db.pool import Database

@@ -13,7 +13,7 @@ from itertools import chain
 
 from tocsin import inbox
 from tocsin.backoff import Backoff
-from tocsin.batches import Batches
+from tocsin.batches import Batches, pieces
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
@@ -236,7 +236,7 @@ class Streams:
             for stream in list(chain.from_iterable(self._streams.values())):
                 if stream.id in over:
                     stream.close()
-        for some in _pieces(list(self._streams)):
+        for some in pieces(list(self._streams), BATCH_SIZE):
             heads = await inbox.heads(self._database, some)
             self.changed([id_ for id_ in some if not self._is_current(id_, heads.get(id_))])
 
@@ -245,7 +245,7 @@ class Streams:
 
     async def _look(self, user_ids: Sequence[int]) -> None:
         KIND.set("streams")
-        waiting = deque(_pieces(user_ids))
+        waiting = deque(pieces(user_ids, BATCH_SIZE))
         try:
             await do_in_parts(waiting, self._send_changes, self._skip, self._conflicts)
             self._sending.succeeded()
@@ -298,7 +298,3 @@ def _is_behind(stream: Stream, since: int) -> bool:
 
 def _is_ahead(stream: Stream, since: int) -> bool:
     return stream.position is not None and stream.position > since
-
-
-def _pieces(ids: Sequence[int]) -> list[Sequence[int]]:
-    return [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]

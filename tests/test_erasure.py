@@ -225,7 +225,7 @@ async def test_erasure_is_finished_in_parts_under_the_leases_of_their_jobs(
 
 async def test_erasure_has_more_time_than_other_statements(idle: Api, url: str, dba: Connection) -> None:
     await made(idle)
-    async with slow(dba, "delete", "inbox"), pool(url, 1, patience=1.0) as database:
+    async with slow(dba, "delete", "inbox"), pool(url, 1, patience=2.0) as database:
         await directory.erase(database, idle.app_state.pubsub, PERSON, Actor("test"))
     assert (await idle.as_service("GET", f"/directory/users/{PERSON}")).status_code == 404
 

@@ -250,7 +250,7 @@ async def test_many_are_marked_read_by_a_statement_that_may_take_longer(
     for users in ((1, 2), (1, 2), (2,)):
         await idle.as_service("POST", "/events", json=custom(*users))
     await work(idle)
-    async with slow(dba, "update", "inbox"), pool(url, 1, patience=1.0) as database:
+    async with slow(dba, "update", "inbox"), pool(url, 1, patience=2.0) as database:
         with pytest.raises((Overrun, Unavailable)):
             await marks.read_all(database, UserCaller(1, 0))
         await marks.read_all(database, UserCaller(2, 0))

@@ -241,7 +241,7 @@ async def test_large_resolution_is_accepted_in_parts_and_has_more_time(
 ) -> None:
     monkeypatch.setattr(resolutions, "EVENTS_PER_JOB", 10)
     await many_orders(idle, 25)
-    async with slow(dba, "insert", "resolutions"), pool(url, 1, patience=1.0) as database:
+    async with slow(dba, "insert", "resolutions"), pool(url, 1, patience=2.0) as database:
         await resolutions.resolve(
             database, idle.app_state.pubsub, Resolution("order:7", "gone", None, "crm", None), Actor("test")
         )

@@ -542,7 +542,7 @@ async def test_replay_of_an_event_has_more_time_than_other_statements(api: Api, 
     await api.app_state.database.value("update deliveries set state = 'dead'")
     async with (
         slow(dba, "update", "deliveries"),
-        pool(url, 1, patience=1.0) as database,
+        pool(url, 1, patience=2.0) as database,
         database.transaction() as connection,
     ):
         assert await deliveries.replay(connection, [UUID(id_)]) == 1

@@ -77,7 +77,7 @@ async def test_held_push_is_sent_when_pause_or_quiet_hours_end_early(
 
 async def test_release_of_held_pushes_has_more_time_than_other_statements(api: Api, url: str, dba: Connection) -> None:
     [id_] = await hold(api, **PAUSE)
-    async with slow(dba, "update", "deliveries"), pool(url, 1, patience=1.0) as database:
+    async with slow(dba, "update", "deliveries"), pool(url, 1, patience=2.0) as database:
         state = api.app_state
         await preferences.patch(database, state.pubsub, state.operator, 1, {"paused_until": None})
     await comes_to(api, id_, {"delivered": 1})

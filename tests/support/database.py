@@ -162,9 +162,9 @@ async def _despite_deadlocks(session: Connection, statement: str) -> None:
 
 @asynccontextmanager
 async def slow(dba: Connection, verb: str, table: str) -> AsyncIterator[None]:
-    """Let each statement that changes a table by `verb` take 1.2 seconds longer."""
+    """Let each statement that changes a table by `verb` take 2.2 seconds longer."""
     await dba.execute(
-        "create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(1.2); return null; end';"
+        "create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(2.2); return null; end';"
         f" create trigger slowly before {verb} on {table} for each statement execute function wait()"
     )
     try:

@@ -146,6 +146,8 @@ def test_invalid_arguments_are_rejected_before_starting_the_database(tmp_path: P
         (["replay", "--since", "noon"], "10:00"),
         (["replay", "--since", "999999d"], "'999999d' ago is before the year 1"),
         (["restore", ".", "--to-time", ""], "'' is not a time"),
+        (["restore", ""], "The folder is empty"),
+        (["backup", ""], "The folder is empty"),
         (["restore", ".", "--restore-command", ""], "`false` leaves the archive out"),
         (["relay", "--database", ""], "OUTBOX_DATABASE_URL"),
         (["cell", "add", "east", "--url", "postgresql:///x", "--company", "\u00b2"], "write the id of a company"),

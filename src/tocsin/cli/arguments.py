@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -21,6 +22,13 @@ _DURATION = re.compile(r"([1-9]\d{0,5})([smhd])")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_folder(text: str) -> Path:
+    """Read the path of a folder. An empty one, as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise Refusal("The folder is empty: name one; `.` is the current folder.")
+    return Path(text)
 
 
 def parse_duration(text: str) -> timedelta:

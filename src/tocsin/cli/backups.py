@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from tocsin.cli.arguments import Cell, parse_moment
+from tocsin.cli.arguments import Cell, parse_folder, parse_moment
 from tocsin.cli.running import load_cell, run_command
 from tocsin.errors import Refusal
 
 
 def backup(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="The folder of backups; each gets a folder in it.")
+        Path | None,
+        typer.Argument(metavar="DIR", parser=parse_folder, help="The folder of backups; each gets a folder in it."),
     ] = None,
     keep: Annotated[
         int | None,
@@ -33,7 +34,9 @@ def restore(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="DIR", help="A backup, or a folder of backups, of which the latest fitting one is used."
+            metavar="DIR",
+            parser=parse_folder,
+            help="A backup, or a folder of backups, of which the latest fitting one is used.",
         ),
     ] = None,
     to_time: Annotated[

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from tests.support.database import locked
+from tests.support.logs import own_logs
 from tocsin import rate_limits, retention
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Database
@@ -205,7 +205,7 @@ async def test_outage_is_reported_and_forgets_nothing(counting: Counted, dba: Co
 async def test_refusals_are_counted_by_limit_and_logged_once(counting: Counted) -> None:
     refused: list[str] = []
     limits = process(counting, refused=refused.append)
-    with capture_logs() as lines:
+    with own_logs() as lines:
         await taken([limits], exact(1))
         await limits.take(exact(1), "4")
     assert refused == ["exact", "exact"]

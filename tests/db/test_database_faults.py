@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from tests.support.database import drop_function, locked, make_database, waiting_at
 from tests.support.events import accepted
+from tests.support.logs import own_logs
 from tests.support.pushes import IPHONE, becomes
 from tests.support.service import Api, serving
 from tests.support.waiting import bounded, reaches, until
@@ -169,7 +170,7 @@ async def test_worker_ends_a_session_that_hangs_before_its_statement(
 async def test_outage_is_logged_once_with_its_reason_and_its_end(url: str) -> None:
     pool = Database(url, 2)
     await pool.open()
-    with capture_logs() as logged:
+    with own_logs() as logged:
         for _ in range(50):
             with pytest.raises(Unavailable):
                 await pool.rows("do $$ begin raise sqlstate '53100' using message = 'No space left on device'; end $$")

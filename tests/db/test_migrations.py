@@ -12,10 +12,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from structlog.testing import capture_logs
 
 from tests.support.database import url_for
 from tests.support.events import custom
+from tests.support.logs import own_logs
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import serving, settings_for
 from tests.support.waiting import until
@@ -138,7 +138,7 @@ async def test_migration_yields_to_readers_and_names_the_lock_holder(
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 1)
     dumping, reading = await connect(empty), await connect(empty)
     await dumping.execute("set application_name = 'pg_dump'; begin; lock table devices in access share mode")
-    with capture_logs() as told:
+    with own_logs() as told:
         migrating = asyncio.create_task(migrate.migrate(empty))
         for tries in (1, 2, 3):  # during the dump, readers never wait for its whole time
             await until(partial(lambda tries: len(told) >= tries, tries))
@@ -161,7 +161,7 @@ async def test_process_names_the_session_whose_migration_it_waits_for(
     migrating = await connect(empty)
     await migrating.execute("set application_name = 'elder'")
     await migrating.execute(f"select pg_advisory_lock({migrate.LOCK})")
-    with capture_logs() as told:
+    with own_logs() as told:
         waiting = asyncio.create_task(migrate.migrate(empty))
         await until(lambda: told)
         assert not waiting.done()
@@ -198,7 +198,7 @@ async def test_role_lock_timeout_does_not_end_waiting_migration(empty: str) -> N
     await connection.execute("alter database empty set lock_timeout = '10ms'")
     first = await connect(empty)
     await first.execute(f"select pg_advisory_lock({migrate.LOCK})")
-    with capture_logs() as told:
+    with own_logs() as told:
         waiting = asyncio.create_task(migrate.migrate(empty))
         await until(lambda: told)
         await first.close()
@@ -247,7 +247,7 @@ async def test_concurrent_index_is_built_once_although_an_older_transaction_last
     dumping, reading = await connect(empty), await connect(empty)
     await dumping.execute("set application_name = 'dump'")
     await dumping.execute("begin isolation level repeatable read; select 1")
-    with capture_logs() as told:
+    with own_logs() as told:
         migrating = asyncio.create_task(migrate.migrate(empty))
         waiting = "select count(*) from pg_locks where not granted and locktype = 'virtualxid'"
         await until(partial(_is_positive, reading, waiting))
@@ -266,7 +266,7 @@ async def test_concurrent_index_is_built_once_although_an_older_transaction_last
 
 
 async def test_log_of_a_migration_names_nothing_that_it_does_not_wait_for(empty: str) -> None:
-    with capture_logs() as told:
+    with own_logs() as told:
         assert await migrate.migrate(empty)
     assert told == []
 
@@ -408,7 +408,7 @@ async def test_role_connection_limit_is_reported_with_remedy(own: OwnServer, mon
 async def test_database_that_is_away_at_the_start_is_logged_rarely(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     monkeypatch.setattr(store, "RETRY_INTERVAL", 0.1)
     monkeypatch.setattr(store, "START_TIMEOUT", 3.5)
-    with capture_logs() as lines, pytest.raises(Refusal, match="Connect call failed"):
+    with own_logs() as lines, pytest.raises(Refusal, match="Connect call failed"):
         await store.patiently(lambda: asyncpg.connect(f"postgresql://app@127.0.0.1:{port}/app"))
     told = [line["since"] for line in lines if line["event"].startswith("database cannot be reached")]
     assert 2 <= len(told) <= 3, "after 0, 1 and 3 s"
@@ -426,7 +426,7 @@ async def test_new_reason_why_the_database_is_away_is_logged_at_once(monkeypatch
             raise error
         return "connected"
 
-    with capture_logs() as lines:
+    with own_logs() as lines:
         assert await store.patiently(attempt) == "connected"
     reasons = [line["reason"] for line in lines]
     assert (len(reasons), reasons[0] == reasons[2] != reasons[1]) == (3, True), reasons

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.support.database import blocked, wipe
+from tests.support.logs import own_logs
 from tests.support.places import remove_abandoned, short_path
 from tests.support.programs import run
 from tests.support.sources import parsed
@@ -92,3 +94,23 @@ async def test_database_is_emptied_beside_a_request_that_was_given_up(url: str, 
     await emptying
     await request.close()
     assert await dba.fetchval("select count(*) from users") == 0
+
+
+async def test_own_logs_of_a_test_are_not_those_of_a_service_that_tests_share() -> None:
+    log, begun, ended = structlog.get_logger(), asyncio.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        await begun.wait()
+        log.info("of the service")
+        ended.set()
+
+    async def help_the_test() -> None:
+        log.info("of a task of the test")
+
+    serving = asyncio.create_task(serve())
+    with own_logs() as lines:
+        begun.set()
+        await ended.wait()
+        await asyncio.create_task(help_the_test())
+    await serving
+    assert [line["event"] for line in lines] == ["of a task of the test"]

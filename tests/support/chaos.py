@@ -137,7 +137,9 @@ class ChaosRun:
                     await self.load.more(60)
                     yield
                     await self.load.more(30)
-                    while not self.ledger.cancelled:  # which chance decides
+                    for _ in range(20):  # chance decides when one is cancelled
+                        if self.ledger.cancelled:
+                            break
                         await self.load.more(20)
                 finally:
                     await _end(using)

@@ -1,13 +1,16 @@
 """Commands that run at the same time, without a service."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import TOCSIN
+from tests.support.commands import TOCSIN, run
 from tests.support.database import value
-from tests.support.waiting import bounded
+from tests.support.processes import postgres_of
+from tests.support.waiting import bounded, until
 from tocsin.postgres.supervisor import is_served, url_of
 
 pytestmark = pytest.mark.processes
@@ -43,3 +46,20 @@ async def test_server_of_a_command_runs_until_other_commands_have_ended(place: P
         assert second.returncode == 0, said
         assert await first.wait() == 0
     assert not is_served(data)
+
+
+@pytest.mark.parametrize("command", [("export", "lines"), ("backup", "--stdout")], ids=" ".join)
+async def test_signal_ends_a_command_whose_output_is_not_read(place: Path, command: tuple[str, ...]) -> None:
+    os.mkfifo(place / "lines")
+    environment = {"TOCSIN_DATA_DIR": str(place / "data")}
+    assert run("migrate", cwd=place, **environment).returncode == 0
+    pipe = {"stdout": asyncio.subprocess.PIPE, "limit": 1}
+    process = await asyncio.create_subprocess_exec(TOCSIN, *command, env=environment, cwd=place, **pipe)  # type: ignore[arg-type]
+    await asyncio.sleep(5)
+    assert process.returncode is None
+    process.send_signal(signal.SIGTERM)
+    async with bounded():
+        while process.returncode is None:
+            await asyncio.sleep(0.05)
+    assert process.returncode in {-signal.SIGTERM, -signal.SIGALRM}
+    await until(lambda: postgres_of(place / "data") == [])

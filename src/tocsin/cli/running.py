@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """The signals of `docker stop`, of systemd, and of a terminal that is closed."""
 
+_BLOCKED_TIMEOUT = 5.0
+"""Seconds after which a signal ends a command that waits for a reader of its output."""
+
 
 def read_settings() -> "Settings":
     """Return the settings; root becomes the owner of the data folder. Raises `Refusal`."""
@@ -87,11 +90,9 @@ def run_command(coroutine: Coroutine[Any, Any, None], *, handles_signals: bool =
             running = _refusing(coroutine)
             runner.run(running if handles_signals else _until_signal(running, ended_by))
         except asyncio.CancelledError:
-            if not ended_by:
-                raise
-        else:
-            return  # although a signal came
-    os.kill(os.getpid(), ended_by[0])
+            if ended_by:  # here, since the end of the runner waits for threads, which may write to a full pipe
+                os.kill(os.getpid(), ended_by[0])
+            raise
 
 
 async def _refusing(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -110,10 +111,15 @@ async def _until_signal(coroutine: Coroutine[Any, Any, None], ended_by: list[int
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task  # noqa: S101 - a coroutine runs in one
 
+    def end() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        task.cancel()
+
     def cancel(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         ended_by.append(number)
-        loop.call_soon_threadsafe(task.cancel)
+        signal.setitimer(signal.ITIMER_REAL, _BLOCKED_TIMEOUT)  # its signal ends a process that is blocked
+        loop.call_soon_threadsafe(end)
 
     handled = [number for number in _END_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]  # not below nohup
     for number in handled:

@@ -170,16 +170,27 @@ async def test_two_backups_into_one_folder_do_not_meet(served: Archiving) -> Non
     assert len(backups_in(served.place / "both")) == 1
 
 
+async def end_while_it_copies(served: Archiving, target: Path, number: signal.Signals, *program: str) -> None:
+    """Begin a backup, and send it a signal while it copies the database. One that was faster is repeated."""
+    status = 0
+    while status == 0:
+        shutil.rmtree(target, ignore_errors=True)
+        command = await asyncio.create_subprocess_exec(
+            *(*program, TOCSIN, "backup", target),
+            env={"TOCSIN_DATA_DIR": str(served.place / "data")},
+            cwd=served.place,
+        )
+        await until(lambda: command.returncode is not None or any(target.glob(".draft-*/database")))  # noqa: B023 - awaited in this round
+        with suppress(ProcessLookupError):
+            command.send_signal(number)
+        status = await command.wait()
+    assert status == -number
+
+
 async def test_backup_that_is_killed_is_none(served: Archiving) -> None:
     target = served.place / "killed"
-    command = await asyncio.create_subprocess_exec(
-        *("sh", "-c", 'trap "" INT; exec "$@"', "sh", TOCSIN, "backup", target),  # as in the background of a shell
-        env={"TOCSIN_DATA_DIR": str(served.place / "data")},
-        cwd=served.place,
-    )
-    await until(lambda: target.exists() and any((draft / "database").exists() for draft in target.glob(".draft-*")))
-    command.send_signal(signal.SIGKILL)
-    await command.wait()
+    as_in_background = "sh", "-c", 'trap "" INT; exec "$@"', "sh"
+    await end_while_it_copies(served, target, signal.SIGKILL, *as_in_background)
     assert backups_in(target) == []
     made = await served.back_up("killed")
     assert backups_in(target) == [made]
@@ -187,18 +198,8 @@ async def test_backup_that_is_killed_is_none(served: Archiving) -> None:
 
 
 async def test_backup_that_is_stopped_leaves_nothing(served: Archiving) -> None:
-    target, status = served.place / "stopped", 0
-    while status == 0:  # a backup can end before the signal comes
-        shutil.rmtree(target, ignore_errors=True)
-        command = await asyncio.create_subprocess_exec(
-            TOCSIN, "backup", target, env={"TOCSIN_DATA_DIR": str(served.place / "data")}, cwd=served.place
-        )
-        while command.returncode is None and not any(target.glob(".draft-*/database")):
-            await asyncio.sleep(0.01)
-        with suppress(ProcessLookupError):
-            command.send_signal(signal.SIGTERM)
-        status = await command.wait()
-    assert status == -signal.SIGTERM
+    target = served.place / "stopped"
+    await end_while_it_copies(served, target, signal.SIGTERM)
     assert [path.name for path in target.iterdir()] == [".lock"]
 
 

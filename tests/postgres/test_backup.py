@@ -176,7 +176,7 @@ async def end_while_it_copies(served: Archiving, target: Path, number: signal.Si
     while status == 0:
         shutil.rmtree(target, ignore_errors=True)
         command = await asyncio.create_subprocess_exec(
-            *(*program, TOCSIN, "backup", target),
+            *(*program, str(TOCSIN), "backup", str(target)),
             env={"TOCSIN_DATA_DIR": str(served.place / "data")},
             cwd=served.place,
         )

@@ -253,7 +253,7 @@ def doctor(
         if sys.stderr.isatty():
             say(f"checking {what}", err=True)
 
-    with contextlib.suppress(Refusal):  # it is a finding, too
+    with contextlib.suppress(Refusal):  # as the owner of the data folder, too; a refusal is among the findings
         read_settings()
     found = asyncio.run(examine(deep=deep, repair=repair, progress=progress, cell=cell))
     for finding in found:

@@ -205,9 +205,10 @@ class Embedded:
         try:
             await launched.answers(self._while_starting)
         except Refusal as refusal:
+            if not DAMAGED.search(str(refusal)):
+                raise
             database = self._folder / "postgres"
-            remedy = f" Move {database} away, and restore a backup by `tocsin restore`."
-            raise Refusal(f"{refusal}{remedy if DAMAGED.search(str(refusal)) else ''}") from None
+            raise Refusal(f"{refusal} Move {database} away, and restore a backup by `tocsin restore`.") from None
 
     async def _supervise(self) -> None:
         """Restart the server until `stop`, after any error."""

@@ -239,8 +239,7 @@ async def test_user_who_is_erased_after_the_copy_leaves_nothing_in_the_new_cell(
     ):
         assert [await each.value(statement) for each in pools] == [0, 0], statement
     assert await pools[1].value("select count(*) from events where id = $1", alone) == 1
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 @in_schemas

@@ -59,8 +59,7 @@ async def test_all_of_a_company_moves_and_nothing_of_another(
     assert waiting == [{held.json()["id"]}, {held.json()["id"], own.json()["id"]}]
     users = [await each.value("select users from events where id = $1", held.json()["id"]) for each in pools]
     assert users == [[3, 101], [3]]
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 async def test_moved_company_goes_on_in_its_cell(
@@ -79,8 +78,7 @@ async def test_moved_company_goes_on_in_its_cell(
     assert await cells[0].ids(3) == [new, *inbox]
     said = [await whereabouts(each) for each in pools]
     assert cell_of(COMPANY, said) == "a"
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 @in_schemas
@@ -111,8 +109,7 @@ async def test_company_moves_through_three_cells_in_any_order(
             for other in databases.keys() - {destination}:
                 assert origin_of(COMPANY, other, said, "a") == destination
         assert await of_company(databases["a"], COMPANY) == before
-    for url in (*urls, third):
-        await assert_sound(url)
+    await assert_sound(*urls, third)
 
 
 @in_schemas
@@ -135,8 +132,7 @@ async def test_company_comes_back_only_after_all_of_it_has_left(
         await moving.move(*pools, COMPANY, "a", "b")
         await moving.move(pools[1], pools[0], COMPANY, "b", "a")
         assert await of_company(pools[0], COMPANY) == before
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 @in_schemas
@@ -156,8 +152,7 @@ async def test_user_who_changed_the_company_keeps_earlier_notifications(
     assert await pools[0].value("select count(*) from events") == 0
     await moving.move(pools[1], pools[0], COMPANY, "b", "a")
     assert await cells[1].inbox(12) == before
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 async def test_company_whose_ids_are_taken_stays_in_its_cell(
@@ -337,8 +332,7 @@ async def test_copy_of_a_move_that_is_given_up_is_deleted(
     said = {name: await whereabouts(each) for name, each in zip("ab", pools, strict=True)}
     with pytest.raises(Refusal, match="is in cell a already"):
         origin_of(COMPANY, "a", said, "a")
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
     await moving.move(*pools, COMPANY, "a", "b")
     assert await of_company(pools[1], COMPANY) == before
     with pytest.raises(Refusal, match="is in cell b"):

@@ -85,8 +85,7 @@ async def test_move_that_is_killed_anywhere_continues_with_nothing_lost_or_doubl
         assert await of_company(pools[0], OTHER) == others, point
         await nothing_of(by_name[origin], COMPANY)
         assert await by_name[destination].value(work) == 1, point
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 class Clients:
@@ -167,8 +166,7 @@ async def test_company_moves_under_load_with_nothing_lost_or_doubled(
     await clients.compare(pools[1], USERS)
     await clients.compare(pools[0], OTHERS)
     await nothing_of(pools[0], COMPANY)
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 class Company:
@@ -342,5 +340,4 @@ async def test_nothing_differs_when_a_company_in_use_leaves(
     assert {part.of for part in compared} >= {"users", "teams"}
     assert len(company.done) == 10, company.done
     await nothing_of(pools[0], COMPANY)
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)

@@ -43,8 +43,7 @@ async def test_companies_that_share_an_event_can_move_one_after_the_other(
     assert [await of_company(pools[1], each) for each in (COMPANY, OTHER)] == before
     assert sorted(await pools[1].value("select users from events where id = $1", id_)) == [3, 101]
     assert await pools[1].value("select count(*) from jobs") == 1
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 @in_schemas
@@ -68,8 +67,7 @@ async def assert_together_after_return(
     await moving.move(pools[1], pools[0], COMPANY, "b", "a")
     for user in (3, 101):
         assert (await cells[0].ids(user))[0] == id_
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 @in_schemas
@@ -91,8 +89,7 @@ async def test_parts_of_a_shared_event_come_together_when_delivered(
     await moving.move(*pools, OTHER, "a", "b")
     for user in (3, 101):
         assert (await cells[1].ids(user))[0] == id_
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 @in_schemas
@@ -151,8 +148,7 @@ async def test_dead_letters_move_and_replayed_ones_are_delivered(
     await pools[1].rows("update jobs set due_at = now()")
     for id_ in ids[:2]:
         await reaches(partial(state_of, cells[1], id_), "delivered")
-    for url in urls:
-        await assert_sound(url)
+    await assert_sound(*urls)
 
 
 @in_schemas

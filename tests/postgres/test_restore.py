@@ -246,17 +246,22 @@ async def test_error_after_the_recovery_leaves_the_folder_as_it_was(history: His
     assert untouched(place / "data")
 
 
-async def test_restore_that_is_killed_never_starts_and_can_be_repeated(history: History, place: Path) -> None:
-    (place / "waits").mkdir()
+async def end_while_it_fetches(history: History, place: Path, number: signal.Signals) -> None:
+    """Begin a restore whose command to fetch takes long, and send it a signal."""
+    (waits := place / "waits").mkdir()
     command = await asyncio.create_subprocess_exec(
-        *(TOCSIN, "restore", history.first.folder, "--restore-command", f"touch {place}/waits/%f; sleep 60"),
+        *(TOCSIN, "restore", history.first.folder, "--restore-command", f"touch {waits}/%f; sleep 60"),
         env={"TOCSIN_DATA_DIR": str(place / "data")},
         cwd=place,
     )
-    (place / "waits").chmod(0o777)
-    await until(lambda: list((place / "waits").iterdir()))
-    command.send_signal(signal.SIGKILL)
-    await command.wait()
+    waits.chmod(0o777)
+    await until(lambda: list(waits.iterdir()))
+    command.send_signal(number)
+    assert await command.wait() == -number
+
+
+async def test_restore_that_is_killed_never_starts_and_can_be_repeated(history: History, place: Path) -> None:
+    await end_while_it_fetches(history, place, signal.SIGKILL)
     assert list((place / "data").glob("postgres.new-*"))
     with pytest.raises(Refusal, match=r"A restore into \S+ did not end"):
         await Embedded(place / "data").start()
@@ -268,16 +273,7 @@ async def test_restore_that_is_killed_never_starts_and_can_be_repeated(history: 
 async def test_restore_that_is_stopped_leaves_the_folder_as_it_was(
     history: History, place: Path, number: signal.Signals
 ) -> None:
-    (place / "waits").mkdir()
-    command = await asyncio.create_subprocess_exec(
-        *(TOCSIN, "restore", history.first.folder, "--restore-command", f"touch {place}/waits/%f; sleep 60"),
-        env={"TOCSIN_DATA_DIR": str(place / "data")},
-        cwd=place,
-    )
-    (place / "waits").chmod(0o777)
-    await until(lambda: list((place / "waits").iterdir()))
-    command.send_signal(number)
-    assert await command.wait() == -number
+    await end_while_it_fetches(history, place, number)
     assert untouched(place / "data")
 
 

@@ -111,12 +111,13 @@ async def nothing_of(database: Database, company_id: int) -> None:
     assert await database.value("select count(*) from recipients where user_ids && $1::int[]", ids) == 0
 
 
-async def assert_sound(url: str) -> None:
-    connection = await connect(url)
-    try:
-        assert [str(found) async for found in invariants.check_rows(connection) if found] == []
-    finally:
-        await connection.close()
+async def assert_sound(*urls: str) -> None:
+    for url in urls:
+        connection = await connect(url)
+        try:
+            assert [str(found) async for found in invariants.check_rows(connection) if found] == []
+        finally:
+            await connection.close()
 
 
 async def interrupt(pools: Sequence[Database], names: str, monkeypatch: pytest.MonkeyPatch, step: str) -> None:

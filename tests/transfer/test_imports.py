@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -603,6 +604,25 @@ async def test_long_lines_do_not_gather_in_memory(
     await until(lambda: database.value("select count(*) = 9 from import_lines"))
     await incoming.discard()
     assert await database.value("select count(*) from import_lines") == 0
+
+
+async def test_other_work_gets_its_turns_while_lines_are_parsed(api: Api, catalogue: Catalogue) -> None:
+    incoming = imports.Import(api.app_state.database, api.app_state.pubsub, catalogue, Actor("test"))
+    await incoming.open()
+    lines = text_of([user(id_) for id_ in range(1, 1_001)])
+    seen = list[int]()
+
+    async def look() -> None:
+        while True:
+            seen.append(incoming.lines)
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    await incoming.feed(lines)
+    looking.cancel()
+    await incoming.discard()
+    shortest = min(map(len, lines.splitlines()))
+    assert 0 < max(after - before for before, after in pairwise(seen)) <= imports.BYTES_PER_TURN // shortest + 1
 
 
 async def test_company_bound_service_imports_into_its_company_only(api: Api) -> None:

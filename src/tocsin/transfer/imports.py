@@ -32,6 +32,9 @@ MAX_LINE_BYTES = 12 * 2**20
 MAX_INLINE_LINE_BYTES = 2**20
 """Maximum bytes of a line that is parsed in the event loop; longer ones would delay other work."""
 
+BYTES_PER_TURN = 2**14
+"""Bytes of lines that are parsed per turn of the event loop, which also stores lines and serves other requests."""
+
 MAX_FIELD_ERRORS = 100
 """Maximum errors that an import reports; further ones are counted."""
 
@@ -93,7 +96,12 @@ class Import:
         """Check and stage the lines in the next bytes."""
         *whole, rest = (self._rest + data).split(b"\n")
         self._rest = bytearray(rest)
+        parsed = 0
         for text in whole:
+            if parsed >= BYTES_PER_TURN:
+                parsed = 0
+                await asyncio.sleep(0)
+            parsed += len(text)
             if len(text) > MAX_INLINE_LINE_BYTES:
                 await asyncio.to_thread(self._read, text)
             else:

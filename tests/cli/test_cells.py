@@ -45,9 +45,11 @@ def test_cell_is_added_listed_filled_and_read_alone(cells: dict[str, str], tmp_p
     assert f"There is no user 1. {HINT}" in refusal("explain", "--user", "1", cwd=tmp_path, **cells)
     unknown = "65e48afe-7307-4ad3-9fc1-9ec7e6dc0a88"
     assert f"There is no event {unknown}. {HINT}" in refusal("cancel", unknown, cwd=tmp_path, **cells)
+    without = f"tocsin: There is no dead letter of event {unknown}."
+    assert refusal("replay", unknown, cwd=tmp_path, **cells) == f"{without} {HINT}"
+    assert refusal("replay", unknown, "--cell", "main", cwd=tmp_path, **cells) == without
     requeued = "Requeued 0 events and 0 pushes."
-    assert run("replay", unknown, cwd=tmp_path, **cells).stdout == f"{requeued} {HINT}\n"
-    assert run("replay", unknown, "--cell", "main", cwd=tmp_path, **cells).stdout == f"{requeued}\n"
+    assert run("replay", cwd=tmp_path, **cells).stdout == f"{requeued} {HINT}\n"
     assert "user 1, A B" in run("explain", "--user", "1", "--cell", "north", cwd=tmp_path, **cells).stdout
     main, north, away = run("cell", "list", cwd=tmp_path, **cells).stdout.splitlines()
     assert main == "main: ready, 0 companies, 0 users, 0 workers; for all other companies"

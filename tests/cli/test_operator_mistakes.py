@@ -413,6 +413,27 @@ def test_export_to_full_disk_is_reported_in_one_sentence(url: str) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("peopled")
+def test_failed_export_leaves_the_last_one_as_it_was(url: str, tmp_path: Path) -> None:
+    (last := tmp_path / "lines").write_text("last")
+    limited = ["sh", "-c", f"ulimit -f 0; exec {TOCSIN} export {last}"]
+    done = subprocess.run(limited, env=os.environ | {"TOCSIN_DATABASE_URL": url}, capture_output=True, check=False)
+    assert f"The file {last} cannot be written: File too large" in one_sentence(done)
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["last"]
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("peopled")
+def test_export_replaces_what_a_link_names_by_a_private_file(url: str, tmp_path: Path) -> None:
+    (last := tmp_path / "last").write_text("last")
+    (link := tmp_path / "link").symlink_to("last")
+    assert run("export", str(link), environment={"TOCSIN_DATABASE_URL": url}).returncode == 0
+    assert (link.is_symlink(), last.stat().st_mode & 0o777) == (True, 0o600)
+    assert "user" in json.loads(last.read_text().splitlines()[0])
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["last", "link"]
+
+
+@pytest.mark.processes
 def test_refused_import_names_its_file_or_standard_input(url: str, tmp_path: Path) -> None:
     (path := tmp_path / "users").write_text('{"user": {"id": 1, "first_name": "A"}}\n')
     for name, due in ((str(path), str(path)), ("-", "standard input")):

@@ -105,6 +105,9 @@ def replay(
         if lane is not None and not done.pushes and lane not in lanes:
             raise Refusal(f"Unknown lane {lane!r}: use {', '.join(lanes) or 'none, because no keys are set'}.")
         hint = "" if done.jobs or done.pushes else cell_hint(cell)
+        if ids and not done.jobs and not done.pushes:
+            what = f"event {ids[0]}" if len(ids) == 1 else "these events"
+            raise Refusal(f"There is no dead letter of {what}.{hint}")
         say(f"Requeued {done.jobs} events and {done.pushes} pushes.{hint}")
 
     run_command(run())
@@ -123,13 +126,13 @@ def sign_out(
     from tocsin import console_sessions
     from tocsin.audit import actor_of_command
 
-    if (subject is None) != everyone:
+    if bool(subject) == everyone:
         raise Refusal("Name the person whose sessions are to end, or use --all.")
     settings = load_cell(cell)
 
     async def run() -> None:
         async with open_database(settings) as (database, _):
-            ended = await console_sessions.finish_all(database, subject, actor_of_command("tocsin sign-out"))
+            ended = await console_sessions.finish_all(database, subject or None, actor_of_command("tocsin sign-out"))
         say(f"Ended {ended} session{'' if ended == 1 else 's'}.")
 
     run_command(run())

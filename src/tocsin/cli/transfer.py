@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import secrets
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from tocsin.audit import actor_of_command
@@ -37,7 +39,7 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
 
     Raises `Refusal` with all errors, by line number.
     """
-    with _opened(file, "rb") as source:
+    with _opened(file) as source:
         async with (
             store(settings, alone=False, briefly=True, quiet=True) as url,
             pool(url, WORKER_CONNECTIONS) as database,
@@ -63,19 +65,17 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
 async def export_file(settings: Settings, file: str, company_id: int | None, hint: str = "") -> int:
     """Export to a file that only this user can read (`-`: stdout), and return the number of lines.
 
-    Raises `Refusal`, with a hint, for a company that has no users and no teams.
+    An existing file is replaced when all lines are written, so that a failed export leaves it as it was. Raises
+    `Refusal`, with a hint, for a company that has no users and no teams.
     """
     lines = 0
     async with existing_store(settings) as url, pool(url, 1) as database:
         if company_id is not None and not await has_company(database, company_id):
             raise Refusal(f"Company {company_id} has no users and no teams.{hint}")
-        with writing(f"The file {file}" if file != "-" else "Standard output"), _opened(file, "wb") as target:
+        with writing(f"The file {file}" if file != "-" else "Standard output"), _replaced(file) as target:
             async for line in export(database, actor_of_command("tocsin export", company_id)):
                 target.write(line.encode() + b"\n")
                 lines += 1
-            target.flush()
-            if stat.S_ISREG(os.fstat(target.fileno()).st_mode):
-                os.fsync(target.fileno())
     return lines
 
 
@@ -149,12 +149,43 @@ async def _working(worker: Worker) -> AsyncIterator[None]:
         await working
 
 
-def _opened(file: str, mode: str) -> BinaryIO:
+def _opened(file: str) -> BinaryIO:
+    """Open a file to read. Of a pipe that has no writer yet, it returns at once."""
     if file == "-":
-        return os.fdopen(os.dup((sys.stdin if mode == "rb" else sys.stdout).fileno()), mode)  # type: ignore[return-value]
+        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    return os.fdopen(_descriptor(file, file, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
+
+
+@contextmanager
+def _replaced(file: str) -> Iterator[BinaryIO]:
+    """Open a draft that replaces the file when the block ends; a pipe or a device is opened itself."""
+    if file == "-" or _is_special(file):
+        descriptor = os.dup(sys.stdout.fileno()) if file == "-" else _descriptor(file, file, os.O_WRONLY)
+        with os.fdopen(descriptor, "wb") as target:
+            yield target
+        return
+    path = Path(os.path.realpath(file))
+    draft = path.with_name(f".tocsin-export-{secrets.token_hex(4)}")
+    descriptor = _descriptor(str(draft), file, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        if mode == "rb":  # of a pipe that has no writer yet, it returns at once
-            return os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
-        return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+        with os.fdopen(descriptor, "wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _is_special(file: str) -> bool:
+    with suppress(OSError):
+        return not stat.S_ISREG(Path(file).stat().st_mode)
+    return False
+
+
+def _descriptor(path: str, file: str, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o600)
     except OSError as error:
-        raise Refusal(f"The file {file} cannot be opened: {error.strerror}.") from None
+        done = "created" if flags & os.O_CREAT else "opened"
+        raise Refusal(f"The file {file} cannot be {done}: {error.strerror}.") from None

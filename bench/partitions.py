@@ -11,6 +11,7 @@ from bench import fill
 from bench.measure import Claim, medians, options, show
 from bench.service import folder
 from tocsin import inbox, pages
+from tocsin.acceptance import Draft
 from tocsin.at_once import AtOnce
 from tocsin.auth.claims import UserCaller
 from tocsin.catalogue import Catalogue
@@ -18,7 +19,7 @@ from tocsin.db import migrate
 from tocsin.db.connections import connect
 from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
-from tocsin.events import Draft, Intake
+from tocsin.events import Intake
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
 from tocsin.store import pool

@@ -18,13 +18,14 @@ from tests.support.service import Api, at_rest, serving
 from tests.support.waiting import bounded, reaches, until
 from tests.support.workers import work
 from tocsin import event_status, fanout, jobs
+from tocsin.acceptance import Draft
 from tocsin.background import in_background
 from tocsin.catalogue import Catalogue
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Borrowed
 from tocsin.db.statements import queries
 from tocsin.event_status import Viewer
-from tocsin.events import MAX_GATHERING, Draft, Intake, gathering_time
+from tocsin.events import MAX_GATHERING, Intake, gathering_time
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from tocsin import jobs
+from tocsin.acceptance import Accepted, Draft, Outcome
 from tocsin.db.connections import Connection, Record
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
 from tocsin.errors import IdReused, Invalid, Malformed, Problem
-from tocsin.events import Accepted, Draft, Intake, Outcome
+from tocsin.events import Intake
 from tocsin.jobs import Job, Lost
 
 MAX_WAITING = 1_000_000

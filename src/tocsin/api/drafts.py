@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tocsin.acceptance import Draft
 from tocsin.api.requests import NewEvent, named_in
 from tocsin.auth.claims import ServiceCaller
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import FieldError, Invalid
-from tocsin.events import Draft
 from tocsin.strict_json import parse_object
 from tocsin.validation import field_error, under
 

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 
 from tocsin import cancellation, event_status
+from tocsin.acceptance import Accepted, Draft
 from tocsin.api.answers import EventStatus, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
 from tocsin.api.auth import (
     DIRECTORY_WRITER,
@@ -34,7 +35,6 @@ from tocsin.auth.claims import ServiceCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, IdReused, Invalid, NotFound, TooLate
 from tocsin.event_status import Viewer
-from tocsin.events import Accepted, Draft
 from tocsin.resolutions import Resolution, resolve
 from tocsin.validation import Between, field_error, reported_count, up_to_limit
 

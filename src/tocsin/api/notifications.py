@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import __version__, inbox, marks, pages
+from tocsin.acceptance import Draft
 from tocsin.api.answers import ChangesAnswer, Links, Notification, PageAnswer, Queued
 from tocsin.api.auth import Acting, AnyUser, Sender, User
 from tocsin.api.documented import declared, headers, links, problems
@@ -26,7 +27,7 @@ from tocsin.api.urls import base_url_of
 from tocsin.auth.claims import UserCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid, Missing, NotFound
-from tocsin.events import MAX_COUNTED_MEMBERS, Draft, count_of_recipients
+from tocsin.events import MAX_COUNTED_MEMBERS, count_of_recipients
 from tocsin.notifications import to_json
 from tocsin.validation import Between, field_error
 

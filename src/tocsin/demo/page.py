@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from tocsin.acceptance import Draft
 from tocsin.api import assets
 from tocsin.api.body import body_of
 from tocsin.api.parameters import NewId
@@ -22,7 +23,6 @@ from tocsin.catalogue import ENGLISH
 from tocsin.demo.events import event_of
 from tocsin.directory import Team
 from tocsin.errors import FieldError, Invalid, NotFound, Unauthorized
-from tocsin.events import Draft
 from tocsin.formats import Ids, User
 from tocsin.notifications import to_json
 from tocsin.validation import RequestModel, field_error

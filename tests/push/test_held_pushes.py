@@ -147,6 +147,21 @@ async def test_released_pushes_are_sent_in_inbox_order(api: Api, phones: Phones,
     assert bodies(phones) == ["Number 0", "Number 1", "Number 2"]
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "Number 0"), (5, "5 new notifications")])
+async def test_push_that_was_held_for_days_is_sent_when_the_hold_ends(
+    api: Api, phones: Phones, count: int, said: str
+) -> None:
+    ids = await hold(api, count, **PAUSE)
+    await api.app_state.database.value("update deliveries set made_at = made_at - interval '3 days'")
+    await prefer(api, paused_until=None)
+    for id_ in ids:
+        await comes_to(api, id_, {"delivered": 1})
+    [push] = shown(phones, IPHONE)
+    assert said in push["payload"]["aps"]["alert"].values()
+    left = int(push["headers"]["apns-expiration"]) - datetime.now(UTC).timestamp()
+    assert timedelta(hours=23) < timedelta(seconds=left) < timedelta(hours=25)
+
+
 async def test_held_pushes_of_other_users_stay_held(api: Api) -> None:
     await register(api, 2, "cc" * 32)
     assert (await api.as_user(2, "PATCH", "/notifications/preferences", json=PAUSE)).status_code == 200

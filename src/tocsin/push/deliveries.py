@@ -29,7 +29,7 @@ JITTER = 0.1
 """Maximum fraction by which a delay is increased at random."""
 
 LIFETIME = timedelta(hours=24)
-"""How long after its creation a delivery is sent."""
+"""How long after its creation, or after the end of its hold, a delivery is sent."""
 
 MAX_BUNDLED = 1_000
 """Maximum held deliveries of a device that are claimed together; more follow in further bundles."""
@@ -73,8 +73,8 @@ class Delivery:
     """A leased delivery, with the current state of its notification, user and device.
 
     `address` is None if the device was removed or belongs to another user. `body` are the first five keys of the
-    notification's JSON. `place` is the position of the notification, `position` that of the inbox. `looked_at` is when
-    this state was read, by the clock of the database, which is that of all due times.
+    notification's JSON. `place` is the position of the notification, `position` that of the inbox. `made_at` is when it
+    was created or replayed, or when its hold ended. `looked_at` is when this state was read, by the clock of the database, which is that of all due times.
     """
 
     key: DeliveryKey

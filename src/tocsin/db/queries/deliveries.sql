@@ -19,7 +19,9 @@ one as (
     select distinct on (device_id) event_id, device_id from due order by device_id, due_at, event_id
 )
 update deliveries d
-set worker_id = $1, attempts = d.attempts + 1
+set worker_id = $1, attempts = d.attempts + 1,
+    -- the life of a push that was held begins when it is released
+    made_at = case when d.state = 'held' then greatest(d.made_at, d.due_at) else d.made_at end
 from one
 where d.event_id = one.event_id and d.device_id = one.device_id
 returning d.event_id, d.device_id, d.state, d.attempts
@@ -28,7 +30,7 @@ returning d.event_id, d.device_id, d.state, d.attempts
 -- The other held deliveries of these devices in this lane that are due, up to $4 of each: they are bundled. Locked ones are
 -- skipped, as by `claim`: who releases held deliveries locks them in another order.
 update deliveries d
-set worker_id = $1, attempts = d.attempts + 1
+set worker_id = $1, attempts = d.attempts + 1, made_at = greatest(d.made_at, d.due_at)
 where (d.event_id, d.device_id) in (
     select held.event_id, held.device_id
     from (select unnest($2::uuid[]) as id limit cardinality($2::uuid[])) asked

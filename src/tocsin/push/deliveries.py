@@ -74,7 +74,8 @@ class Delivery:
 
     `address` is None if the device was removed or belongs to another user. `body` are the first five keys of the
     notification's JSON. `place` is the position of the notification, `position` that of the inbox. `made_at` is when it
-    was created or replayed, or when its hold ended. `looked_at` is when this state was read, by the clock of the database, which is that of all due times.
+    was created or replayed, or when its hold ended. `looked_at` is when this state was read, by the clock of the
+    database, which is that of all due times.
     """
 
     key: DeliveryKey

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -10,8 +11,9 @@ import pytest
 from tests.support.answers import field_errors
 from tests.support.database import blocked, everything, slow
 from tests.support.events import custom, in_future, post, state
+from tests.support.kinds import folder_of
 from tests.support.resolutions import NAMES, resolve, settled, traces
-from tests.support.service import Api
+from tests.support.service import Api, serving
 from tests.support.waiting import until
 from tests.support.workers import work
 from tocsin import fanout, jobs, resolutions
@@ -486,6 +488,29 @@ async def test_contact_erasure_removes_all_text_of_removed_kinds(api: Api) -> No
     assert (entry["type"], entry["message"], entry["message_formatted"]) == ("of_yore", "(deleted)", "<p>(deleted)</p>")
     assert entry["data"]["contact"]["id"] == CONTACT
     assert traces(await everything(api)) == []
+
+
+CHANGED = """
+[shapes.email]
+fields = { id = "uuid", correspondence_id = "uuid", title = "string", priority = "string" }
+spoken = "{title} ({priority})"
+personal = ["priority"]
+"""
+
+
+async def test_contact_erasure_removes_all_text_of_changed_kinds(
+    url: str, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    async with serving(url, catalogue) as api:
+        await api.people(1)
+        await api.people(2, locale="da")
+        for event in about_the_contact(api, 1, 2):
+            await api.post(event)
+        assert traces(await everything(api)) != []
+    async with serving(url, Catalogue.load(folder_of(tmp_path, kinds=CHANGED))) as api:
+        await resolve(api, f"contact:{CONTACT}", "erased")
+        await settled(api)
+        assert traces(await everything(api)) == []
 
 
 async def test_events_during_contact_erasure_lose_the_name_or_come_later(api: Api) -> None:

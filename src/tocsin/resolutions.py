@@ -4,6 +4,7 @@ A resolution applies to the events that exist when it is accepted, not to later 
 some thousand events, which read the records of recipients, some thousand users per transaction.
 """
 
+import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,6 +159,7 @@ def _without_words(catalogue: Catalogue, event: Record) -> dict[str, Any]:
 
 
 def _render_again(catalogue: Catalogue, event: Mapping[str, Any], said: Record) -> str:
-    if is_imported(said["language"]) or event["kind"] not in catalogue.kinds:
-        return erased_body(catalogue, said["body"])
-    return body_of(catalogue, event, said["language"])
+    if not is_imported(said["language"]):
+        with contextlib.suppress(LookupError):  # the kind was removed or changed since
+            return body_of(catalogue, event, said["language"])
+    return erased_body(catalogue, said["body"])

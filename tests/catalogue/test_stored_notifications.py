@@ -72,6 +72,25 @@ def test_erasure_keeps_only_ids_of_a_kind_that_is_gone() -> None:
     assert CATALOGUE.erase("of_yesterday", data, {"body": "Dear Jane"}, "en") == (kept, {})
 
 
+def test_erasure_keeps_only_ids_of_fields_that_a_kind_no_longer_has() -> None:
+    data = {
+        "email": {"id": EMAIL, "correspondence_id": CORRESPONDENCE, "subject": "Order", "from": "jane@example.com"},
+        "contact": "Jane Doe",
+        "customer": {"id": UUID, "name": "Jane Doe"},
+        "owner_id": UUID,
+    }
+    erased, params = CATALOGUE.erase("incoming_email", data, {"body": "Dear Jane", "of": ["Jane"], "deal_id": UUID})
+    assert erased == {
+        "email": {"id": EMAIL, "correspondence_id": CORRESPONDENCE, "subject": "", "from": ""},
+        "contact": "",
+        "customer": {"id": UUID, "name": ""},
+        "owner_id": UUID,
+    }
+    assert params == {"body": "", "of": [""], "deal_id": UUID}
+    event = {"event": {"type": "target_reached"}, "target": {"name": "t", "title": "T", "count": "day"}}
+    assert CATALOGUE.erase("gamification/target_reached", event, {}) == (event, {})
+
+
 @pytest.mark.parametrize("name", sorted(CATALOGUE.samples))
 def test_stored_notification_has_the_name_and_subjects_of_its_event(name: str) -> None:
     event = CATALOGUE.samples[name]["event"]
@@ -130,6 +149,24 @@ def test_subject_of_several_fields_is_named_once(tmp_path: Path) -> None:
 )
 def test_language_that_is_gone_is_replaced_by_that_of_the_locale(language: str, locale: str, spoken: str) -> None:
     assert CATALOGUE.spoken(language, locale) == spoken
+
+
+@pytest.mark.parametrize(
+    ("data", "thread"),
+    [
+        ({"order": ORDER}, UUID),
+        ({"order": {"id": 4}}, "4"),
+        ({"order": {}}, ""),
+        ({"order": None}, ""),
+        ({"order": "A-7"}, ""),
+        ({"order": [ORDER]}, ""),
+        ({}, ""),
+    ],
+)
+def test_thread_is_an_id_or_empty_whatever_the_data_is(tmp_path: Path, data: dict[str, Any], thread: str) -> None:
+    kinds = OURS.replace('order = "order"', 'order = "order or null"').replace("{order} is **{order.state}**", "moved")
+    catalogue = Catalogue.load(folder_of(tmp_path, kinds=kinds.replace("{order.id}", "")))
+    assert catalogue.kinds["order_moved"].thread_of(data) == thread
 
 
 def test_group_without_a_name_is_made_readable() -> None:

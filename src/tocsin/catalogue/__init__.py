@@ -15,7 +15,7 @@ from tocsin.catalogue.entries import ENGLISH, Findings, Raws, read
 from tocsin.catalogue.kinds import Kind, kinds_of
 from tocsin.catalogue.languages import Languages, fallbacks_of, languages_of
 from tocsin.catalogue.rendering import Words, readable
-from tocsin.catalogue.shapes import shapes_of
+from tocsin.catalogue.shapes import only_ids, shapes_of
 from tocsin.errors import MAX_FIELD_ERRORS, UNREPORTED, FieldError, Invalid
 from tocsin.validation import field_error, field_errors_of
 
@@ -117,7 +117,7 @@ class Catalogue:
         """
         phrase = self.phrase("erased", language) if language else ""
         if kind not in self.kinds:
-            return _only_ids(data), {}
+            return only_ids(data), {}
         return self.kinds[kind].vocabulary.erased(data, params, phrase)
 
     def phrase(self, name: str, language: str) -> str:
@@ -314,15 +314,6 @@ def _at(found: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
     return found
-
-
-def _only_ids(data: Any) -> Any:
-    """Return JSON without its strings, except those of ids."""
-    if isinstance(data, dict):
-        return {key: value if key == "id" or key.endswith("_id") else _only_ids(value) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_only_ids(value) for value in data]
-    return "" if isinstance(data, str) else data
 
 
 def _inlined(schema: Any, known: Mapping[str, Any]) -> Any:

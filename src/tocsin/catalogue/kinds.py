@@ -12,7 +12,7 @@ from pydantic import Discriminator, Tag, TypeAdapter
 from tocsin.catalogue.entries import KindEntry, Raw, Raws, advice, parse
 from tocsin.catalogue.fields import SCALARS, VARIANT, FieldType, UserId, field_type
 from tocsin.catalogue.languages import Languages, sentence_of
-from tocsin.catalogue.rendering import Sentence, Speaker, Word, Wording
+from tocsin.catalogue.rendering import MISFITS, Sentence, Speaker, Word, Wording
 from tocsin.catalogue.shapes import Shape, check_names, check_subjects, model_of
 from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.validation import INTEGER_TAG, OBJECT_TAG
@@ -54,12 +54,17 @@ class Kind:
         """The validator of `{"data", "params"}`, made when it is first used: all of them take 14 ms."""
         return TypeAdapter(self.model)
 
+    def thread_of(self, data: Mapping[str, Any]) -> str:
+        """Return the id that groups a notification with others; empty if its data has none."""
+        found = data.get(self.thread)
+        return str(found.get("id", "")) if isinstance(found, dict) else ""
+
     def link_of(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> str:
         """Return the link of a notification, its words percent-encoded; empty if one of them is missing."""
         sentence, speakers = self.leads
         try:
             words = {name: quote(speak(data, params).plain, safe="") for name, speak in speakers.items()}
-        except (LookupError, TypeError):
+        except MISFITS:
             return ""
         return sentence.render({name: Word(word, word) for name, word in words.items()}).plain
 

@@ -7,6 +7,9 @@ from functools import lru_cache
 from html import escape
 from typing import Any, NamedTuple
 
+MISFITS = (LookupError, TypeError, AttributeError)
+"""What a speaker raises for the data of an event that does not fit its kind, because the kind was changed since."""
+
 _TAG = re.compile(r"</?(?:p|strong|em)>")
 _WORD = re.compile(r"\{([A-Za-z]\w*(?:\.[A-Za-z]\w*)?)\}")
 _LINE_BREAK = re.compile(r"\r\n?|\n")
@@ -58,7 +61,7 @@ class Wording:
         """Return the title, with the name of the sender if there is one."""
         try:
             sender = self.sender(data, params) if self.sender else Word("", "")
-        except (LookupError, TypeError):
+        except MISFITS:
             return self.title
         if not sender.plain:
             return self.title
@@ -66,15 +69,17 @@ class Wording:
         return self.signed.replace("{title}", self.title).replace("{sender}", name)
 
     def render(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> Words:
-        """Fill an event's words into the sentence. Raises `LookupError` if one of them is missing."""
-        words = {name: speak(data, params) for name, speak in self.speakers.items()}
+        """Fill an event's words into the sentence. Raises `LookupError` if one of them is missing or does not fit."""
+        try:
+            words = {name: speak(data, params) for name, speak in self.speakers.items()}
+            quoted = self.quote(data, params) if self.quote else Word("", "")
+        except MISFITS as error:
+            raise LookupError(f"the event does not fit its kind: {error!r}") from error
         plain, html = self.sentence.render(words, apart=True)
         message, formatted = plain, f"<p>{html}</p>"
-        if self.quote is not None:
-            quoted = self.quote(data, params)
-            if quoted.plain.strip():
-                message += f" <br> {quoted.plain}"
-                formatted += f"<br><p><em>{quoted.html}</em></p>"
+        if quoted.plain.strip():
+            message += f" <br> {quoted.plain}"
+            formatted += f"<br><p><em>{quoted.html}</em></p>"
         return Words(message, formatted)
 
 

@@ -65,11 +65,24 @@ class Shape:
         return speak
 
     def erased(self, value: Mapping[str, Any], phrase: str) -> dict[str, Any]:
-        """Return an object of this shape without personal data; `phrase` replaces the first personal field."""
+        """Return an object of this shape without personal data; `phrase` replaces the first personal field.
+
+        Of fields that the shape does not have, or no longer, only ids are kept.
+        """
         blank: dict[str, Any] = {}
         for key in self.personal:
             blank[key] = None if self.fields[key].nullable else "" if phrase in blank.values() else phrase
-        return {**value, **blank}
+        unknown = only_ids({key: of for key, of in value.items() if key not in self.fields})
+        return {**value, **unknown, **blank}
+
+
+def only_ids(data: Any) -> Any:
+    """Return JSON without its strings, except those of ids."""
+    if isinstance(data, dict):
+        return {key: value if key == "id" or key.endswith("_id") else only_ids(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [only_ids(value) for value in data]
+    return "" if isinstance(data, str) else data
 
 
 def shapes_of(raws: Mapping[str, Raw]) -> dict[str, Shape | None]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tocsin.catalogue.fields import LINES, OF_SEVERAL_LINES, VARIANT, FieldType
 from tocsin.catalogue.rendering import Speaker, Word, spoken, spoken_text
-from tocsin.catalogue.shapes import Labels, Shape
+from tocsin.catalogue.shapes import Labels, Shape, only_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,23 @@ class Vocabulary:
     def erased(
         self, data: Mapping[str, Any], params: Mapping[str, Any], phrase: str
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return an event without personal data: `phrase` replaces it, and texts of several lines become empty."""
-        shapes = {name: self.shapes[of.base] for name, of in self.data.items() if of.base in self.shapes}
-        told = {
-            name: shapes[name].erased(value, phrase) if name in shapes and isinstance(value, dict) else value
-            for name, value in data.items()
-        }
-        lines = {name: of for name, of in self.params.items() if of.base in LINES}
-        return told, {name: _erased(lines[name], phrase) if name in lines else value for name, value in params.items()}
+        """Return an event without personal data: `phrase` replaces it, and texts of several lines become empty.
+
+        Of what the kind does not have, or no longer, only ids are kept.
+        """
+        told, said = only_ids(data), only_ids(params)
+        for name in data.keys() & self.data.keys():
+            base = self.data[name].base
+            if base in self.shapes:
+                told[name] = (
+                    self.shapes[base].erased(data[name], phrase) if isinstance(data[name], dict) else told[name]
+                )
+            elif base == VARIANT or not isinstance(data[name], dict):
+                told[name] = data[name]
+        for name in params.keys() & self.params.keys():
+            of = self.params[name]
+            said[name] = _erased(of, phrase) if of.base in LINES else params[name]
+        return told, said
 
     def quoter(self, param: str) -> Speaker:
         """Return the function that renders a quoted param; a missing one is empty."""

@@ -54,7 +54,7 @@ class Composer:
         if self._content == "title":
             return Shown(kind.type, title, "", "{}", "", "", *looks, mutable=True)
         notification, params = json.loads(f"{{{delivery.body}}}"), json.loads(delivery.params)
-        thread = notification["data"].get(kind.thread, {}).get("id", "") if kind.thread else ""
+        thread = kind.thread_of(notification["data"])
         title = kind.wordings[language].title_of(notification["data"], params)
         link = kind.link_of(notification["data"], params)
         body = notification["message"].replace(" <br> ", "\n")

@@ -410,9 +410,23 @@ def test_removed_kind_raises_lookup_error() -> None:
         CATALOGUE.render("of_yesterday", "en", {}, {})
 
 
-def test_data_that_no_longer_fits_its_kind_raises_lookup_error() -> None:
+@pytest.mark.parametrize(
+    ("kind", "data", "params"),
+    [
+        ("note", {}, {"contact": "Jane", "body": ""}),
+        ("note", {"user": "Jane"}, {"contact": "Jane", "body": ""}),
+        ("note", {"user": None}, {"contact": "Jane", "body": ""}),
+        ("note", {"user": {"first_name": "A", "last_name": "B"}}, {"contact": "Jane", "body": 5}),
+        ("note", {"user": {"first_name": "A", "last_name": "B"}}, {"contact": [5], "body": ""}),
+        ("gamification/new_level", {"level": {"name": 5}}, {}),
+        ("gamification/new_level", {"level": {"name": ["five"]}}, {}),
+    ],
+)
+def test_data_that_no_longer_fits_its_kind_raises_lookup_error(
+    kind: str, data: dict[str, Any], params: dict[str, Any]
+) -> None:
     with pytest.raises(LookupError):
-        CATALOGUE.render("note", "en", {}, {"contact": "Jane", "body": ""})
+        CATALOGUE.render(kind, "en", data, params)
 
 
 SWEDISH = """
@@ -473,6 +487,18 @@ def test_region_falls_back_to_its_language_before_english(tmp_path: Path) -> Non
     assert catalogue.kinds["overdue_task"].wordings["pt-BR"].title == "Tarefa atrasada"
     badge = catalogue.render("gamification/badge_achieved", "pt-BR", {"badge": {"name": "the_seller"}}, {})
     assert badge.message == "You earned a new badge called O Vendedor"
+
+
+def test_language_is_the_same_in_upper_and_lower_case(tmp_path: Path) -> None:
+    first = folder_of(tmp_path / "1", zh_hant='[overdue_task]\ntitle = "One"\nsays = "A task"')
+    later = folder_of(tmp_path / "2", zh_Hant='[note]\ntitle = "Two"', zh_hant_tw='[custom]\ntitle = "Three"')
+    catalogue = Catalogue.load(first, later)
+    assert catalogue.languages[3:] == ("zh-Hant", "zh-Hant-TW")
+    for language, custom in (("zh-Hant", "Message"), ("zh-Hant-TW", "Three")):
+        titles = [catalogue.kinds[name].wordings[language].title for name in ("overdue_task", "note", "custom")]
+        assert titles == ["One", "Two", custom]
+    assert catalogue.language_of("zh_hant_hk") == "zh-Hant"
+    assert catalogue.render("overdue_task", "zh-Hant-TW", {}, {}).message == "A task"
 
 
 @pytest.mark.parametrize(
@@ -721,6 +747,12 @@ KIND = 'title = "X"\ngroup = "g"\n'
             ["[shapes.case] `personal` has `case_number`, which cannot be blank", "write one of `relations_path_name`"],
         ),
         ("german", "", ["is neither kinds nor a language", "da.toml"]),
+        ("da", '[phrases]\nbundled = "{cuont} nye"', ["[phrases] `bundled` has braces or `**`", "than `{count}`"]),
+        ("sv", '[phrases]\nbundled = "**{count}** nya"', ["[phrases] `bundled` has braces or `**`", "than `{count}`"]),
+        ("sv", '[phrases]\nsigned = "{title} {contact}"', ["[phrases] `signed` has", "`{title}` and `{sender}`"]),
+        ("kinds", '[phrases]\nerased = "{title}"', ["[phrases] `erased` has braces or `**`", "leave them out"]),
+        ("kinds", '[note]\ntitle = "Note of {user}"', ["[note] `title` has braces or `**`", "leave them out"]),
+        ("de", '[note]\ntitle = "**Notiz**"', ["[note] `title` has braces or `**`", "leave them out"]),
     ],
 )
 def test_invalid_catalogue_file_is_reported_with_place_and_remedy(

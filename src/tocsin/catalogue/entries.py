@@ -173,7 +173,7 @@ def _take_file(raws: Raws, file: Path, findings: Findings) -> None:
     if tables is None:
         raws.whole = False
         return
-    language = ENGLISH if is_kinds else file.stem
+    language = ENGLISH if is_kinds else _canonical(file.stem)
     wordings, labels = raws.wordings.setdefault(language, {}), raws.labels.setdefault(language, {})
     if is_kinds:
         _take(raws.shapes, tables.pop("shapes", {}), file, findings, "shapes.")
@@ -182,6 +182,13 @@ def _take_file(raws: Raws, file: Path, findings: Findings) -> None:
     for shape, fields in _only_tables(tables.pop("labels", {}), file, findings, "labels."):
         _take(labels, fields, file, findings, f"labels.{shape}.")
     _take(raws.kinds if is_kinds else wordings, tables, file, findings)
+
+
+def _canonical(language: str) -> str:
+    """Return a language as it is usually written: `zh-hant-tw` is `zh-Hant-TW`."""
+    first, *more = language.lower().split("-")
+    cases = {2: str.upper, 4: str.title}
+    return "-".join([first, *(cases.get(len(part), str)(part) for part in more)])
 
 
 def _tables_of(file: Path, findings: Findings) -> dict[str, Any] | None:

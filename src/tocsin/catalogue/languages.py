@@ -1,16 +1,23 @@
 """The languages: the texts of kinds in each; what one leaves out comes from its fallback languages."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tocsin.catalogue.entries import ENGLISH, NAMES, KindEntry, Raw, Raws, WordingEntry, advice, parse
 from tocsin.catalogue.rendering import Sentence, Wording
 from tocsin.catalogue.shapes import Labels, Shape
 from tocsin.catalogue.vocabulary import Vocabulary
 
-PHRASES = ("erased", "pushed", "bundled", "tested", "signed")
-"""The fixed phrases: for erased text, for pushes without content, for bundled pushes, for test pushes and titles."""
+PHRASES: Mapping[str, Sequence[str]] = {
+    "erased": (),
+    "pushed": (),
+    "bundled": ("{count}",),
+    "tested": (),
+    "signed": ("{title}", "{sender}"),
+}
+"""The fixed phrases, each with its words: for erased text, for pushes without content, for bundled pushes, for test
+pushes and titles."""
 
 _Text = TypeVar("_Text")
 
@@ -29,9 +36,11 @@ class Languages:
         before = len(raw.findings)
         sentences = {"": sentence_of(raw, "says", entry.says, vocabulary, lost)}
         titles = {"": entry.title}
+        _check_marks(raw, "title", entry.title)
         for language, kinds in self.wordings_of.items():
             of, wording = kinds.get(raw.name, (raw, WordingEntry()))
             if wording.title:
+                _check_marks(of, "title", wording.title)
                 titles[language] = wording.title
             if wording.says:
                 sentences[language] = sentence_of(of, "says", wording.says, vocabulary, lost)
@@ -54,6 +63,9 @@ def languages_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> Languages:
     for names in raws.names.values():
         for table, raw in names.items():
             _check_names(raw, known[table])
+            if table == "phrases":
+                for name, words in PHRASES.items():
+                    _check_marks(raw, name, raw.values.get(name), words)
     labels = _labels_of(raws, shapes)
     groups, phrases = (
         {language: _nearest_texts(raws.names, language, table) for language in labels} for table in NAMES
@@ -136,6 +148,15 @@ def _check_texts(raw: Raw) -> None:
     for name, text in raw.values.items():
         if not isinstance(text, str) or not text:
             raw.field_error(name, f"`{name}` is {text!r}", "write a text in quotes")
+
+
+def _check_marks(raw: Raw, key: str, text: Any, words: Sequence[str] = ()) -> None:
+    """Record the marks of sentences in a text that shows them as they are, except these words in braces."""
+    for word in words:
+        text = text.replace(word, "") if isinstance(text, str) else text
+    if isinstance(text, str) and any(mark in text for mark in ("{", "}", "**")):
+        instead = f"write no others than {' and '.join(f'`{word}`' for word in words)}" if words else "leave them out"
+        raw.field_error(key, f"`{key}` has braces or `**` that would be shown as they are", instead)
 
 
 def _check_labels(name: str, raw: Raw, coded: Collection[str], shapes: Mapping[str, Shape | None]) -> None:

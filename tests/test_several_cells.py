@@ -18,6 +18,7 @@ import httpx
 import pytest
 from asyncpg import UndefinedTableError
 
+from tests.support.answers import field_errors
 from tests.support.built_in import CATALOGUE
 from tests.support.database import blocked, locked, make_database, url_for, value
 from tests.support.events import custom, in_future
@@ -175,6 +176,25 @@ async def test_what_would_be_in_several_cells_is_refused(service: WithSouth) -> 
     assert (await service.as_service("GET", f"/directory/users/{NORTH}")).json()["company_id"] == NORTH
     assert (await service.as_service("GET", "/directory/users/77")).status_code == 404
     assert (await service.as_user(77, "GET", "/notifications")).status_code == 401
+
+
+async def test_service_of_a_company_takes_no_user_or_team_of_another_cell(service: WithSouth) -> None:
+    assert (await service.put(NORTH)).status_code == 204
+    user, team = {"first_name": "A", "last_name": "B"}, {"name": "x"}
+    theirs = await service.as_service("PUT", "/directory/teams/7", json={**team, "users": [NORTH]}, company_id=NORTH)
+    assert theirs.status_code == 204
+    for path, body in ((f"/directory/users/{NORTH}", user), ("/directory/teams/7", team)):
+        taken = await service.as_service("PUT", path, json=body, company_id=MAIN)
+        assert taken.status_code == 404, path
+    lines = [{"user": {"id": 8, **user}}, {"user": {"id": NORTH, **user}}, {"team": {"id": 7, **team}}]
+    text, headers = "\n".join(map(json.dumps, lines)), {"Content-Type": "application/x-ndjson"}
+    for more in ({"company_id": MAIN}, {"params": {"cell": "main"}}):
+        imported = await service.as_service("POST", "/directory/import", content=text, headers=headers, **more)
+        assert field_errors(imported) == [("lines.2.user.id", "unknown"), ("lines.3.team.id", "unknown")]
+    assert await value(service.urls[MAIN], "select count(*) from users") == 0
+    posted = await service.as_service("POST", "/events", json=custom(teams=(7,)))
+    assert posted.status_code == 202, posted.text
+    await reaches(partial(service.total, NORTH), 1)
 
 
 async def test_id_that_is_no_number_finds_no_cell(service: WithSouth) -> None:

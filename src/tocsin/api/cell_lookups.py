@@ -8,7 +8,7 @@ from starlette.types import Scope
 
 from tocsin import directory
 from tocsin.api.requests import named_in
-from tocsin.api.state import PLACED
+from tocsin.api.state import PLACED, AppState
 from tocsin.backoff import Backoff
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
@@ -99,6 +99,10 @@ class Places(Generic[F]):
         found = await find()
         scope["state"][PLACED] = _Placed(find, changes, found)
         return found
+
+    async def in_other_cells(self, own: AppState, keys: Sequence[Key]) -> set[Key]:  # noqa: ARG002 - for several
+        """Return which users and teams, which are to be put into a cell, another one has: none is looked up."""
+        return set()
 
     async def refuse_moved(self, scope: Scope) -> None:
         """Raise `Unavailable` if the company of a request has moved since the request was placed, or is moving.

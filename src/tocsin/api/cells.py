@@ -146,16 +146,11 @@ class Routing(Places[AppState]):
         return self._named(self.cells.default.name)
 
     async def _of_entry(self, keys: Sequence[Key], company_id: Any) -> AppState:
-        """Return the state for a user or team that is put into a company. Raises `Invalid` if it is in another cell.
-
-        It is looked up also if its cell is remembered, since it may have been deleted there.
-        """
+        """Return the state for a user or team that is put into a company. Raises `Invalid` if it is in another cell."""
         if not is_id(company_id):
             return self._named(self.cells.default.name)
         found = self._of_company(company_id)
-        for key in keys:
-            self._remembered.pop(key, None)
-        if await self._cells_of(keys) - {self._moves.cell_of(company_id)}:
+        if await self.in_other_cells(found, keys):
             raise Invalid([field_error("company_id", "prohibited", "is that of a company in another cell")])
         return found
 
@@ -276,7 +271,14 @@ class Routing(Places[AppState]):
         return app_state
 
     async def _cells_of(self, keys: Sequence[Key]) -> set[str]:
-        """Return the names of the cells of users and teams. Raises `Unavailable` if one may be in one that is away."""
+        """Return the names of the cells of users and teams. Raises like `_names_of`."""
+        return {name for name in await self._names_of(keys) if name}
+
+    async def _names_of(self, keys: Sequence[Key]) -> list[str | None]:
+        """Return the name of the cell of each of these users and teams, None for unknown ones.
+
+        Raises `Unavailable` if one may be in a cell that is away.
+        """
         names = [self._remembered.get(key) for key in keys]
         if None in names:
             unknown = [key for key, name in zip(keys, names, strict=True) if name is None]
@@ -284,7 +286,7 @@ class Routing(Places[AppState]):
             if found and not found.without.isdisjoint(unknown):
                 raise unavailable(f"The cell {' or '.join(found.missed)} is not available.")
             names = [self._remembered.get(key) for key in keys]
-        return {name for name in names if name}
+        return names
 
     async def _look_up(self, asked: Sequence[tuple[Key, ...]]) -> dict[tuple[Key, ...], Looked]:
         """Look users and teams up for several requests, by one statement for each cell, and remember their cells."""
@@ -344,6 +346,17 @@ class Routing(Places[AppState]):
             company_id = (await directory.get_team(database, id_, None)).company_id
         name = self._moves.cell_of(company_id)
         return name if name in names else names[0]
+
+    async def in_other_cells(self, own: AppState, keys: Sequence[Key]) -> set[Key]:
+        """Return which users and teams, which are to be put into a cell, another one has.
+
+        They are looked up also if their cell is remembered, since they may have been deleted there. Raises
+        `Unavailable` if one may be in a cell that is away.
+        """
+        for key in keys:
+            self._remembered.pop(key, None)
+        found = zip(keys, await self._names_of(keys), strict=True)
+        return {key for key, name in found if name and self.states[name].database is not own.database}
 
     def _named(self, name: str) -> AppState:
         if name not in self.states:

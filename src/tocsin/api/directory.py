@@ -24,7 +24,7 @@ from tocsin.api.parameters import (
     UserId,
 )
 from tocsin.api.routes import Given, router
-from tocsin.api.state import AppState, State, refuse_moved
+from tocsin.api.state import AppState, State, in_other_cells, refuse_moved
 from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.formats import DEFAULT_COMPANY, TeamBody, TeamLine, User, UserBody, UserLine, company_of, errors_of_company
@@ -77,6 +77,7 @@ async def get_user(service: DirectoryWriter, app_state: State, user_id: UserId) 
     ),
 )
 async def put_user(
+    request: Request,
     service: DirectoryWriter,
     app_state: State,
     user_id: NewUserId,
@@ -91,6 +92,7 @@ async def put_user(
     field_errors += errors_of_company(body.given, service.company_id)
     if user is None or field_errors:
         raise Invalid(field_errors)
+    await _refuse_of_other_cells(request, service, app_state, ("users", user.id))
     given = user.model_dump() | {"company_id": company_of(user.company_id, service.company_id)}
     await directory.put_user(app_state.database, User.model_construct(**given), service.company_id)
     app_state.pubsub.publish_changes([user.id])
@@ -166,6 +168,7 @@ async def get_team(service: DirectoryWriter, app_state: State, team_id: TeamId) 
     ),
 )
 async def put_team(
+    request: Request,
     service: DirectoryWriter,
     app_state: State,
     team_id: NewTeamId,
@@ -180,6 +183,7 @@ async def put_team(
     field_errors += errors_of_company(body.given, service.company_id)
     if team is None or field_errors:
         raise Invalid([*field_errors, *await _unknown_members(app_state, service, body.given)])
+    await _refuse_of_other_cells(request, service, app_state, ("teams", team.id))
     of_company = directory.Team(team.id, company_of(team.company_id, service.company_id), team.name, team.users)
     await directory.put_team(app_state.database, of_company, service.company_id)
 
@@ -227,6 +231,17 @@ async def delete_member(
     Also succeeds if the user is not a member.
     """
     await directory.leave(app_state.database, team_id, user_id, service.company_id)
+
+
+async def _refuse_of_other_cells(
+    request: Request, service: ServiceCaller, app_state: AppState, key: tuple[str, int]
+) -> None:
+    """Raise `NotFound` if a service of a company puts a user or a team that another cell has.
+
+    What a service of all companies puts was looked up when its cell was found.
+    """
+    if service.company_id is not None and await in_other_cells(request.scope, app_state, [key]):
+        raise NotFound
 
 
 async def _unknown_members(app_state: AppState, service: ServiceCaller, given: Mapping[str, Any]) -> list[FieldError]:

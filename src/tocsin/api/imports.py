@@ -1,5 +1,7 @@
 """The route of imports: lines of JSON, which are validated together and then applied before the response."""
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,7 +13,7 @@ from tocsin.api.documented import problems
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
 from tocsin.api.routes import StreamedRoute, router
 from tocsin.api.slots import leave_early
-from tocsin.api.state import AppState, State
+from tocsin.api.state import AppState, State, in_other_cells
 from tocsin.errors import ContentType
 from tocsin.idempotency import IdempotencyKey, StoredAnswer
 from tocsin.notifications import to_json
@@ -66,7 +68,8 @@ async def import_lines(request: Request, service: DirectoryWriter, actor: Acting
     refuse_encoded(request)
     app_state.disk.check()
     key = key_of(request, service) if HEADER in request.headers else None
-    incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, actor)
+    in_others = partial(in_other_cells, request.scope, app_state)
+    incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, actor, in_others)
     await incoming.open()
     try:
         digest = digest_for(request)

@@ -1,6 +1,6 @@
 """The state of the application: the objects that routes use."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -28,6 +28,7 @@ from tocsin.settings import Settings
 from tocsin.streams import Streams
 
 if TYPE_CHECKING:
+    from tocsin.api.cell_lookups import Key
     from tocsin.api.cells import Routing
     from tocsin.api.one_cell import OneCell
 
@@ -95,6 +96,12 @@ async def refuse_moved(scope: Scope) -> None:
     """Raise `Unavailable` if the company of a request has moved to another cell since the request was placed."""
     if (routing := scope["app"].routing) is not None:
         await routing.refuse_moved(scope)
+
+
+async def in_other_cells(scope: Scope, own: AppState, keys: "Sequence[Key]") -> "Collection[Key]":
+    """Return which users and teams, which a service puts into a cell, are in another cell of this process."""
+    routing = scope["app"].routing
+    return () if routing is None else await routing.in_other_cells(own, keys)
 
 
 State = Annotated[AppState, Depends(app_state_of)]

@@ -59,19 +59,33 @@ _TURN_INTERVAL = 0.5
 _SQL = queries("imports")
 
 
+InOthers = Callable[[Sequence[tuple[str, int]]], Awaitable[Collection[tuple[str, int]]]]
+
+
 class Inapplicable(Exception):  # noqa: N818 - a fact about an import
     """An import can never be applied; the message is the reason of the dead letter."""
 
 
 class Import:
-    """An import while it arrives: `open`, `feed` any number of times, `close`."""
+    """An import while it arrives: `open`, `feed` any number of times, `close`.
 
-    def __init__(self, database: Database, pubsub: PubSub, catalogue: Catalogue, actor: Actor) -> None:
+    `in_others` returns those of some users and teams that other databases have.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        pubsub: PubSub,
+        catalogue: Catalogue,
+        actor: Actor,
+        in_others: InOthers | None = None,
+    ) -> None:
         self.id = new_id()
         self._database = database
         self._pubsub = pubsub
         self._parser = LineParser(catalogue, actor.company_id)
         self._actor = actor
+        self._in_others = in_others
         self._rest = bytearray()
         self._staged: list[Line] = []
         self._staged_bytes = 0
@@ -162,6 +176,9 @@ class Import:
         found: list[FieldError] = []
         for start in range(1, self._number + 1, CHECK_BATCH_SIZE):
             numbers = (start, start + CHECK_BATCH_SIZE - 1)
+            found += await self._of_other_databases(connection, *numbers)
+            self._more_errors += len(found[MAX_FIELD_ERRORS:])
+            del found[MAX_FIELD_ERRORS:]
             limit = MAX_FIELD_ERRORS - len(found)
             given = (self.id, self._parser.company_id, max(limit, 1), *numbers)
             rows = await fetch_long(connection, _SQL["unknown"], *given, seconds=STAGE_TIMEOUT)
@@ -169,6 +186,16 @@ class Import:
             self._more_errors += rows[0]["total"] - len(reported) if rows else 0
         noted, self._field_errors = self._field_errors, []
         self._note(sorted([*noted, *found], key=_line_of))
+
+    async def _of_other_databases(self, connection: Connection, start: int, end: int) -> list[FieldError]:
+        """Return the errors of lines with users and teams that other databases have."""
+        if self._in_others is None:
+            return []
+        rows = await fetch_long(connection, _SQL["entries"], self.id, start, end, seconds=STAGE_TIMEOUT)
+        there = await self._in_others([(f"{row['part']}s", row["id"]) for row in rows])
+        return [
+            _unknown(row["number"], f".{row['part']}.id") for row in rows if (f"{row['part']}s", row["id"]) in there
+        ]
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1

@@ -111,6 +111,13 @@ fault as (
 )
 select number, path, count(*) over () as total from fault order by number, ordinal, path limit $3
 
+-- name: entries
+-- The users and teams in the lines with numbers from $2 to $3.
+select number, part, case part when 'user' then user_id else (body::json ->> 'id')::int end as id
+from import_lines
+where import_id = $1 and number between $2 and $3 and part in ('user', 'team')
+order by number
+
 -- name: accept
 with accepted as (
     update imports set state = 'applying' where id = $1

@@ -99,7 +99,7 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -
         "devices": [
             _device_status(device)
             for device in await deliveries.of_person(database, id_, user_id)
-            if row["delivered_at"] or device["state"] != "unserved"
+            if (row["delivered_at"] and row["is_known"]) or device["state"] != "unserved"
         ],
     }
 

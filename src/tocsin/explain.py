@@ -108,7 +108,7 @@ async def of_late(
 ) -> Lately:
     """Return up to `limit` events of a user since a time, received or not, each explained."""
     found = await database.rows(_SQL["events"], user_id, since, company_id, limit, MAX_EVENTS_SCANNED)
-    reach = await database.value(_SQL["reach"], since, MAX_EVENTS_SCANNED)
+    reach = await database.value(_SQL["reach"], since, MAX_EVENTS_SCANNED, company_id)
     explained = []
     for row in found:
         status = await event_status.explain(database, row["id"], user_id, Viewer(company_id=company_id))

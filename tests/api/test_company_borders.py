@@ -16,7 +16,7 @@ from tests.support.resolutions import settled
 from tests.support.service import Api
 from tests.support.waiting import bounded, until
 from tests.support.workers import work
-from tocsin import jobs
+from tocsin import explain, jobs
 from tocsin.audit import Actor
 from tocsin.ids import new_id
 from tocsin.transfer import imports
@@ -217,6 +217,17 @@ async def test_user_who_changes_company_keeps_inbox_without_exporting_it(
     assert not set(before) & {each["event_id"] for each in found.json()["data"]}
 
 
+async def test_company_sees_no_device_of_a_user_who_has_left(api: Api) -> None:
+    await api.people(THEIRS)
+    id_ = await api.post(custom(THEIRS), company_id=1)
+    await api.people(THEIRS, company_id=2)
+    await api.as_user(THEIRS, "POST", f"/notifications/devices/{PHONE}")
+    for company, shown in ((1, 0), (None, 1)):
+        explained = await api.as_service("GET", f"/events/{id_}/recipients/{THEIRS}", company_id=company)
+        assert explained.json()["recipient"] is True
+        assert len(explained.json()["devices"]) == shown
+
+
 async def test_import_can_move_a_user_to_another_company(api: Api) -> None:
     await api.people(THEIRS)
     await api.post(custom(THEIRS, body="SECRET"))
@@ -237,3 +248,128 @@ async def test_custom_notification_keeps_sender_name_of_its_time(api: Api) -> No
         {"id": 50, "first_name": "Mallory", "last_name": "Last50"},
     ]
     assert (await api.inbox(1))["data"][1]["data"]["user"]["first_name"] == "Mallory"
+
+
+WHOLE_SERVICE = {"/healthz", "/readyz", "/metrics", "/operations/history", "/operations/lanes"}
+"""Routes whose answers are about the whole service, as the documentation says."""
+
+QUERIES = {
+    "/operations/devices": "?ending=" + PHONE[-6:],
+    "/operations/users": "?search=first",
+    "/operations/users/{user_id}/events": "?since=2020-01-01 00:00:00",
+    "/notifications/links": "?ids={event_id}",
+    "/notifications/changes": "?since={cursor}",
+}
+"""The parameters of reads that require one, or whose answers change with the time without it."""
+
+
+OF_THE_REQUEST = {"date", "x-request-id", "ratelimit"}
+"""Headers that are different for each request, or count those of the caller."""
+
+
+async def all_answers(api: Api, names: dict[str, Any], company_id: int) -> dict[str, tuple[Any, ...]]:
+    """Return the answers to all reads by services and a user of a company: status, headers and body."""
+    document = (await api.call("GET", "/openapi.json")).json()
+    found = {}
+    for path, methods in document["paths"].items():
+        if "get" not in methods or path in WHOLE_SERVICE or not methods["get"].get("security"):
+            continue
+        url = (path + QUERIES.get(path, "")).format(**names)
+        for scopes in (("events:write", "directory:write", "operations"), ()):
+            if scopes:
+                answer = await api.as_service("GET", url, *scopes, company_id=company_id)
+            else:
+                answer = await api.as_user(names["user_id"], "GET", url)
+            headers = {name: each for name, each in answer.headers.items() if name not in OF_THE_REQUEST}
+            found[f"{url} {scopes}"] = answer.status_code, headers, answer.text
+    assert sum(status == 200 for status, _, _ in found.values()) >= 22
+    return found
+
+
+async def act(api: Api, number: int, company_id: int) -> None:
+    """Do everything that a company can do, about things with the names that those of the other company have."""
+    person, other, token = number, number + 1, f"{number:058x}{PHONE[-6:]}"
+    await import_lines(
+        api, user(person, first_name="First3"), user(other), team(person, person, other), company_id=company_id
+    )
+    await api.as_user(person, "POST", f"/notifications/devices/{token}")
+    await api.as_user(person, "POST", "/notifications", json={"message": "x", "notify": {"users": [other]}})
+    id_ = await api.post({**custom(person, teams=(person,)), "about": ["order:4343"]}, company_id=company_id)
+    held = {**custom(person), "about": ["order:4343"], "key": "task 7", "deliver_at": in_future()}
+    for method, path, body in (
+        ("POST", "/events", held),
+        ("POST", "/events", {**held, "key": "task 8"}),
+        ("POST", "/events/resolve", resolution(users=[other])),
+        ("POST", "/events/resolve", {**resolution(), "as": "erased"}),
+        ("DELETE", "/events/by-key/task 8", None),
+        ("DELETE", f"/directory/teams/{person}", None),
+        ("DELETE", f"/directory/users/{other}", None),
+        ("POST", "/operations/replay", {"events": [id_]}),
+        ("POST", "/operations/console", None),
+    ):
+        scopes = ("events:write", "directory:write", "operations")
+        answer = await api.as_service(method, path, *scopes, company_id=company_id, json=body)
+        assert answer.is_success, (path, answer.text)
+    await api.app_state.database.value(DEAD_LETTER, id_)
+
+
+DEAD_LETTER = (
+    "insert into dead_letters (id, task, lane, attempts, progress, cost, reason)"
+    " values ($1::uuid, 'deliver', 'direct', 8, 0, 1, 'for the test') returning id"
+)
+
+
+async def test_no_answer_to_a_company_shows_that_another_one_is_busy(api: Api) -> None:
+    await api.people(MINE, 4, company_id=2)
+    await api.team(MINE, MINE, 4, company_id=2)
+    await act(api, 5, 2)
+    await api.as_user(MINE, "POST", f"/notifications/devices/{PHONE}")
+    since = (await api.as_user(MINE, "GET", "/notifications/changes")).json()["cursor"]
+    mine = await api.post({**custom(MINE, teams=(MINE,)), "about": ["order:4343"]}, company_id=2)
+    ids = {"user_id": MINE, "team_id": MINE, "event_id": mine, "notification_id": mine, "cursor": since}
+    await settled(api)
+    before = await all_answers(api, ids, company_id=2)
+    for number in range(1_000, 1_020, 2):
+        await act(api, number, 1)
+    everyone = [user(id_, first_name="First3") for id_ in range(2_000, 3_000)]
+    await import_lines(api, *everyone, company_id=1)
+    batch = {"events": [custom(id_) for id_ in range(2_000, 3_000)]}
+    assert (await api.as_service("POST", "/events/batch", json=batch, company_id=1)).status_code == 202
+    await settled(api)
+    after = await all_answers(api, ids, company_id=2)
+    assert {path: (after[path], answer) for path, answer in before.items() if after[path] != answer} == {}
+
+
+async def test_search_for_missed_events_shows_a_company_no_time_of_another(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "MAX_EVENTS_SCANNED", 3)
+    await api.people(THEIRS)
+    await api.people(MINE, company_id=2)
+
+    async def searched_since(company_id: int | None = 2) -> str:
+        path = f"/operations/users/{MINE}/events?since=2020-01-01 00:00:00"
+        answer = await api.as_service("GET", path, "operations", company_id=company_id)
+        since: str = answer.json()["looked_back_to"]
+        return since
+
+    async def at(id_: str) -> str:
+        when = "update events set accepted_at = now() - make_interval(hours => $2) where id = $1::uuid returning"
+        return str(
+            await api.app_state.database.value(
+                f"{when} to_char(accepted_at at time zone 'UTC', '{FORMAT}')", id_, next(hours)
+            )
+        )
+
+    hours = iter(range(9, 0, -1))
+    await at(await api.post(custom(MINE), company_id=2))
+    second = await at(await api.post(custom(MINE), company_id=2))
+    assert await searched_since() == "2020-01-01 00:00:00"
+    theirs = [await at(await api.post(custom(THEIRS), company_id=1)) for _ in range(2)]
+    assert await searched_since() == second
+    theirs += [await at(await api.post(custom(THEIRS), company_id=1)) for _ in range(2)]
+    assert await searched_since(None) == theirs[0]
+    assert await searched_since() not in theirs
+
+
+FORMAT = "YYYY-MM-DD HH24:MI:SS"

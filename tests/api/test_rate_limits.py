@@ -99,6 +99,18 @@ class TestRequests:
                 assert (answer.status_code, standing(answer, "user-requests")) == (status, (4 - number, 60)), path
             assert refused_by(await listed(api), "user-requests")
 
+    async def test_service_has_a_limit_for_each_company_by_itself(self, url: str, catalogue: Catalogue) -> None:
+        limits = {"limit_service_requests": "3/minute", "limit_service_events": "2/minute"}
+        async with limited(url, catalogue, **limits) as api:
+            await api.people(1)
+            await api.people(2, company_id=2)
+            for _ in range(4):
+                await api.as_service("POST", "/events", json=custom(2), company_id=2)
+            for company in (None, 1):
+                answer = await api.as_service("POST", "/events", json=custom(1), company_id=company)
+                assert answer.status_code == 202
+                assert (standing(answer, "service-requests"), standing(answer, "service-events")) == ((2, 60), (1, 60))
+
     async def test_requests_and_events_of_a_service_are_limited(self, url: str, catalogue: Catalogue) -> None:
         more = {"limit_service_requests": "6/minute", "limit_service_events": "4/minute"}
         async with limited(url, catalogue, **more) as api:

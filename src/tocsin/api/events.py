@@ -80,7 +80,7 @@ async def post_event(request: Request, service: EventsWriter, app_state: State, 
     """
     event = posted(body.given, service, app_state.catalogue)
     [draft] = await _all_or_none(app_state, service, [event], [""])
-    async with counted(request, "service-events", service.name):
+    async with counted(request, "service-events", service.account):
         accepted = await app_state.intake.accept(draft)
     await _refuse_skipped(request, [accepted])
     answer = QueuedEvent(queued=True, id=accepted.id)
@@ -111,7 +111,7 @@ async def post_batch(request: Request, service: EventsWriter, app_state: State, 
             await asyncio.sleep(0)
             began = time.monotonic()
     drafts = await _all_or_none(app_state, service, checked, prefixes)
-    async with counted(request, "service-events", service.name, len(drafts)):
+    async with counted(request, "service-events", service.account, len(drafts)):
         accepted = await app_state.intake.accept_batch(drafts)
     await _refuse_skipped(request, accepted)
     answer = QueuedBatch(queued=True, ids=[event.id for event in accepted])

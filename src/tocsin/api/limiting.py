@@ -47,7 +47,7 @@ async def count_caller(request: Request, caller: UserCaller | ServiceCaller) -> 
     if isinstance(caller, UserCaller):
         await count(request, "user-requests", caller.id)
     else:
-        await count(request, "service-requests", caller.name)
+        await count(request, "service-requests", caller.account)
 
 
 async def count_refused_token(request: Request) -> None:

@@ -183,7 +183,7 @@ async def find_users(
     """Find users.
 
     Searches for the beginning of the full name, the last name or the e-mail address. The search is case-insensitive. Of
-    each, it reads at most 1,000 matches, including users of other companies, who are then left out.
+    each, it reads at most 1,000 matches.
     """
     found = await explain.find(app_state.database, search, limit, service.company_id)
     return answers.PeopleFound.model_validate({"data": found})

@@ -59,6 +59,11 @@ class ServiceCaller:
         """The caller in the log."""
         return f"service {self.name}"
 
+    @property
+    def account(self) -> str:
+        """The name under which requests are counted: for each company by itself, so that none sees those of another."""
+        return self.name if self.company_id is None else f"{self.name} of company {self.company_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorCaller(ServiceCaller):

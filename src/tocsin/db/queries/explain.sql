@@ -20,8 +20,21 @@ where d.user_id = $1
 order by d.registered_at desc
 
 -- name: reach
--- The time of the first event that is left out, if there are too many since a time.
-select accepted_at from events where accepted_at >= $1 order by accepted_at desc offset $2::bigint limit 1
+-- The time of the first event that is left out, if there are too many since a time. Of one company, it is that of its first
+-- event that is not left out, or now: when others post is not its business.
+with last as materialized (
+    select company_id, accepted_at from events where accepted_at >= $1 order by accepted_at desc limit $2::bigint + 1
+),
+cut as (
+    select accepted_at from last offset $2::bigint
+)
+select case
+           when $3::int is null then cut.accepted_at
+           else coalesce(
+               (select min(accepted_at) from (select * from last limit $2::bigint) searched where company_id = $3), now()
+           )
+       end
+from cut
 
 -- name: events
 -- Events since a time that concern a user, the latest first: those in the inbox, and of the latest events of all those

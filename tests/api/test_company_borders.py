@@ -40,6 +40,7 @@ CALLS: dict[str, tuple[str, str, Body | None]] = {
     "cancel": ("DELETE", "/events/{event}", None),
     "cancel by key": ("DELETE", "/events/by-key/task 7", None),
     "look at an event": ("GET", "/events/{event}", None),
+    "list the recipients of an event": ("GET", "/operations/events/{event}/recipients", None),
     "explain one's own": ("GET", "/events/{event}/recipients/3", None),
     "explain": ("GET", "/events/{event}/recipients/{id}", None),
     "read a user": ("GET", "/directory/users/{id}", None),
@@ -338,6 +339,18 @@ async def test_no_answer_to_a_company_shows_that_another_one_is_busy(api: Api) -
     await settled(api)
     after = await all_answers(api, ids, company_id=2)
     assert {path: (after[path], answer) for path, answer in before.items() if after[path] != answer} == {}
+
+
+async def test_audit_log_counts_no_events_that_may_be_for_other_companies(api: Api) -> None:
+    await api.people(THEIRS)
+    await api.people(MINE, company_id=2)
+    for event, company in ((custom(THEIRS), None), (custom(THEIRS), 1), (custom(MINE), 2)):
+        await api.post({**event, "about": ["order:4343"]}, company_id=company)
+    for company, count in ((2, 1), (1, 1), (None, 3)):
+        await api.as_service("POST", "/events/resolve", json=resolution(), company_id=company)
+        log = await api.as_service("GET", "/operations/audit", "operations", company_id=company)
+        assert log.json()["data"][0]["details"]["events"] == count
+    await settled(api)
 
 
 async def test_search_for_missed_events_shows_a_company_no_time_of_another(

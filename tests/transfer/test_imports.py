@@ -652,6 +652,13 @@ async def test_company_bound_service_imports_into_its_company_only(api: Api) -> 
     assert (await api.as_service("GET", "/directory/users/2")).json()["company_id"] == 2
 
 
+async def test_imported_device_is_not_registered_in_the_future(api: Api) -> None:
+    """Or it would win over each later registration of the phone in another cell."""
+    await api.people(1)
+    await import_lines(api, device(1, registered_at="2999-01-01 00:00:00"))
+    assert await api.app_state.database.value("select registered_at <= now() from devices")
+
+
 async def test_import_does_not_move_a_newer_device_registration(api: Api) -> None:
     await api.people(1, 2)
     await api.as_user(2, "POST", f"/notifications/devices/{'ab' * 32}")

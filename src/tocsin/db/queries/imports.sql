@@ -164,6 +164,7 @@ returning number, body
 
 -- name: devices
 -- A token that was registered since, or is of another company, is not changed. `rerouted` are devices that have another lane now.
+-- A time in the future is not taken: it would be later than all registrations in other databases.
 with next as materialized (
     select ctid as place, number, user_id, body
     from import_lines
@@ -195,7 +196,7 @@ device as materialized (
 put as (
     insert into devices (token, whole_token, user_id, type, provider, environment, app, registered_at, last_delivered_at)
     select device_key(token), nullif(token, device_key(token)), user_id, type, provider, environment, app,
-           coalesce(registered_at, now()), last_delivered_at
+           least(registered_at, now()), last_delivered_at
     from device
     order by device_key(token) collate "C"
     on conflict (token) do update

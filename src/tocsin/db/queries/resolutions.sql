@@ -75,7 +75,8 @@ where e.id = addressed.id and cardinality(addressed.user_ids) > 0
 
 -- name: accept
 -- Store the resolution $4 for users $5, in parts of $6 events with a job each, in turns of their own ($7): an erasure for the
--- events within one company, others for those that are not held. Returns the number of all events.
+-- events within one company, others for those that are not held. Returns the number of events that are the caller's alone:
+-- others may concern other companies only.
 with
 -- include: about
 ,
@@ -94,7 +95,7 @@ job as (
     insert into jobs (id, task, lane, sender)
     select id, 'resolve', case row_number() over () when 1 then 'direct' else 'bulk' end, $7 from part
 )
-select count(*) from about
+select count(*) filter (where addressed) from about
 
 -- name: begin
 -- Begin a pass: record whether some events are still being delivered, so that another pass has to follow.

@@ -162,6 +162,21 @@ async def test_push_that_was_held_for_days_is_sent_when_the_hold_ends(
     assert timedelta(hours=23) < timedelta(seconds=left) < timedelta(hours=25)
 
 
+async def test_bundle_of_held_pushes_that_is_retried_stays_one_push(api: Api, phones: Phones) -> None:
+    ids = await hold(api, 5, **PAUSE)
+    for failures in (1, 2):
+        phones.answer("apns", status=503, times=1)
+        await (prefer(api, paused_until=None) if failures == 1 else hurry(api))
+        await due_in(api, datetime.now(UTC), failures)
+        await comes_to(api, ids[0], {"later": 1})
+    assert await _is_reported(api, ids[4], "held: again at")
+    await hurry(api)
+    for id_ in ids:
+        await comes_to(api, id_, {"delivered": 1})
+    [push] = [each for each in shown(phones, IPHONE) if each["status"] == 200]
+    assert push["payload"]["aps"]["alert"]["title"] == "5 new notifications"
+
+
 async def test_held_pushes_of_other_users_stay_held(api: Api) -> None:
     await register(api, 2, "cc" * 32)
     assert (await api.as_user(2, "PATCH", "/notifications/preferences", json=PAUSE)).status_code == 200

@@ -120,7 +120,7 @@ class Settled(NamedTuple):
 async def claim(database: Database, worker: UUID, lane: str, limit: int, *, bulk: bool) -> list[Delivery]:
     """Lease up to `limit` due deliveries of a lane, and return them with their current state."""
     rows = await database.rows(_SQL["claim"], worker, lane, bulk, limit)
-    held = [row["device_id"] for row in rows if row["state"] == "held"]
+    held = [row["device_id"] for row in rows if row["state"] in {"held", "later"}]  # a bundle that failed is `later`
     if held:
         rows += await database.rows(_SQL["claim_held"], worker, held, lane, MAX_BUNDLED - 1)
     if not rows:

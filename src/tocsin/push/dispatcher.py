@@ -7,7 +7,7 @@ a part of the window free for deliveries outside of bulk events, so that one pus
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -312,17 +312,19 @@ def _failed(delivery: Delivery, error: Exception) -> Settled:
     return retried(delivery, reason)
 
 
-def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[DeliveryKey]]:
+def _in_turn(going: Sequence[Delivery]) -> tuple[list[list[Delivery]], list[DeliveryKey]]:
     """Return what to send now, in groups of one push each, and what to put back.
 
     A device gets held deliveries in the order of the inbox. Up to `MAX_SEPARATE_PUSHES` are sent one after the other:
-    the first now, and the others are put back. More are bundled.
+    the first now, and the others are put back. More are bundled, also with a push to the device that is retried: it may
+    be the first of a bundle.
     """
+    holding = {delivery.key.device_id for delivery in going if delivery.state == "held"}
     held: dict[UUID, list[Delivery]] = {}
     now: list[list[Delivery]] = []
     back: list[DeliveryKey] = []
     for delivery in going:
-        if delivery.state == "held":
+        if delivery.state == "held" or (delivery.state == "later" and delivery.key.device_id in holding):
             held.setdefault(delivery.key.device_id, []).append(delivery)
         else:
             now.append([delivery])

@@ -143,7 +143,7 @@ class ResultWriter:
             if result is None:
                 back += keys
             else:
-                settled += [result._replace(key=key) for key in keys]
+                settled += _of_bundle(result, keys)
         # Results last: after them, the same deliveries may be claimed again, and nothing may be repeated then.
         if gone:
             await deliveries.drop(self._database, gone)
@@ -262,6 +262,12 @@ class ResultWriter:
         lane.stopped = reason
         lane.pause(PROBE_INTERVAL)
         await deliveries.lane_stops(self._database, lane.name, reason)
+
+
+def _of_bundle(result: Settled, keys: Sequence[DeliveryKey]) -> list[Settled]:
+    """Return the states of deliveries that were one push: if it is retried, those after the first are held for it."""
+    others = result._replace(state="held") if result.state == "later" else result
+    return [result._replace(key=keys[0]), *(others._replace(key=key) for key in keys[1:])]
 
 
 def _outcome(lane: Lane, each: Answered) -> Outcome:

@@ -4,7 +4,7 @@
 -- The oldest due deliveries of a lane, one per device, and none of a device that has one under way. Whether it has is
 -- looked up by a join, so that the planner can keep the answer: a few devices with a long backlog are looked up once each.
 with due as materialized (
-    select d.event_id, d.device_id, d.due_at
+    select d.event_id, d.device_id, d.due_at, d.state
     from deliveries d
     left join lateral (
         select true as is_busy from deliveries where device_id = d.device_id and worker_id is not null limit 1
@@ -16,7 +16,8 @@ with due as materialized (
     for update of d skip locked
 ),
 one as (
-    select distinct on (device_id) event_id, device_id from due order by device_id, due_at, event_id
+    select distinct on (device_id) event_id, device_id from due
+    order by device_id, state = 'later' desc, due_at, event_id  -- the first of a bundle that failed, before those held for it
 )
 update deliveries d
 set worker_id = $1, attempts = d.attempts + 1,

@@ -172,7 +172,17 @@ async def test_user_fields_are_validated(api: Api) -> None:
     [
         *[
             ("locale", value)
-            for value in ("en", "da-DK", "da_DK", "DA-dk", "zh-Hant-TW", "es-419", "sr_Latn_RS", "fil")
+            for value in (
+                "en",
+                "da-DK",
+                "da_DK",
+                "DA-dk",
+                "zh-Hant-TW",
+                "es-419",
+                "sr_Latn_RS",
+                "fil",
+                "ar-EG-u-nu-latn",
+            )
         ],
         *[
             ("time_zone", value)

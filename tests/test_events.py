@@ -324,7 +324,11 @@ async def test_deliver_at_holds_an_event_until_its_time(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["tomorrow", "2030-01-01", "2030-01-01T08:00:00", 7, True, "2030-13-01T00:00:00Z", "9999-12-31T23:59:59Z"]
+    "moment",
+    [
+        *("tomorrow", "2030-01-01", "2030-01-01T08:00:00", 7, True, "2030-13-01T00:00:00Z", "9999-12-31T23:59:59Z"),
+        *("2026-12-01T00:00:00+05:99", "2026-12-01T00:00:00+24:00", "2026-12-01T24:00:00Z", "2026-02-29T00:00:00Z"),
+    ],
 )
 async def test_deliver_at_without_offset_or_out_of_range_is_rejected(api: Api, moment: Any) -> None:
     await api.people(1)

@@ -146,7 +146,7 @@ Ids = Annotated[list[Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]], Field
 Uuid = Annotated[UUID, PlainValidator(_known_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
 UuidText = Annotated[str, PlainValidator(_known_uuid_text), WithJsonSchema({"type": "string", "format": "uuid"})]
 Name = Annotated[str, Field(max_length=255), AfterValidator(one_line)]
-Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
+Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,8}$")]
 Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
 Past = Annotated[Moment, AfterValidator(_past)]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]

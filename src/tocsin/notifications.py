@@ -17,7 +17,12 @@ IMPORTED = "imported-"
 FURTHEST_AHEAD = timedelta(days=366)
 """Maximum time in the future for which something can be scheduled."""
 
-_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
+_HOUR = r"([01]\d|2[0-3])"
+"""Matches an hour. `fromisoformat` accepts 24 in later versions of Python, and minutes of an offset up to 99."""
+
+_MOMENT = re.compile(
+    rf"\d{{4}}-\d\d-\d\d[Tt ]{_HOUR}:[0-5]\d:[0-5]\d(\.\d{{1,9}})?([Zz]|[+-]{_HOUR}:[0-5]\d)?", re.ASCII
+)
 _WITH_OFFSET = re.compile(r"([Zz]|[+-]\d{2}:\d{2})$")
 
 

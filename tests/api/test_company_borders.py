@@ -386,3 +386,22 @@ async def test_search_for_missed_events_shows_a_company_no_time_of_another(
 
 
 FORMAT = "YYYY-MM-DD HH24:MI:SS"
+
+
+async def test_event_for_a_deleted_team_reaches_no_team_of_another_company(api: Api) -> None:
+    await api.people(THEIRS)
+    await api.people(MINE, company_id=2)
+    await api.team(7, THEIRS)
+    event = {**custom(THEIRS, teams=(7,), body="SECRET"), "deliver_at": in_future()}
+    for company in (None, 1):
+        assert (await api.as_service("POST", "/events", json=event, company_id=company)).status_code == 202
+    await api.as_service("DELETE", "/directory/teams/7", company_id=1)
+    new = await api.as_service("PUT", "/directory/teams/7", json={"name": "x", "users": [MINE]}, company_id=2)
+    assert new.status_code == 204
+    await api.app_state.database.rows("update jobs set due_at = now(), wanted_at = now()")
+    api.app_state.pubsub.publish("direct")
+    await until(lambda: api.app_state.database.value("select not exists (select from jobs)"))
+    assert len(await api.ids(THEIRS)) == 2
+    assert await api.ids(MINE) == []
+    later = await api.post(custom(teams=(7,)))
+    assert await api.ids(MINE) == [later]

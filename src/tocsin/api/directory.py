@@ -192,7 +192,7 @@ async def put_team(
 async def delete_team(service: DirectoryWriter, app_state: State, team_id: TeamId) -> None:
     """Delete a team.
 
-    Users who are members are not deleted.
+    Users who are members are not deleted. Events that are not delivered yet do not reach a new team with the same id.
     """
     await directory.delete_team(app_state.database, team_id, service.company_id)
 

@@ -548,6 +548,7 @@ CREATE TABLE tocsin.teams (
     id integer NOT NULL,
     company_id integer NOT NULL,
     name text NOT NULL,
+    made_at timestamp with time zone DEFAULT clock_timestamp(),
     CONSTRAINT teams_company_id_check CHECK ((company_id > 0)),
     CONSTRAINT teams_id_check CHECK ((id > 0))
 );

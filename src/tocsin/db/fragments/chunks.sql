@@ -3,10 +3,13 @@
 candidate as materialized (
     select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
            e.accepted_at, e.generation,
-           case
-               when e.company_id is null then e.teams
-               else array(select t.id from teams t where t.id = any(e.teams) and t.company_id = e.company_id)
-           end as teams
+           array(
+               -- a team that was made since has the id of a deleted one, which was named, and may be of another company
+               select t.id
+               from teams t
+               where t.id = any(e.teams) and coalesce(t.company_id = e.company_id, true)
+                 and coalesce(t.made_at <= e.accepted_at, true)
+           ) as teams
     from (
         select *
         from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as given (event_id, after_user, up_to, ordinal)

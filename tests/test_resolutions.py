@@ -511,6 +511,8 @@ async def test_contact_erasure_removes_all_text_of_changed_kinds(
         await resolve(api, f"contact:{CONTACT}", "erased")
         await settled(api)
         assert traces(await everything(api)) == []
+        for user, phrase in ((1, "(deleted)"), (2, "(slettet)")):
+            assert (await api.inbox(user))["data"][-1]["message"] == phrase
 
 
 async def test_events_during_contact_erasure_lose_the_name_or_come_later(api: Api) -> None:

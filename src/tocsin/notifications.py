@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic_core
 
-from tocsin.catalogue import ENGLISH, Catalogue
+from tocsin.catalogue import Catalogue
 from tocsin.validation import refusal
 
 IMPORTED = "imported-"
@@ -83,9 +83,12 @@ def is_imported(language: str) -> bool:
     return language.startswith(IMPORTED)
 
 
-def erased_body(catalogue: Catalogue, body: str) -> str:
-    """Return the first five keys of a notification that cannot be rendered again, without personal data."""
+def erased_body(catalogue: Catalogue, body: str, language: str) -> str:
+    """Return the first five keys of a notification that cannot be rendered again, without personal data.
+
+    The phrase that replaces its text is in English if the language is not one of the catalogue.
+    """
     found = json.loads(f"{{{body}}}")
     data, _ = catalogue.erase(catalogue.name_of(found["type"], found["data"]), found["data"], {})
-    phrase = catalogue.phrase("erased", ENGLISH)
+    phrase = catalogue.phrase("erased", language)
     return body_with(found["id"], found["type"], to_json(data), phrase, f"<p>{phrase}</p>")

@@ -162,4 +162,4 @@ def _render_again(catalogue: Catalogue, event: Mapping[str, Any], said: Record) 
     if not is_imported(said["language"]):
         with contextlib.suppress(LookupError):  # the kind was removed or changed since
             return body_of(catalogue, event, said["language"])
-    return erased_body(catalogue, said["body"])
+    return erased_body(catalogue, said["body"], said["language"])

@@ -173,8 +173,10 @@ async def list_teams(database: Database, after: int, company_id: int | None, lim
 
 async def delete_team(database: Database, id_: int, company_id: int | None) -> None:
     """Delete a team, not its members. Raises `NotFound`."""
-    if await database.value(_SQL["delete_team"], id_, company_id) is None:
-        raise NotFound
+    async with database.transaction() as connection:
+        if await connection.fetchval(_SQL["delete_team"], id_, company_id) is None:
+            raise NotFound
+        await connection.execute(_SQL["next_generation"])
 
 
 async def enter(database: Database, team_id: int, user_id: int, company_id: int | None) -> None:

@@ -548,7 +548,7 @@ CREATE TABLE tocsin.teams (
     id integer NOT NULL,
     company_id integer NOT NULL,
     name text NOT NULL,
-    made_at timestamp with time zone DEFAULT clock_timestamp(),
+    generation bigint DEFAULT tocsin.generation(),
     CONSTRAINT teams_company_id_check CHECK ((company_id > 0)),
     CONSTRAINT teams_id_check CHECK ((id > 0))
 );

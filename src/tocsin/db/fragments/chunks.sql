@@ -8,7 +8,7 @@ candidate as materialized (
                select t.id
                from teams t
                where t.id = any(e.teams) and coalesce(t.company_id = e.company_id, true)
-                 and coalesce(t.made_at <= e.accepted_at, true)
+                 and coalesce(t.generation <= e.generation, true)
            ) as teams
     from (
         select *

@@ -166,7 +166,7 @@ erasure as (
 insert into jobs (id, task, lane, sender) select id, 'erase', 'bulk', $3 from erasure
 
 -- name: next_generation
--- A user who gets the id from now on is not a recipient of events that were accepted before.
+-- A user or team that gets a freed id from now on is not a recipient of events that were accepted before.
 insert into generations as g (id, current) values (1, 1) on conflict (id) do update set current = g.current + 1
 
 -- name: mask

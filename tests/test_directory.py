@@ -314,8 +314,8 @@ async def test_user_who_changes_company_leaves_its_teams(api: Api) -> None:
     assert (await get(api, "teams/7"))["users"] == [2]
 
 
-LEAVING = {
-    "erased": (queries("directory")["erase"], (2, 100, "")),
+LEAVING: dict[str, tuple[str, tuple[object, ...]]] = {
+    "erased": (queries("directory")["erase"], (2, 100, "", [])),
     "in another company": ("update users set company_id = 2 where id = $1", (2,)),
 }
 

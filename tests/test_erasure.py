@@ -1,21 +1,27 @@
 """Erasure removes everything of a user except notifications of other users."""
 
 import asyncio
+import json
 import re
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from tests.support.database import everything, slow
 from tests.support.events import custom, in_future
-from tests.support.service import Api
-from tests.support.waiting import reaches
+from tests.support.imports import device, import_lines, notification, user
+from tests.support.pushes import ANDROID, IPHONE, comes_to, register
+from tests.support.service import HOUR, SECRET, STREAM, Api
+from tests.support.waiting import reaches, until
 from tests.support.workers import work
 from tocsin import directory, jobs
 from tocsin.audit import Actor
+from tocsin.auth.minting import mint_user
 from tocsin.db.connections import Connection
 from tocsin.ids import new_id
 from tocsin.store import pool
+from tocsin.transfer import imports
+from tocsin_phones import Phones
 
 NAME, EMAIL = "Zebulon", "zebulon@example.com"
 PERSON = 424_242
@@ -49,6 +55,205 @@ async def test_erasure_removes_a_user_from_every_table(api: Api) -> None:
     assert await api.ids(1) == [shared]
     assert (await api.as_service("GET", f"/events/{shared}")).json()["recipients"] == 2
     assert (await api.as_service("GET", f"/events/{alone}")).json()["state"] == "delivered"
+
+
+HOLDS_USERS = {
+    *("users", "heads", "members", "preferences", "devices", "streams", "idempotency_keys"),
+    *("events", "event_keys", "subjects", "contents", "recipients", "inbox", "changes", "deliveries"),
+    *("posted", "posted_people", "import_lines"),
+}
+"""The tables that hold something of a user for longer than moments, except the audit log."""
+
+FOR_MOMENTS = {"clears", "erasures", "last_clears", "resolutions"}
+"""The tables that hold something of a user until a worker has done what they ask for."""
+
+HOLDS_NONE = {
+    *("cancellations", "console_sessions", "ending_events", "erased_ids", "generations", "lanes", "metric_minutes"),
+    *("migrations", "operator_rules", "posted_limit", "posted_types", "posters", "preference_locks", "push_services"),
+    *("registrations", "rewritten_events", "seen_registrations", "teams", "timelines", "worker_processes"),
+    *("trials",),  # of earlier releases
+    *("imports", "jobs", "dead_letters"),  # what they are about is in other tables
+    *("moved_ids", "moved_rows", "moves"),  # of companies that move
+    *FOR_MOMENTS,
+}
+
+
+def traces(tables: dict[str, str]) -> set[tuple[str, str]]:
+    return {(table, trace) for table, text in tables.items() for trace in ("zebra", str(PERSON)) if trace in text}
+
+
+async def fail_for_good(api: Api, task: str) -> None:
+    """Let a job fail for good."""
+    await reaches(lambda: api.app_state.database.value("select count(*) from jobs where task = $1", task), 1)
+    await api.app_state.database.value(
+        "with gone as (delete from jobs where task = $1 returning *)"
+        " insert into dead_letters (id, task, lane, attempts, progress, reason)"
+        " select id, task, lane, 8, 0, 'it failed' from gone",
+        task,
+    )
+
+
+async def refused_post(api: Api, event: dict[str, object]) -> None:
+    """Store an event as `tocsin.post` does, which a worker refused."""
+    async with api.app_state.database.transaction() as connection:
+        id_ = await connection.fetchval(
+            "insert into posted (id, event_id, role, service, body) values ($1, $1, 'crm', 'crm', $2) returning id",
+            new_id(),
+            json.dumps(event),
+        )
+        await connection.execute("insert into posted_people (user_id, id) values ($1, $2)", PERSON, id_)
+
+
+async def test_erasure_leaves_no_trace_in_any_table_of_the_schema(pushing: Api, phones: Phones) -> None:
+    api, database = pushing, pushing.app_state.database
+    assert set(await everything(api)) == HOLDS_USERS | HOLDS_NONE | {"audit_entries"}, "does a new table hold users?"
+    await api.people(
+        PERSON, first_name="zebra-1", last_name="zebra-2", email="zebra@example.com", profile_picture="zebra"
+    )
+    await api.team(7, 1, PERSON)
+    phone = ANDROID + "zebra"
+    for token, type_ in ((IPHONE, "iOS"), (phone, "Android")):
+        await register(api, PERSON, token, type=type_)
+    key = (await api.as_user(PERSON, "GET", "/notifications/web-push/key")).json()["key"]
+    await api.as_user(PERSON, "POST", "/notifications/web-push", json=phones.subscribe(key))
+    tried = await api.as_user(
+        PERSON, "POST", f"/notifications/devices/{phone}/test", headers={"Idempotency-Key": "zebra"}
+    )
+    assert tried.status_code == 200, tried.text
+    shared = await api.post(custom(1, PERSON, teams=(7,)))
+    paused = {"paused_until": in_future()}
+    answer = await api.as_user(PERSON, "PATCH", "/notifications/preferences", json=paused)
+    assert answer.status_code == 200, answer.text
+    words = {**custom(PERSON, body="zebra"), "about": ["order:zebra"]}
+    alone = await api.post({**words, "key": "zebra"})
+    await comes_to(api, alone, {"held": 3})
+    await api.as_user(PERSON, "PUT", f"/notifications/{alone}/read")
+    imported = notification(PERSON, message="zebra", message_formatted="<p>zebra</p>")
+    await import_lines(api, imported, notification(2, id=imported["notification"]["id"]))
+    held = {**words, "deliver_at": in_future()}
+    await api.as_service("POST", "/events", json=held)
+    await fail_for_good(api, "deliver")
+    await refused_post(api, words)
+    await database.value("insert into imports (id, state) values ($1, 'applying')", import_id := new_id())
+    await database.value("insert into dead_letters values ($1, 'import', 'bulk', 8, 0, 'it failed', now())", import_id)
+    lines = user(PERSON, email="zebra"), device(PERSON, "zebra"), notification(PERSON, message="zebra")
+    for number, line in enumerate(lines):
+        [(part, body)] = line.items()
+        await database.value(
+            "insert into import_lines (import_id, number, part, user_id, body) values ($1, $2, $3, $4, $5)",
+            *(import_id, number, part, PERSON, json.dumps(body)),
+        )
+    token = mint_user(SECRET, PERSON, HOUR)
+    async with api.http.stream("GET", STREAM, headers={"Authorization": f"Bearer {token}"}) as stream:
+        parts = stream.aiter_raw()  # closed with its last reference
+        await anext(parts)
+        await reaches(lambda: database.value("select count(*) from streams"), 1)
+        before = await everything(api)
+        await erase(api)
+    assert {table for table, _ in traces(before)} - {"audit_entries"} - FOR_MOMENTS == HOLDS_USERS
+    await reaches(lambda: database.value("select count(*) from streams"), 0)
+    found = await everything(api)
+    del found["audit_entries"]
+    await reaches(lambda: database.value("select count(*) from last_clears"), 0)
+    assert {(table, trace) for table, trace in traces(found) if table != "last_clears"} == {("events", str(PERSON))}
+    assert await database.value("select array_agg(id) from events where $1 = any(users)", PERSON) == [
+        await database.value("select id from dead_letters where task = 'deliver'")
+    ]
+    assert [each["id"] for each in (await api.inbox(1))["data"]] == [shared]
+    assert [each["message"] for each in (await api.inbox(2))["data"]] == ["A task of 1 was assigned & done"]
+
+
+@pytest.mark.parametrize("imported", [False, True])
+async def test_words_go_with_the_last_user_who_received_them(api: Api, *, imported: bool) -> None:
+    await made(api)
+    await api.people(3)
+    if imported:
+        lines = [notification(id_, message="for your eyes only") for id_ in (1, PERSON)]
+        lines[1]["notification"]["id"] = lines[0]["notification"]["id"]
+        await import_lines(api, *lines)
+    else:
+        await api.post({**custom(1, PERSON, body="for your eyes only"), "about": ["order:7"]})
+    await erase(api)
+    assert "for your eyes only" in str(await api.inbox(1))
+    await erase(api, 1)
+    for table, text in (await everything(api)).items():
+        for trace in ("for your eyes only", "order:7"):
+            assert trace not in text, f"{trace} in {table}: {text}"
+
+
+async def test_words_go_if_their_last_two_users_are_erased_at_once(idle: Api, dba: Connection) -> None:
+    await made(idle)
+    lines = [notification(id_, message="for your eyes only") for id_ in (1, PERSON)]
+    lines[1]["notification"]["id"] = lines[0]["notification"]["id"]
+    importing = asyncio.create_task(import_lines(idle, *lines))
+    await run_imports(idle, importing)
+    id_ = UUID(lines[0]["notification"]["id"])
+    for person in (1, PERSON):
+        await idle.as_service("DELETE", f"/directory/users/{person}")
+    database, worker = idle.app_state.database, new_id()
+    [first, second] = await jobs.claim(database, worker, "bulk", 2)
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.execute("select from events where id = $1 for update", id_)  # neither has seen that the other is done
+        tasks = [group.create_task(directory.finish_erasure(database, worker, job)) for job in (first, second)]
+        await until(lambda: all_blocked(idle, 2))
+    assert all(task.done() for task in tasks)
+    for table, text in (await everything(idle)).items():
+        assert "for your eyes only" not in text, f"{table}: {text}"
+
+
+async def test_failed_event_of_erased_users_loses_its_words_and_counts_them(idle: Api) -> None:
+    await made(idle)
+    events = (
+        {**custom(PERSON, body="for your eyes only"), "about": ["order:7"]},
+        custom(1, PERSON, body="for both"),
+        custom(PERSON, teams=(7,), body="for the team"),
+    )
+    ids = [(await idle.as_service("POST", "/events", json=event)).json()["id"] for event in events]
+    database, worker = idle.app_state.database, new_id()
+    for job in await jobs.claim(database, worker, "direct", 9):
+        await jobs.move_to_dead_letters(database, worker, job.id, "it failed")
+    assert (await idle.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 204
+    [job] = await jobs.claim(database, worker, "bulk", 9)
+    await directory.finish_erasure(database, worker, job)
+    for table, text in (await everything(idle)).items():
+        for trace in ("for your eyes only", "order:7"):
+            assert trace not in text, f"{trace} in {table}: {text}"
+    await idle.as_service("POST", "/operations/replay", "operations", json={"events": ids})
+    await work(idle)
+    counts = [(await idle.as_service("GET", f"/events/{id_}")).json() for id_ in ids]
+    assert [(each["recipients"], each["dropped"]) for each in counts] == [(0, 1), (1, 1), (1, 1)]
+    assert [entry["message"] for entry in (await idle.inbox(1))["data"]] == ["for the team", "for both"]
+    assert str(PERSON) not in (await everything(idle))["events"]
+
+
+async def test_import_under_way_does_not_bring_an_erased_user_back(idle: Api) -> None:
+    await made(idle)
+    lines = user(PERSON, email=EMAIL), notification(PERSON, message="for your eyes only"), user(1)
+    importing = asyncio.create_task(import_lines(idle, *lines))
+    await reaches(lambda: idle.app_state.database.value("select count(*) from jobs where task = 'import'"), 1)
+    await idle.as_service("DELETE", f"/directory/users/{PERSON}")
+    await run_imports(idle, importing)
+    assert (await idle.as_service("GET", f"/directory/users/{PERSON}")).status_code == 404
+    for table, text in (await everything(idle)).items():
+        for trace in (EMAIL, "for your eyes only"):
+            assert trace not in text, f"{trace} in {table}: {text}"
+
+
+async def run_imports(api: Api, importing: asyncio.Task[dict[str, int]]) -> None:
+    database, worker = api.app_state.database, new_id()
+    while not importing.done():
+        for job in await jobs.claim(database, worker, "bulk", 1):
+            await (imports.apply if job.task == "import" else directory.finish_erasure)(database, worker, job)
+        await asyncio.sleep(0.05)
+    await importing
+
+
+async def all_blocked(api: Api, count: int) -> bool:
+    waiting: int = await api.app_state.database.value(
+        "select count(*) from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0"
+        " and datname = current_database()"
+    )
+    return waiting == count
 
 
 async def test_erasure_keeps_notifications_of_other_users(api: Api) -> None:

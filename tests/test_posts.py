@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from tests.support.commands import refusal, run
-from tests.support.database import blocked, drop_function, url_for
+from tests.support.database import blocked, drop_function, everything, url_for
 from tests.support.events import LATER, custom, in_future, state
 from tests.support.service import SECRET, Api, serving
 from tests.support.waiting import reaches, until
@@ -302,6 +302,24 @@ async def test_user_who_is_erased_before_the_commit_is_left_out(api: Api, crm: a
         assert (await api.as_service("DELETE", "/directory/users/2")).status_code == 204
     await reaches(lambda: api.ids(1), [str(id_)])
     assert (await state(api, id_, wait=30))["recipients"] == 1
+
+
+async def test_event_for_a_user_who_is_erased_before_the_commit_keeps_no_words(
+    api: Api, crm: asyncpg.Connection
+) -> None:
+    await api.people(1, 424_242)
+    async with crm.transaction():
+        for event in (custom(424_242, body="for your eyes only"), custom(424_242, 1)):
+            await crm.fetchval(POST, json.dumps({**event, "about": ["order:7"]}))
+        assert (await api.as_service("DELETE", "/directory/users/424242")).status_code == 204
+    await reaches(lambda: api.app_state.database.value("select count(*) from jobs"), 0)
+    tables = await everything(api)
+    del tables["audit_entries"]
+    for table, text in tables.items():
+        for trace in ("for your eyes only", "424242"):
+            assert trace not in text, f"{trace} in {table}: {text}"
+    assert await api.app_state.database.value("select count(*) from subjects where subject = 'order:7'") == 1
+    assert len(await api.ids(1)) == 1
 
 
 @pytest.mark.parametrize(

@@ -404,7 +404,8 @@ async def test_contact_erasure_restores_no_words_of_a_user_who_is_erased(idle: A
     await work(idle)
     await resolve(idle, f"contact:{CONTACT}", "erased")
     async with asyncio.TaskGroup() as group, dba.transaction():
-        await dba.execute(queries("directory")["mask"], 1, [id_])
+        for name, arguments in (("mask", (1, [id_])), ("forget", (1, [id_]))):
+            await dba.execute(queries("directory")[name], *arguments)
         rewriting = group.create_task(run_resolutions(idle))
         await until(lambda: rewriting.done() or blocked(dba))
     assert [tuple(row) for row in await dba.fetch("select data, params from events")] == [("{}", "{}")]

@@ -210,14 +210,15 @@ async def erase(database: Database, pubsub: PubSub, id_: int, actor: Actor) -> N
         await devices.clear_phones(connection, [id_])
         await devices.detach_all(connection, id_)
         parts = EVENTS_BATCH_SIZE, f"erasure:{new_id()}"
-        await fetch_long(connection, _SQL["erase"], id_, *parts)
+        failed = [row["id"] for row in await fetch_long(connection, _SQL["failed"], id_)]
+        await fetch_long(connection, _SQL["erase"], id_, *parts, failed)
         await connection.execute(_SQL["next_generation"])  # last, since all erasures wait here for each other
     for topic in ("bulk", "clear"):
         pubsub.publish(topic)
 
 
 async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
-    """Remove an erased user's id from a part of the events that reached the user, and finish the job of this part.
+    """Remove an erased user from a part of the events that reached the user or failed, and finish the job of this part.
 
     Raises `Lost` if the lease of the job is lost.
     """
@@ -226,6 +227,8 @@ async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
         for user_id, ids in await connection.fetch(_SQL["end_erasure"], job.id):
             for some in pieces(ids, EVENTS_BATCH_SIZE):  # a job of an earlier release has all events
                 await connection.execute(_SQL["mask"], user_id, some)
+                await connection.execute(_SQL["hold_events"], some)
+                await connection.execute(_SQL["forget"], user_id, some)
 
 
 async def _put_team(connection: Connection, team: Team, company_id: int | None) -> bool:

@@ -110,17 +110,21 @@ class Posts:
 
 async def _settle(connection: Connection, worker: UUID, part: Sequence[Post], outcomes: Mapping[UUID, Outcome]) -> None:
     """End the jobs of these events. Raises the `Problem` of an event that must be tried again."""
-    accepted = []
+    accepted, with_erased = list[UUID](), list[UUID]()
     for post in part:
         outcome = outcomes[post.id]
         if isinstance(outcome, Accepted):
             accepted.append(post.job)
+            if outcome.skipped_users and not outcome.is_repeated:
+                with_erased.append(post.id)
         elif isinstance(outcome, REFUSALS):
             await _refuse(connection, worker, post.job, outcome)
         else:
             raise outcome
     await jobs.finish(connection, worker, accepted)
     await connection.execute(_SQL["forget"], accepted)
+    if with_erased:
+        await connection.execute(_SQL["forget_erased"], with_erased)
 
 
 async def _refuse(connection: Connection, worker: UUID, job: UUID, problem: Problem) -> None:

@@ -29,6 +29,7 @@ BOUNDED = {
     ("cells", "counts"): "a count that an operator asks for",
     ("console_sessions", "of_token"): "the last two tokens of one session",
     ("devices", "keep"): "one user's devices",
+    ("directory", "failed"): "the events that failed within thirty days, once in an erasure",
     ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",
     ("directory", "put_users"): "the teams of at most 2,500 users",
     ("deliveries", "counts"): "the companies that are moving",

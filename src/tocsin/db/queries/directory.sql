@@ -120,8 +120,16 @@ where (event_id, device_id) in (
     select event_id, device_id from deliveries where user_id = $1 order by event_id, device_id for update
 )
 
+-- name: failed
+-- The events that name the user and failed.
+select d.id
+from dead_letters d
+cross join lateral (select users from events where id = d.id offset 0) e
+where d.task = 'deliver' and $1 = any(e.users)
+
 -- name: erase
--- The user's id stays in the events that reached the user. They are changed by jobs, $2 events each, in turns of their own ($3).
+-- The user's id stays in the events that reached the user, and in those that failed ($4). They are changed by jobs, $2 events
+-- each, in turns of their own ($3).
 with gone as (
     delete from inbox where user_id = $1 returning event_id
 ),
@@ -149,6 +157,17 @@ refused_job as (
 refused_event as (
     delete from posted p using refused r where p.id = r.id
 ),
+imported as (
+    -- lines of imports that failed, or were accepted; one that a worker is applying is applied after the erasure
+    delete from import_lines
+    where ctid = any(array(
+        select l.ctid
+        from imports i
+        join import_lines l on l.import_id = i.id and l.part in ('user', 'device', 'notification') and l.user_id = $1
+        where i.state = 'applying'
+        for update of l skip locked
+    ))
+),
 person as (
     delete from users where id = $1
 ),
@@ -159,7 +178,10 @@ remembered as (
 erasure as (
     insert into erasures (id, user_id, event_ids)
     select gen_random_uuid(), $1, array_agg(event_id order by event_id)
-    from (select event_id, row_number() over (order by event_id) - 1 as place from gone) sorted
+    from (
+        select event_id, row_number() over (order by event_id) - 1 as place
+        from (select event_id from gone union select unnest($4::uuid[])) concerned
+    ) sorted
     group by place / $2::int
     returning id
 )
@@ -170,7 +192,7 @@ insert into jobs (id, task, lane, sender) select id, 'erase', 'bulk', $3 from er
 insert into generations as g (id, current) values (1, 1) on conflict (id) do update set current = g.current + 1
 
 -- name: mask
--- Remove the user's id from these events; delete the words of events that no other user received.
+-- Replace the user's id in the records of recipients of these events.
 with chunk as materialized (
     -- the only chunk that the user can be in: its ids are greater than `after_user`
     select of.event_id, last.after_user
@@ -180,34 +202,62 @@ with chunk as materialized (
         order by after_user desc
         limit 1
     ) last
+)
+update recipients r
+set user_ids = array_replace(r.user_ids, $1, 0)
+from chunk
+where r.event_id = chunk.event_id and r.after_user = chunk.after_user and $1 = any(r.user_ids)
+
+-- name: hold_events
+-- Erasures of other users of these events, and imports that are adding recipients to them, end first.
+select from events where id = any($1::uuid[]) order by id for update
+
+-- name: forget
+-- Remove the user's id from these events; delete the words of those that no user has or may still get, with their keys, and
+-- imported texts of which that is so. The user stays in events that failed, so that a replay counts the user as dropped.
+with event as materialized (
+    select e.id, e.service, e.company_id, e.key, e.subjects, (select true from dead_letters where id = e.id) as has_failed,
+           (
+               select true from recipients r where r.event_id = e.id and (r.user_ids <@ '{0}') is false limit 1
+           ) is null
+           and (select true from jobs where id = e.id) is null
+           and (
+               (select true from dead_letters where id = e.id) is null
+               or cardinality(e.teams) = 0 and not
+-- include: named_still
+           ) as is_void
+    from (select * from unnest($2::uuid[]) as asked (id) limit cardinality($2::uuid[])) asked
+    join events e on e.id = asked.id
 ),
-named as (
-    update recipients r
-    set user_ids = array_replace(r.user_ids, $1, 0)
-    from chunk
-    where r.event_id = chunk.event_id and r.after_user = chunk.after_user and $1 = any(r.user_ids)
-    returning r.event_id, r.reached
+old as materialized (
+    select * from event where is_void
 ),
-alone as materialized (
-    select n.event_id
-    from named n
-    where n.reached = 1
-      and not exists (select from recipients r where r.event_id = n.event_id and r.reached > 0 and $1 <> all(r.user_ids))
-      and not exists (select from jobs j where j.id = n.event_id)
-),
+-- include: keyed
+,
 words as (
-    delete from contents c using alone where c.event_id = alone.event_id
+    delete from contents c using event
+    where c.event_id = event.id
+      and (
+          event.is_void
+          or c.language like 'imported-%' and not exists (
+              select
+              from recipients r
+              cross join unnest(r.user_ids) as reached (user_id)
+              where r.event_id = event.id
+                and (select i.language from inbox i where i.user_id = reached.user_id and i.event_id = event.id) = c.language
+          )
+      )
 ),
 about as (
-    delete from subjects s using alone, events e
-    where e.id = alone.event_id and s.event_id = e.id and s.subject = any(e.subjects)
+    delete from subjects s using old where s.event_id = old.id and s.subject = any(old.subjects)
 )
 update events e
-set users = array_remove(e.users, $1), excepted = array_remove(e.excepted, $1),
-    data = case when e.id in (select event_id from alone) then '{}' else e.data end,
-    params = case when e.id in (select event_id from alone) then '{}' else e.params end,
-    subjects = case when e.id in (select event_id from alone) then '{}' else e.subjects end
-where e.id = any($2::uuid[])
+set users = case when event.has_failed then e.users else array_remove(e.users, $1) end,
+    excepted = array_remove(e.excepted, $1), data = case when event.is_void then '{}' else e.data end,
+    params = case when event.is_void then '{}' else e.params end,
+    subjects = case when event.is_void then '{}' else e.subjects end, key = case when event.is_void then null else e.key end
+from event
+where e.id = event.id
 
 -- name: end_erasure
 delete from erasures where id = $1 returning user_id, event_ids

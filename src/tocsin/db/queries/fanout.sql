@@ -80,15 +80,9 @@ with event as materialized (
                from unnest(e.users) as named (user_id)
                where (select true from heads h where h.user_id = named.user_id)
            ) as users,
-           cardinality(e.teams) = 0 and not exists (
-               select
-               from unnest(e.users) as named (user_id)
-               where (
-                   select coalesce(h.generation <= e.generation, h.made_at <= e.accepted_at)
-                   from heads h
-                   where h.user_id = named.user_id
-               )
-           ) as is_void
+           cardinality(e.teams) = 0 and not
+-- include: named_still
+           as is_void
     from (select * from unnest($1::uuid[]) as asked (id) limit cardinality($1::uuid[])) asked
     join events e on e.id = asked.id
 ),

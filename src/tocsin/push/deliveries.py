@@ -34,6 +34,9 @@ LIFETIME = timedelta(hours=24)
 MAX_BUNDLED = 1_000
 """Maximum held deliveries of a device that are claimed together; more follow in further bundles."""
 
+MAX_CLEARED = 90
+"""Notifications that a clear names for all providers. More are cleared as all, if nothing is unread."""
+
 MAX_COUNTED = 1_000_000
 """The number up to which the due deliveries of a lane are counted."""
 
@@ -234,7 +237,8 @@ async def clears(database: Database, limit: int = 200) -> list[Clear]:
     found = [Clear(phone["lane"], address_of(phone), 0, "all") for phone in last]
     for phone in phones:
         row = told[phone["user_id"]]
-        what: tuple[UUID, ...] | Literal["all"] = "all" if row["all_read"] else tuple(row["ids"])
+        is_all = row["all_read"] or (not row["unread"] and len(row["ids"]) > MAX_CLEARED)
+        what: tuple[UUID, ...] | Literal["all"] = "all" if is_all else tuple(row["ids"])
         found.append(Clear(phone["lane"], address_of(phone), row["unread"], what))
     return found
 

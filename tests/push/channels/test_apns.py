@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import jwt
 import pytest
@@ -178,9 +179,12 @@ def test_apns_truncation_splits_no_character(apns: Apns) -> None:
         assert body[-2] != "\u200d"
 
 
-def test_apns_clear_omits_ids_that_do_not_fit(apns: Apns) -> None:
-    made = request(apns, push(phone(), None, clear=(OTHER,) * 1000))
-    assert 2000 < len(made.body) <= 4096
+def test_apns_clear_omits_the_oldest_ids_that_do_not_fit(apns: Apns) -> None:
+    clear = tuple(UUID(int=number) for number in range(1000))  # the latest first
+    made = request(apns, push(phone(), None, clear=clear))
+    assert 4096 - 39 < len(made.body) <= 4096
+    named = json.loads(made.body)["clear"]
+    assert named == [str(id_) for id_ in clear[: len(named)]]
 
 
 def test_apns_push_that_cannot_fit_is_refused(apns: Apns) -> None:

@@ -185,15 +185,29 @@ from unnest($1::uuid[], $2::bigint[]) as o (id, position)
 where v.id = o.id
 
 -- name: closed
--- The latest notifications, at most 20, that were read, deleted or erased after a position.
+-- The latest notifications, at most 20, that were read, deleted or erased after a position; of what was read up to an entry, the
+-- latest that are read. Only the latest 100 changes are read.
+with recent as materialized (
+    select position, change, event_ids, up_to from changes where user_id = $1 and position > $2 order by position desc limit 100
+),
+all_read as materialized (
+    select max(position) as position, max(up_to) as up_to from recent where change = 'all_read'
+)
 select id
 from (
-    select unnest(event_ids) as id, position
-    from changes
-    where user_id = $1 and position > $2 and change in ('read', 'deleted', 'rewritten')
-    order by position desc
-    limit 40
+    select unnest(event_ids) as id, position from recent where change in ('read', 'deleted', 'rewritten')
+    union all
+    select r.event_id, a.position
+    from all_read a
+    cross join lateral (
+        select event_id from inbox
+        where user_id = $1 and deleted_at is null and read_at is not null and position <= a.up_to
+        order by position desc
+        limit 20
+    ) r
 ) c
+group by id
+order by max(position) desc, id desc
 limit 20
 
 -- name: enter_lane
@@ -360,7 +374,7 @@ select due.user_id, h.unread, exists (
                where c.user_id = due.user_id and c.position > due.since and c.change = 'all_read'
            ) told
            group by id
-           order by max(position) desc
+           order by max(position) desc, id desc
            limit 100
        ) as ids
 from (

@@ -1,7 +1,8 @@
-"""Payloads within the limit of the provider: the body is cut first, then the data is left out, then ids to clear."""
+"""Payloads within the limit of the provider: the body is cut first, then the data is left out, then the oldest ids to clear."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -20,7 +21,7 @@ LEVELS = {"quiet": "passive", "normal": "active", "urgent": "time-sensitive"}
 
 
 class Parts(NamedTuple):
-    """The parts of a push that can be shortened. `data` is JSON."""
+    """The parts of a push that can be shortened. `data` is JSON; the ids to clear begin with the latest."""
 
     body: str
     data: str
@@ -36,14 +37,21 @@ def fitted(push: Push, build: Callable[[Parts], str], limit: int) -> bytes | Non
     def made(parts: Parts) -> bytes:
         return build(parts).encode()
 
-    for parts in _ever_less(push):
-        whole = made(parts)
-        if len(whole) <= limit:
-            return whole
-        if parts.body and len(made(_cut(parts, 0))) <= limit:
-            fits = bisect_right(range(len(parts.body)), limit, key=lambda length: len(made(_cut(parts, length))))
-            return made(_cut(parts, fits - 1))
-    return None
+    def longest(shortened: Callable[[int], Parts], length: int) -> bytes | None:
+        """Return the payload with the most of `length` characters or ids that fit; None if not even none of them fit."""
+        fits = bisect_right(range(length), limit, key=lambda length: len(made(shortened(length))))
+        return made(shortened(fits - 1)) if fits else None
+
+    whole = Parts(*((words_of(push.shown), push.shown.data) if push.shown else ("", "{}")), push.clear)
+    for parts in (whole, whole._replace(data="{}")):
+        if len(content := made(parts)) <= limit:
+            return content
+        if parts.body and (cut_content := longest(partial(_cut, parts), len(parts.body))):
+            return cut_content
+    if whole.clear == "all":
+        return None
+    wordless = _cut(whole, 0) if whole.body else whole
+    return longest(lambda length: wordless._replace(data="{}", clear=whole.clear[:length]), len(whole.clear))
 
 
 def words_of(shown: Shown) -> str:
@@ -78,19 +86,6 @@ def notification(push: Push, shown: Shown, data: str) -> str:
 def ids(clear: tuple[UUID, ...] | Literal["all"]) -> list[str] | str:
     """Return the ids to clear as strings, or "all"."""
     return clear if clear == "all" else [str(id_) for id_ in clear]
-
-
-def _ever_less(push: Push) -> Iterator[Parts]:
-    """Yield all parts of a push, and then fewer in each step; the oldest ids are first and are left out first."""
-    body, data = (words_of(push.shown), push.shown.data) if push.shown else ("", "{}")
-    parts = Parts(body, data, push.clear)
-    yield parts
-    if data != "{}":
-        parts = parts._replace(data="{}")
-        yield parts
-    while parts.clear and parts.clear != "all":
-        parts = parts._replace(clear=parts.clear[len(parts.clear) // 2 + 1 :])
-        yield parts
 
 
 def _cut(parts: Parts, length: int) -> Parts:

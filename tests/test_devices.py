@@ -135,6 +135,24 @@ async def test_device_token_replaces_only_own_tokens(api: Api) -> None:
     assert [device["token_ending"] for device in await listed(api, 2)] == ["bbbbbb"]
 
 
+FIREBASE = "c" * 11 + "_:" + "x" * 100
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((FIREBASE, {"provider": "fcm"}), (IPHONE, {})),
+        ((IPHONE, {}), (FIREBASE, {"provider": "fcm"})),
+        ((IPHONE.lower(), {}), (FIREBASE, {"provider": "fcm"})),
+    ],
+)
+async def test_device_token_replaces_one_of_another_provider(api: Api, before: Any, after: Any) -> None:
+    await api.people(1)
+    await register(api, 1, before[0], **before[1])
+    await register(api, 1, after[0], **after[1], replaces=before[0])
+    assert [device["token_ending"].lower() for device in await listed(api, 1)] == [after[0][-6:].lower()]
+
+
 async def test_device_limit_of_50_evicts_the_longest_unused(api: Api) -> None:
     await api.people(1)
     for number in range(50):

@@ -85,8 +85,9 @@ class DeviceWithToken(DeviceBody):
         return Device(self.token, type_, provider, self.environment or "production", self.app or "default")
 
     def replaced(self) -> str | None:
-        """Return the token that this one replaces, in stored form, if it is one of the same provider."""
-        return PHONES[self.device().provider].stored_token(self.replaces) if self.replaces else None
+        """Return the token that this one replaces, in stored form, if it is one; it may be of another provider."""
+        channels = [PHONES[self.device().provider], *PHONES.values()]
+        return next((token for each in channels if (token := each.stored_token(self.replaces or ""))), None)
 
 
 class _Owned(RequestModel):

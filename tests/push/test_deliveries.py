@@ -161,6 +161,17 @@ async def test_read_notifications_are_cleared_on_all_devices_in_one_burst(api: A
     assert (apple["payload"]["clear"], apple["payload"]["aps"]["badge"]) == ("all", 0)
 
 
+async def test_clear_of_more_than_fit_clears_all_if_nothing_is_unread(api: Api, phones: Phones) -> None:
+    ids = [await api.post(custom(1)) for _ in range(91)]
+    await until(lambda: api.app_state.database.value("select 1 from heads where user_id = 1 and unread = 91"))
+    await register(api, 1, IPHONE)
+    await register(api, 1, ANDROID, type="Android")
+    await api.as_user(1, "PUT", "/notifications/read", json={"ids": ids})
+    [apple] = await until(lambda: phones.pushes("apns", IPHONE))
+    [google] = await until(lambda: phones.pushes("fcm", ANDROID))
+    assert (apple["payload"]["clear"], google["payload"]["message"]["data"]["clear"]) == ("all", '"all"')
+
+
 async def test_clear_keeps_newer_notifications_on_phones(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     ids = [await api.post(custom(1)) for _ in range(3)]
@@ -303,6 +314,18 @@ async def test_bad_token_is_not_tried_in_a_stopped_lane_of_the_other_environment
 
     await until(set_aside)
     assert phones.pushes("apns-sandbox", IPHONE) == []
+
+
+async def test_wrong_key_of_the_other_environment_does_not_stop_the_lane(api: Api, phones: Phones) -> None:
+    await register(api, 2, OTHER_IPHONE)
+    assert await pushes_of(api, await api.post(custom(2))) == {"delivered": 1}
+    phones.answer("apns", token=IPHONE, status=400, reason="BadDeviceToken", times=1)
+    phones.answer("apns-sandbox", status=403, reason="BadEnvironmentKeyIdInToken")
+    await register(api, 1, IPHONE)
+    assert await pushes_of(api, await api.post(custom(1))) == {"gone": 1}
+    assert len(phones.pushes("apns-sandbox", IPHONE)) == 1
+    assert await pushes_of(api, await api.post(custom(2))) == {"delivered": 1}
+    assert [lane["stopped_at"] for lane in await deliveries.lanes(api.app_state.database)] == [None] * 4
 
 
 async def test_results_of_each_lane_have_a_share_of_database_connections(

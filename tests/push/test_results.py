@@ -536,6 +536,17 @@ class TestSecondTry:
         rows = await results.dba.fetch("select environment, server_key from devices order by id desc")
         assert [tuple(row) for row in rows] == [("sandbox", "its key"), ("production", None)]
 
+    async def test_second_try_shows_nothing_about_the_first_lane(self, results: Results) -> None:
+        await self.tried(results, Refused("bad", doubtful=True), Delivered())
+        assert not await deliveries.lane_has_delivered(results.database, LANE)
+        assert await deliveries.lane_has_delivered(results.database, TWIN)
+
+    async def test_only_the_lane_of_the_second_try_waits_if_it_must(self, results: Results) -> None:
+        results.twin.transport = GivenTransport(500)
+        await self.tried(results, Refused("bad", doubtful=True), Later("busy", lane=60.0))
+        assert results.lane.remaining == 0
+        assert results.twin.remaining > 0
+
     async def test_address_of_the_same_environment_is_tried_in_the_same_lane(self, results: Results) -> None:
         await self.tried(results, Refused("bad", doubtful=True), Delivered(), phone("Web", "elsewhere"))
         assert self.sent(results) == (["elsewhere"], [])
@@ -550,11 +561,12 @@ class TestSecondTry:
         ("second", "state", "reason"),
         [
             (Refused("second", doubtful=True), "refused", "refused: first"),
+            (Stopped("second"), "refused", "refused: first"),
             (Refused("second"), "refused", "refused: second"),
             (Gone("second"), "gone", "the device is gone: second"),
         ],
     )
-    async def test_first_answer_counts_if_the_second_is_doubtful(
+    async def test_first_answer_counts_if_the_second_does_not_judge_the_device(
         self, results: Results, second: Outcome, state: str, reason: str
     ) -> None:
         results.twin.transport = GivenTransport(500)
@@ -563,7 +575,7 @@ class TestSecondTry:
         assert await results.state(key) == (state, reason)
 
     async def test_second_answer_counts_for_a_device_that_was_removed(self, results: Results) -> None:
-        await deliveries.lane_works(results.database, LANE)
+        await deliveries.lane_works(results.database, TWIN)
         leased = await results.leased()
         removed = replace(leased, address=None)
         results.twin_channel.means["elsewhere", 500] = Refused("second", doubtful=True)

@@ -136,10 +136,10 @@ class ResultWriter:
         gone: dict[UUID, datetime] = {}
         back: list[DeliveryKey] = []
         outcomes = [_outcome(lane, each) for each in answered]
-        for each, outcome in zip(answered, outcomes, strict=True):
+        for each, (judge, outcome) in zip(answered, outcomes, strict=True):
             keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
             is_outdated = isinstance(outcome, Unauthorised | Stopped) and each.answer.sent_at < lane.renewed_at
-            result = None if is_outdated else await self._result(lane, each, outcome, gone)
+            result = None if is_outdated else await self._result(judge, each, outcome, gone)
             if result is None:
                 back += keys
             else:
@@ -151,7 +151,7 @@ class ResultWriter:
             await deliveries.put_back(self._database, self._worker, back)
         if settled:
             await deliveries.settle(self._database, self._worker, settled)
-        for outcome in outcomes:
+        for _, outcome in outcomes:
             self._metrics.answer(lane.name, outcome)
         lane.under_way.difference_update(done.key for done in settled)
         lane.under_way.difference_update(back)
@@ -164,7 +164,10 @@ class ResultWriter:
             self._pubsub.publish("settled")
 
     async def _result(self, lane: Lane, each: Answered, outcome: Outcome, gone: dict[UUID, datetime]) -> Settled | None:
-        """Return the new state of a delivery; None: it is put back, as if it had never been claimed."""
+        """Return the new state of a delivery; None: it is put back, as if it had never been claimed.
+
+        `lane` is the one that answered: a second try through another lane shows nothing about the first one.
+        """
         key = each.delivery.key
         match outcome:
             case Delivered():
@@ -270,11 +273,16 @@ def _of_bundle(result: Settled, keys: Sequence[DeliveryKey]) -> list[Settled]:
     return [result._replace(key=keys[0]), *(others._replace(key=key) for key in keys[1:])]
 
 
-def _outcome(lane: Lane, each: Answered) -> Outcome:
-    """Return what an answer means; if the second try is doubtful, what the answer to the first try means."""
+def _outcome(lane: Lane, each: Answered) -> tuple[Lane, Outcome]:
+    """Return the lane that gave the answer that counts, and what the answer means.
+
+    If the answer to the second try is doubtful, or is about the settings of the other lane, the first answer counts.
+    """
     if each.refused:
-        return each.refused
-    outcome = (each.retry_lane or lane).channel.outcome(each.push, each.answer)
-    if each.first is None or each.delivery.address is None or not (isinstance(outcome, Refused) and outcome.doubtful):
-        return outcome
-    return lane.channel.outcome(replace(each.push, address=each.delivery.address), each.first)
+        return lane, each.refused
+    judge = each.retry_lane or lane
+    outcome = judge.channel.outcome(each.push, each.answer)
+    is_unclear = isinstance(outcome, Stopped) or (isinstance(outcome, Refused) and outcome.doubtful)
+    if each.first is None or each.delivery.address is None or not is_unclear:
+        return judge, outcome
+    return lane, lane.channel.outcome(replace(each.push, address=each.delivery.address), each.first)

@@ -1,4 +1,4 @@
-"""Payloads within the limit of the provider: the body is cut first, then the data is left out, then the oldest ids to clear."""
+"""Payloads within the limit of the provider: the body is cut first, then data is left out, then the oldest ids."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def fitted(push: Push, build: Callable[[Parts], str], limit: int) -> bytes | Non
         return build(parts).encode()
 
     def longest(shortened: Callable[[int], Parts], length: int) -> bytes | None:
-        """Return the payload with the most of `length` characters or ids that fit; None if not even none of them fit."""
+        """Return the payload with as many of `length` characters or ids as fit; None if it is too long without any."""
         fits = bisect_right(range(length), limit, key=lambda length: len(made(shortened(length))))
         return made(shortened(fits - 1)) if fits else None
 
@@ -48,10 +48,10 @@ def fitted(push: Push, build: Callable[[Parts], str], limit: int) -> bytes | Non
             return content
         if parts.body and (cut_content := longest(partial(_cut, parts), len(parts.body))):
             return cut_content
-    if whole.clear == "all":
+    wordless, clear = (_cut(whole, 0) if whole.body else whole), whole.clear
+    if clear == "all":
         return None
-    wordless = _cut(whole, 0) if whole.body else whole
-    return longest(lambda length: wordless._replace(data="{}", clear=whole.clear[:length]), len(whole.clear))
+    return longest(lambda length: wordless._replace(data="{}", clear=clear[:length]), len(clear))
 
 
 def words_of(shown: Shown) -> str:

@@ -117,12 +117,17 @@ def test_name_of_a_kind_is_its_type_if_its_variant_is_unknown(type_: str, data: 
 
 
 def test_subjects_of_a_stored_notification_are_those_of_its_kind() -> None:
-    assert CATALOGUE.subjects_of("of_yesterday", {"case": {"id": UUID}}) == ()
+    assert CATALOGUE.subjects_of("note", PERSONAL) == ()
     assert CATALOGUE.subjects_of("incoming_email", PERSONAL) == (
         f"email:{EMAIL}",
         f"correspondence:{CORRESPONDENCE}",
         f"contact:{UUID}",
     )
+
+
+def test_unknown_kind_has_the_subjects_of_fields_of_other_kinds() -> None:
+    data = {"case": {"id": UUID}, "contact": {"id": EMAIL}, "body": {"id": UUID}, "lead": "none"}
+    assert set(CATALOGUE.subjects_of("of_yesterday", data)) == {f"case:{UUID}", f"contact:{EMAIL}"}
 
 
 TWO_ORDERS = """

@@ -917,11 +917,12 @@ def longest_of(schema: Any) -> Any:
     return "&" * schema["maxLength"]
 
 
-async def test_contact_erasure_applies_to_imported_history(api: Api) -> None:
+@pytest.mark.parametrize("kind", ["incoming_email", "of_yesterday"])
+async def test_contact_erasure_applies_to_imported_history(api: Api, kind: str) -> None:
     sample = api.app_state.catalogue.samples["incoming_email"]["notification"]
     contact = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": None}
     data = {**sample["data"], "contact": contact, "email": {**sample["data"]["email"], "subject": NAMES[2]}}
-    line = notification(1, type="incoming_email", data=data, message=f"{NAMES[0]}: {NAMES[3]}", message_formatted=None)
+    line = notification(1, type=kind, data=data, message=f"{NAMES[0]}: {NAMES[3]}", message_formatted=None)
     await import_lines(api, user(1), line)
     await resolve(api, f"contact:{CONTACT}", "erased")
     await settled(api)

@@ -133,10 +133,9 @@ class Catalogue:
         return self._names.groups.get(language, {}).get(group) or readable(group, "")
 
     def subjects_of(self, kind: str, data: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the subjects of a notification with this data; empty for an unknown kind."""
-        if kind not in self.kinds:
-            return ()
-        return tuple(dict.fromkeys(_subjects_of(self.kinds[kind], {"data": data})))
+        """Return the subjects of a notification with this data; of an unknown kind, as if any kind had its fields."""
+        kinds = [self.kinds[kind]] if kind in self.kinds else self.kinds.values()
+        return tuple(dict.fromkeys(subject for each in kinds for subject in _subjects_of(each, {"data": data})))
 
     def name_of(self, type_: str, data: Mapping[str, Any]) -> str:
         """Return the name of the kind of a notification with this type and data, else the type."""

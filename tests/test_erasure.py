@@ -18,6 +18,7 @@ from tocsin import directory, jobs
 from tocsin.audit import Actor
 from tocsin.auth.minting import mint_user
 from tocsin.db.connections import Connection
+from tocsin.db.statements import queries
 from tocsin.ids import new_id
 from tocsin.store import pool
 from tocsin.transfer import imports
@@ -161,6 +162,22 @@ async def test_erasure_leaves_no_trace_in_any_table_of_the_schema(pushing: Api, 
     ]
     assert [each["id"] for each in (await api.inbox(1))["data"]] == [shared]
     assert [each["message"] for each in (await api.inbox(2))["data"]] == ["A task of 1 was assigned & done"]
+
+
+async def test_erasure_reads_a_notification_with_many_texts_once(api: Api) -> None:
+    people = range(1, 301)
+    await api.people(*people)
+    [first, *others] = [notification(id_, message=f"Dear {id_}") for id_ in people]
+    event_id = first["notification"]["id"]
+    await import_lines(api, first, *({"notification": {**each["notification"], "id": event_id}} for each in others))
+    async with api.app_state.database.connection() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        explained = f"explain (analyze, buffers, format json) {queries('directory')['forget']}"
+        [plan] = json.loads(await connection.fetchval(explained, 1, [UUID(event_id)]))
+        await transaction.rollback()
+    parts = plan["Plan"]["Plans"]  # what `with` contains is not in the sum of all
+    assert sum(part["Shared Hit Blocks"] for part in parts) < 30 * len(people)
 
 
 @pytest.mark.parametrize("imported", [False, True])

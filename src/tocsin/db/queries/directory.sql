@@ -234,18 +234,23 @@ old as materialized (
 ),
 -- include: keyed
 ,
+used as materialized (
+    -- the imported texts that other users have, as a map: an event may have one for each of many users
+    select jsonb_object_agg(o.id::text || i.language, true) as texts
+    from event o
+    cross join lateral (
+        select true from contents where event_id = o.id and language like 'imported-%' limit 1
+    ) imported
+    cross join lateral (select user_ids from recipients where event_id = o.id offset 0) r
+    cross join unnest(r.user_ids) as reached (user_id)
+    cross join lateral (select language from inbox where user_id = reached.user_id and event_id = o.id offset 0) i
+),
 words as (
     delete from contents c using event
     where c.event_id = event.id
       and (
           event.is_void
-          or c.language like 'imported-%' and not exists (
-              select
-              from recipients r
-              cross join unnest(r.user_ids) as reached (user_id)
-              where r.event_id = event.id
-                and (select i.language from inbox i where i.user_id = reached.user_id and i.event_id = event.id) = c.language
-          )
+          or c.language like 'imported-%' and ((select texts from used) ? (c.event_id::text || c.language)) is not true
       )
 ),
 about as (

@@ -38,21 +38,20 @@ class Device:
 async def register(database: Database, user_id: int, device: Device, replaces: str | None = None) -> None:
     """Assign a device to a user, whichever user had it before. A token that it replaces is removed if it is the user's.
 
+    The pushes that wait for the replaced token are sent to a token that is new.
+
     Raises `Unauthenticated` if the user is erased or inactive.
     """
     async with database.transaction() as connection:
         await connection.execute(_SQL["hold_owner"], user_id)
         if not await connection.fetchval(_SQL["is_active"], user_id):
             raise Unauthenticated.inactive(user_id)
-        tokens = [device.token]
+        replaced: UUID | None = None
         if replaces and replaces != device.token:
-            tokens = [row["token"] for row in await connection.fetch(_SQL["in_order"], [device.token, replaces])]
-        for token in tokens:
-            if token == device.token:
-                if id_ := await connection.fetchval(_SQL["register"], user_id, *astuple(device)):
-                    await follow(connection, id_)
-            else:
-                await connection.execute(_SQL["detach"], user_id, token)
+            await connection.execute(_SQL["lock_in_order"], device.token, replaces)
+            replaced = await connection.fetchval(_SQL["detach"], user_id, replaces)
+        if id_ := await connection.fetchval(_SQL["register"], user_id, *astuple(device), replaced):
+            await follow(connection, id_)
         await enforce_device_limit(connection, user_id)
 
 

@@ -266,6 +266,24 @@ async def import_in_sandbox(api: Api) -> None:
     assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.parametrize(
+    ("token", "body"), [(OTHER_IPHONE, {}), (OTHER_IPHONE, {"environment": "sandbox"}), (ANDROID, {"provider": "fcm"})]
+)
+async def test_push_that_waits_for_a_token_is_sent_to_the_one_that_replaces_it(
+    api: Api, phones: Phones, token: str, body: dict[str, str]
+) -> None:
+    await prefer(api, paused_until=in_future())
+    await register(api, 1, IPHONE)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await comes_to(api, id_, {"held": 1})
+    await register(api, 2, token, **body)
+    await register(api, 1, token, replaces=IPHONE, **body)
+    await register(api, 2, IPHONE)
+    await prefer(api, paused_until=None)
+    await comes_to(api, id_, {"delivered": 1})
+    assert [push["token"] for push in phones.pushes()] == [token]
+
+
 @pytest.mark.parametrize("register_again", [register_in_sandbox, import_in_sandbox])
 async def test_push_that_waits_goes_through_the_lane_of_the_last_registration(
     api: Api, phones: Phones, register_again: Callable[[Api], Awaitable[None]]

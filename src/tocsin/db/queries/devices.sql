@@ -4,20 +4,20 @@
 
 -- name: register
 -- A token belongs to the user who registered it last; nothing of the previous user is kept. Returns the id of a device of the
--- same user that has another lane now.
+-- same user that has another lane now. A new token takes the id of the device that it replaces, and so its pushes.
 with put as (
-    insert into devices (token, whole_token, user_id, type, provider, environment, app, p256dh, auth)
-    values (device_key($2), nullif($2, device_key($2)), $1, $3, $4, $5, $6, $7, $8)
+    insert into devices (token, whole_token, user_id, type, provider, environment, app, p256dh, auth, id)
+    values (device_key($2), nullif($2, device_key($2)), $1, $3, $4, $5, $6, $7, $8, coalesce($9, gen_random_uuid()))
     on conflict (token) do update
     set user_id = excluded.user_id, type = excluded.type, provider = excluded.provider,
         environment = excluded.environment, app = excluded.app, p256dh = excluded.p256dh, auth = excluded.auth,
         registered_at = clock_timestamp(),
-        id = case when devices.user_id = excluded.user_id then devices.id else gen_random_uuid() end,
+        id = case when devices.user_id = excluded.user_id then devices.id else excluded.id end,
         told_up_to = case when devices.user_id = excluded.user_id then devices.told_up_to end,
         last_delivered_at = case when devices.user_id = excluded.user_id then devices.last_delivered_at end
     returning id, lane
 )
-select put.id from put where (select was.lane <> put.lane from devices was where was.id = put.id)
+select put.id from put where put.id = $9 or (select was.lane <> put.lane from devices was where was.id = put.id)
 
 -- name: follow
 -- Send the pushes that wait for a device through the lane that it has now. Those that are claimed or recorded are skipped: here,
@@ -48,13 +48,17 @@ join lanes l on l.name = d.lane and l.stopped_at is null
 where is_phone(d.type)
   and ($2::text is null or d.token = device_key($2) or (d.token = lower($2) and d.provider = 'apns'))
 
--- name: in_order
--- Sort tokens in the order in which devices are locked.
-select token from unnest($1::text[]) as given (token) order by device_key(token) collate "C"
+-- name: lock_in_order
+-- Lock two devices in the order of their tokens.
+select token from devices
+where token in (device_key($1), device_key($2))
+order by token collate "C"
+for update
 
 -- name: detach
 -- APNs tokens are not case-sensitive.
 delete from devices where user_id = $1 and (token = device_key($2) or (token = lower($2) and provider = 'apns'))
+returning id
 
 -- name: detach_all
 delete from devices

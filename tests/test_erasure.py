@@ -69,8 +69,8 @@ FOR_MOMENTS = {"clears", "erasures", "last_clears", "resolutions"}
 """The tables that hold something of a user until a worker has done what they ask for."""
 
 HOLDS_NONE = {
-    *("cancellations", "console_sessions", "ending_events", "erased_ids", "generations", "lanes", "metric_minutes"),
-    *("migrations", "operator_rules", "posted_limit", "posted_types", "posters", "preference_locks", "push_services"),
+    *("cancellations", "console_sessions", "ending_events", "erased_ids", "generations", "lanes"),
+    *("migrations", "operator_rules", "posters", "preference_locks", "push_services"),
     *("registrations", "rewritten_events", "seen_registrations", "teams", "timelines", "worker_processes"),
     *("trials",),  # of earlier releases
     *("imports", "jobs", "dead_letters"),  # what they are about is in other tables

@@ -181,10 +181,11 @@ async def locked(dba: Connection, table: str) -> AsyncIterator[None]:
 
 
 async def everything(api: Api) -> dict[str, str]:
-    """Return the contents of the database as text by table, except heartbeats of workers and uses of rate limits."""
+    """Return the contents of the database as text by table, except what services write at any time."""
     tables = await api.app_state.database.rows(
         "select relname as name from pg_class where relnamespace = 'tocsin'::regnamespace and relkind in ('r', 'p')"
-        " and not relispartition and relname not in ('workers', 'rate_limits')"
+        " and not relispartition"
+        " and relname not in ('workers', 'rate_limits', 'metric_minutes', 'posted_limit', 'posted_types')"
     )
     return {
         row["name"]: str(await api.app_state.database.rows(f"select t::text from {row['name']} t")) for row in tables

@@ -14,6 +14,7 @@ from tests.support.events import in_future
 from tests.support.inboxes import MARKS, Follower, Step, listed, own_id, read_times, step, whiches
 from tests.support.properties import at_most
 from tests.support.service import Api
+from tests.support.waiting import until
 from tocsin.postgres.supervisor import Embedded
 
 USERS, TEAMS, COMPANIES = (1, 2, 3, 4), (1, 2, 3), (1, 2)
@@ -51,6 +52,8 @@ class Event:
     state: str = "queued"
     bound: int | None = None
     erased: set[int] = field(default_factory=set)
+    dropped: set[int] = field(default_factory=set)
+    reached: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -77,8 +80,11 @@ class Model:
         self.host_detach(user, None)
         for team in self.teams.values():
             team.members.discard(user)
-        for event in self.events.values():
+        for id_, event in self.events.items():
             event.erased.add(user)
+            if event.reached == {user}:  # the key goes with the last recipient
+                self.keys = {key: named for key, named in self.keys.items() if named != id_}
+            event.reached.discard(user)
         return 204
 
     def put_team(self, team: int, company: int, users: Collection[int]) -> int:
@@ -88,7 +94,11 @@ class Model:
         return 204
 
     def drop_team(self, team: int) -> int:
-        return 204 if self.teams.pop(team, None) else 404
+        if self.teams.pop(team, None) is None:
+            return 404
+        for event in self.events.values():
+            event.dropped.add(team)
+        return 204
 
     def enter(self, team: int, user: int) -> int:
         if team not in self.teams:
@@ -139,13 +149,14 @@ class Model:
     def deliver(self, id_: str) -> None:
         event = self.events[id_]
         notify = event.body["notify"]
-        teams = [self.teams[team] for team in notify["teams"] if team in self.teams]
+        teams = [self.teams[team] for team in notify["teams"] if team in self.teams.keys() - event.dropped]
         members = {user for team in teams if event.bound in {None, team.company} for user in team.members}
         named = {user for user in notify["users"] if user in self.people}
         named = {user for user in named - event.erased if event.bound in {None, self.people[user].company}}
         for user in (named | members - {event.actor}) - set(notify["except"]):
             if self.people[user].active:
                 self.people[user].inbox[id_] = "unread"
+                event.reached.add(user)
         event.state = "delivered"
 
     def cancel(self, id_: str | None, company: int | None) -> int:
@@ -265,6 +276,9 @@ class World:
 
     async def erase(self, user: int) -> None:
         await self.host(self.model.erase(user), "DELETE", f"/directory/users/{user}")
+        await until(
+            lambda: self.api.app_state.database.value("select not exists (select from jobs where task = 'erase')")
+        )
         if user in self.starts:
             self.former.append((user, self.starts.pop(user)))
         self.read_at.pop(user, None)

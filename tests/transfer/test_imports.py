@@ -659,6 +659,17 @@ async def test_imported_device_is_not_registered_in_the_future(api: Api) -> None
     assert await api.app_state.database.value("select registered_at <= now() from devices")
 
 
+@pytest.mark.parametrize("type_", ["note", "unknown"])
+async def test_notification_about_an_endless_id_is_imported(api: Api, type_: str) -> None:
+    chance = random.Random(1)  # noqa: S311 - what cannot be compressed
+    id_ = "".join(chance.choices("0123456789abcdef", k=20_000))
+    line = notification(1, type=type_, data={"case": {"id": id_}, "contact": {"id": str(CONTACT)}})
+    await import_lines(api, user(1), line)
+    assert [row["type"] for row in (await api.inbox(1))["data"]] == [type_]
+    subjects = await api.app_state.database.rows("select subject from subjects")
+    assert {row["subject"] for row in subjects} <= {f"contact:{CONTACT}"}
+
+
 async def test_import_does_not_move_a_newer_device_registration(api: Api) -> None:
     await api.people(1, 2)
     await api.as_user(2, "POST", f"/notifications/devices/{'ab' * 32}")

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from tocsin.api.body import JSON, MAX_BODY_BYTES, MERGE_PATCH
+from tocsin.catalogue import MAX_SUBJECT_LENGTH
 from tocsin.catalogue.fields import Message
 from tocsin.errors import FieldError, Invalid
 from tocsin.formats import Given, Ids, Uuid
@@ -41,7 +42,7 @@ MAX_BATCH_BODY_BYTES = 8 * 2**20
 MAX_IDS = 1_000
 """Maximum ids of notifications to mark, or of events to requeue, per request."""
 
-_SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?")
+_SUBJECT = re.compile(rf"[a-z][a-z0-9_]{{0,31}}:\S(.{{0,{MAX_SUBJECT_LENGTH - 2}}}\S)?")
 
 
 def subject_of(text: Any) -> str | None:

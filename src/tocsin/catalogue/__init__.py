@@ -19,7 +19,7 @@ from tocsin.catalogue.shapes import only_ids, shapes_of
 from tocsin.errors import MAX_FIELD_ERRORS, UNREPORTED, FieldError, Invalid
 from tocsin.validation import field_error, field_errors_of
 
-__all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
+__all__ = ["ENGLISH", "MAX_SUBJECT_LENGTH", "Catalogue", "Checked", "Kind"]
 
 BUILT_IN = Path(__file__).parent
 """The folder of the built-in kinds, which is read first."""
@@ -27,6 +27,9 @@ BUILT_IN = Path(__file__).parent
 _REQUIRED = ("required", "is required")
 _STRING = ("string", "must be a string")
 _OBJECT = ("object", "must be an object")
+
+MAX_SUBJECT_LENGTH = 255
+"""Maximum characters of a subject after its word. A longer one, in an imported notification, cannot be named."""
 
 ACTOR = "user"
 """The field of an event's data with the acting user."""
@@ -305,7 +308,7 @@ def _actor_of(kind: Kind, data: Mapping[str, Any]) -> int | None:
 def _subjects_of(kind: Kind, event: Mapping[str, Any]) -> Iterator[str]:
     for path, word in kind.subjects:
         found = _at(event, path)
-        if isinstance(found, str):
+        if isinstance(found, str) and len(found) <= MAX_SUBJECT_LENGTH:
             yield f"{word}:{found.lower()}"
 
 

@@ -254,7 +254,7 @@ class TestTabs:
             await streams(host, 1)
 
 
-FAILING = """
+WITHOUT_LISTS = """
 window.failing = true;
 const ask = window.fetch;
 window.fetch = async (url, ...more) =>
@@ -420,7 +420,7 @@ class TestNetwork:
 
     async def test_service_error_is_shown_with_retry_button(self, windows: Windows) -> None:
         await notify(windows.host.service, "One")
-        await windows.context.add_init_script(FAILING)
+        await windows.context.add_init_script(WITHOUT_LISTS)
         window = await windows.new()
         await window.open()
         await expect(window.panel.get_by_role("alert")).to_have_text("Your notifications could not be loaded.")

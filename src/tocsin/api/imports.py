@@ -68,7 +68,7 @@ async def import_lines(request: Request, service: DirectoryWriter, actor: Acting
     refuse_encoded(request)
     app_state.disk.check()
     key = key_of(request, service) if HEADER in request.headers else None
-    in_others = partial(in_other_cells, request.scope, app_state)
+    in_others = partial(in_other_cells, request.scope, app_state) if request.scope["app"].routing else None
     incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, actor, in_others)
     await incoming.open()
     try:

@@ -188,7 +188,7 @@ def test_apns_clear_omits_the_oldest_ids_that_do_not_fit(apns: Apns) -> None:
 
 
 def test_apns_push_that_cannot_fit_is_refused(apns: Apns) -> None:
-    assert isinstance(apns.request(push(phone(), shown(title="x" * 5000))), Refused)
+    assert isinstance(apns.request(push(phone(), shown(type="x" * 5000))), Refused)
 
 
 def test_apns_provider_token_is_reused_for_40_minutes(apns: Apns, clock: Clock) -> None:

@@ -159,7 +159,7 @@ class Channel(ABC):
 
     @abstractmethod
     def request(self, push: Push) -> Request | Refused:
-        """Return the request of a push, or `Refused` if it is too long even without its body and data."""
+        """Return the request of a push, or `Refused` if it is too long even when it is shortened."""
 
     @abstractmethod
     def outcome(self, push: Push, answer: Answer) -> Outcome:

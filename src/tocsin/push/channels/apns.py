@@ -121,7 +121,7 @@ class Apns(Channel):
         return None
 
     def request(self, push: Push) -> Request | Refused:
-        """Return the request of a push, or `Refused` if it is too long even without its body and data."""
+        """Return the request of a push, or `Refused` if it is too long even when it is shortened."""
         body = body_of(push)
         if isinstance(body, Refused):
             return body
@@ -256,9 +256,9 @@ def headers_of(push: Push, topic: str) -> tuple[tuple[str, str], ...]:
 
 
 def body_of(push: Push) -> bytes | Refused:
-    """Return the JSON for an iPhone, or `Refused` if it is too long even without its body and data."""
-    body = fitted(push, lambda parts: _payload(push, parts), MAX_BYTES)
-    return Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if body is None else body
+    """Return the JSON for an iPhone, or `Refused` if it is too long even when it is shortened."""
+    body = fitted(push, _payload, MAX_BYTES)
+    return Refused(f"the push has more than {MAX_BYTES} bytes even when it is shortened") if body is None else body
 
 
 def apple_headers(push: Push) -> tuple[tuple[str, str], ...]:

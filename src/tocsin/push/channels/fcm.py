@@ -105,7 +105,7 @@ class Fcm(Channel):
         self._token.try_now()
 
     def request(self, push: Push) -> Request | Refused:
-        """Return the request of a push, or `Refused` if it is too long even without its body and data."""
+        """Return the request of a push, or `Refused` if it is too long even when it is shortened."""
         body = body_of(push, self._clock())
         if isinstance(body, Refused):
             return body
@@ -134,12 +134,12 @@ class Fcm(Channel):
 def body_of(push: Push, now: float) -> bytes | Refused:
     """Return the JSON for FCM, at a time in seconds since 1970.
 
-    Return `Refused` if the push is too long even without its body and data.
+    Return `Refused` if the push is too long even when it is shortened.
     """
     seconds = min(max(int(push.expires_at.timestamp() - now), 0), MAX_TTL)
     limit = MAX_BYTES + len(push.address.token)  # the token is not part of the payload, and may be as long
-    body = fitted(push, lambda parts: to_json({"message": _message(push, parts, seconds)}), limit)
-    return Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if body is None else body
+    body = fitted(push, lambda push, parts: to_json({"message": _message(push, parts, seconds)}), limit)
+    return Refused(f"the push has more than {MAX_BYTES} bytes even when it is shortened") if body is None else body
 
 
 def _message(push: Push, parts: Parts, seconds: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Payloads within the limit of the provider: the body is cut first, then data is left out, then the oldest ids."""
+"""Payloads within the limit of the provider: the body is cut first, then data goes, then title and link, then ids."""
 
 from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -11,7 +12,10 @@ from tocsin.push.channels import Push, Shown
 from tocsin.push.channels.characters import cut
 
 ELLIPSIS = "…"
-"""The end of a body that was cut."""
+"""The end of a body or title that was cut."""
+
+MAX_TITLE_LENGTH = 200
+"""Maximum characters of a title, and bytes of a thread or a link beside it, in a push that is too long otherwise."""
 
 MAX_BYTES = 4096
 """Maximum bytes of the payload for a phone."""
@@ -28,14 +32,14 @@ class Parts(NamedTuple):
     clear: tuple[UUID, ...] | Literal["all"]
 
 
-def fitted(push: Push, build: Callable[[Parts], str], limit: int) -> bytes | None:
+def fitted(push: Push, build: Callable[[Push, Parts], str], limit: int) -> bytes | None:
     """Return the payload that `build` makes, shortened until it has at most `limit` bytes; None if that is impossible.
 
     Text from outside must not prevent a push, so text is left out before ids.
     """
 
     def made(parts: Parts) -> bytes:
-        return build(parts).encode()
+        return build(push, parts).encode()
 
     def longest(shortened: Callable[[int], Parts], length: int) -> bytes | None:
         """Return the payload with as many of `length` characters or ids as fit; None if it is too long without any."""
@@ -48,6 +52,8 @@ def fitted(push: Push, build: Callable[[Parts], str], limit: int) -> bytes | Non
             return content
         if parts.body and (cut_content := longest(partial(_cut, parts), len(parts.body))):
             return cut_content
+    if push.shown and (shorter := _shorter(push.shown)) != push.shown:
+        return fitted(replace(push, shown=shorter), build, limit)
     wordless, clear = (_cut(whole, 0) if whole.body else whole), whole.clear
     if clear == "all":
         return None
@@ -86,6 +92,14 @@ def notification(push: Push, shown: Shown, data: str) -> str:
 def ids(clear: tuple[UUID, ...] | Literal["all"]) -> list[str] | str:
     """Return the ids to clear as strings, or "all"."""
     return clear if clear == "all" else [str(id_) for id_ in clear]
+
+
+def _shorter(shown: Shown) -> Shown:
+    """Return what a push shows with a title that is cut, or else without a long link and thread."""
+    if len(shown.title) > MAX_TITLE_LENGTH:
+        return replace(shown, title=cut(shown.title, MAX_TITLE_LENGTH - len(ELLIPSIS)) + ELLIPSIS)
+    link, thread = (text if len(text.encode()) <= MAX_TITLE_LENGTH else "" for text in (shown.link, shown.thread))
+    return replace(shown, link=link, thread=thread)
 
 
 def _cut(parts: Parts, length: int) -> Parts:

@@ -163,11 +163,9 @@ def _reason(answer: Answer) -> str:
 
 
 def plain_of(push: Push) -> bytes | Refused:
-    """Return the JSON that a page decrypts, or `Refused` if it is too long even without its body and data."""
-    plain = fitted(push, lambda parts: _payload(push, parts), MAX_BYTES)
-    return (
-        Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if plain is None else plain
-    )
+    """Return the JSON that a page decrypts, or `Refused` if it is too long even when it is shortened."""
+    plain = fitted(push, _payload, MAX_BYTES)
+    return Refused(f"the push has more than {MAX_BYTES} bytes even when it is shortened") if plain is None else plain
 
 
 def check_subscription(

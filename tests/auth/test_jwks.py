@@ -193,6 +193,21 @@ class TestJwks:
             assert isinstance(verifier.verify(token), UserCaller)
             assert site.asked == 2
 
+    async def test_key_of_another_kind_with_a_known_key_id_is_fetched(self, clock: Clock) -> None:
+        """Keys that replace each other may have one id (RFC 7517, section 4.5)."""
+        async with Site(GOOD) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
+            await verifier.prepare(OLD.sign())
+            same = pair("ES256", OLD.kid)
+            with pytest.raises(Unavailable, match="key is unknown"):
+                await verifier.prepare(same.sign())
+            site.answer = responding(jwks(OLD, same))
+            clock.now += FETCH_INTERVAL
+            for token in (same.sign(), OLD.sign()):
+                await verifier.prepare(token)
+                assert isinstance(verifier.verify(token), UserCaller)
+            assert site.asked == 2
+
     async def test_jwks_is_not_fetched_twice_at_once(self, clock: Clock) -> None:
         async with Site(hanging) as site:
             keys = Jwks(site.url, ALL_SPEAKERS, clock)

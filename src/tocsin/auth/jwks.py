@@ -46,7 +46,7 @@ class Jwks:
             self._begin()
 
     async def refresh_for(self, kid: str | None, algorithm: str) -> None:
-        """Fetch the keys if none has the key id of a token, or, without an id, its algorithm.
+        """Fetch the keys if none has the algorithm of a token and, if it has one, its key id.
 
         Raises `Unavailable` if the key is missing and the keys could not be fetched, because the issuer failed or was
         asked within the last minute. It may have published the key since, so the token must not be refused yet.
@@ -73,7 +73,7 @@ class Jwks:
             await asyncio.gather(self._fetching, return_exceptions=True)
 
     def _has(self, kid: str | None, algorithm: str) -> bool:
-        return any(algorithm in key.algorithms if kid is None else key.kid == kid for key in self.keys)
+        return any(algorithm in key.algorithms and kid in {None, key.kid} for key in self.keys)
 
     @property
     def _pause(self) -> float:

@@ -27,7 +27,7 @@ SESSION_LIFETIME = 8 * 3600
 """Seconds after which a person has to sign in again."""
 
 IDLE_LIFETIME = 3600
-"""Seconds after which a session ends that no open page has renewed."""
+"""Seconds after which a session ends that no visible page has renewed."""
 
 TOKEN_INTERVAL = 300
 """Seconds after which a session gets another token. Each is valid for one to two intervals."""

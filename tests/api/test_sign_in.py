@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import jwt
 import pytest
 
 from tests.support.answers import codes_of
@@ -223,6 +224,15 @@ class TestSignIn:
             assert failed(await browser.sign_in()) == reason
             assert await browser.session() is None
 
+    async def test_company_without_a_value_does_not_permit_all_companies(self, browser: Browser) -> None:
+        """As some providers write the claim of a person who has no company."""
+        key = browser.provider.key
+        browser.provider.sign = lambda claims: jwt.encode(
+            {**claims, "company_id": None}, key.private, key.algorithm, {"kid": key.kid}
+        )
+        assert failed(await browser.sign_in()) == "company"
+        assert await browser.session() is None
+
     async def test_person_whom_the_provider_refuses_gets_no_session(self, browser: Browser) -> None:
         browser.provider.person = {}
         assert failed(await browser.sign_in()) == "denied"
@@ -299,6 +309,19 @@ class TestAttacks:
             await browser.start()
             assert failed(await browser.http.get(url)) == "state", "a browser with another sign-in under way"
         assert browser.provider.exchanged == 0
+
+    async def test_sign_in_of_the_latest_tab_succeeds_after_that_of_another_failed(self, browser: Browser) -> None:
+        first, second = await browser.authorize(), await browser.authorize()
+        assert failed(await browser.http.get(first)) == "state"
+        assert (await browser.http.get(second)).headers["location"] == browser.console
+        third = await browser.authorize()
+        browser.provider.metadata = {"issuer": "https://other.example.com"}
+        provider = browser.api.app_state.provider
+        assert provider
+        provider._fetch_after, provider._metadata = 0.0, None  # noqa: SLF001 - as after a start
+        assert failed(await browser.start()) == "provider", "a third tab, while the provider is away"
+        provider._fetch_after, browser.provider.metadata = 0.0, {}  # noqa: SLF001 - as five seconds later
+        assert (await browser.http.get(third)).headers["location"] == browser.console
 
     async def test_replayed_code_opens_nothing(self, browser: Browser) -> None:
         url = await browser.authorize()

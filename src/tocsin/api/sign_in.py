@@ -59,7 +59,10 @@ async def signed_in(request: Request) -> Response:
         attempt = Attempt.of_cookie(_cookie(request, ATTEMPT))
         person = await provider.person(attempt, request.query_params, f"{console}/signed-in")
     except SignInError as error:
-        return _failed(request, error)
+        failed = _failed(request, error)
+        if error.reason != "state":  # which another tab may still complete
+            _set_cookie(request, failed, ATTEMPT, "", 0, "lax")
+        return failed
     request_id = request.state.request_id
     await console_sessions.finish(app_state.database, _cookie(request, SESSION), request_id)
     cookie = await console_sessions.begin(app_state.database, person, request_id)
@@ -142,9 +145,7 @@ def _require_own_page(request: Request) -> None:
 def _failed(request: Request, error: SignInError) -> Response:
     """Show the console with the reason, which is one of a few words."""
     log.warning("console sign-in failed", reason=str(error))
-    response = RedirectResponse(f"{_own_url(request)}#sign-in-failed/{error.reason}", 303)
-    _set_cookie(request, response, ATTEMPT, "", 0, "lax")
-    return response
+    return RedirectResponse(f"{_own_url(request)}#sign-in-failed/{error.reason}", 303)
 
 
 def _cookie(request: Request, name: str) -> str:

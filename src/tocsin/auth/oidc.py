@@ -315,7 +315,7 @@ class SignInProvider:
         """Return the company that the person is limited to, or None."""
         claim = self._client.company_claim
         given = claim_of(claims, claim or "company_id")
-        if (given is None and claim is None) or (given == "*" and claim is not None):
+        if given == "*" if claim else "company_id" not in claims:
             return None
         company_id = number_in(given)
         if not is_id(company_id):

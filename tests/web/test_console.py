@@ -467,9 +467,26 @@ class TestPage:
         await page.get_by_label("Token", exact=True).fill(mint_service(SECRET, "crm", ["events:write"], HOUR))
         await page.get_by_role("button", name="Sign in").click()
         await expect(page.get_by_role("alert")).to_contain_text("scope operations")
-        await page.get_by_label("Token", exact=True).fill(OPERATOR)
+        for copied in (OPERATOR, f" {OPERATOR[:40]} {OPERATOR[40:]}\N{ZERO WIDTH SPACE}"):
+            await page.get_by_label("Token", exact=True).fill(copied)
+            await page.keyboard.press("Enter")
+            await expect(page.get_by_role("heading", name="Dead letters")).to_be_visible()
+            await expect(page.get_by_role("main")).to_be_focused()
+            await page.get_by_role("button", name="Sign out").click()
+            await expect(page.get_by_role("alert")).to_have_text("You are signed out.")
+            await expect(page.get_by_role("main")).to_be_focused()
+
+    async def test_filter_of_the_audit_log_is_chosen_by_keyboard(self, page: Page, api: Api) -> None:
+        await enter(page, api, "audit")
+        await page.get_by_label("Action").focus()
+        for _ in range(3):
+            await page.keyboard.press("ArrowDown")
+            assert await page.evaluate("location.hash") == "#audit", "an action on the way to another is not chosen yet"
+        await expect(page.get_by_label("Action")).to_have_value("event_cancelled")
+        await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_role("heading", name="Dead letters")).to_be_visible()
+        await expect(page.get_by_text("No entries.")).to_be_visible()
+        await expect(page.get_by_label("Action")).to_have_value("event_cancelled")
 
     async def test_console_returns_to_sign_in_when_the_token_expires(self, page: Page, api: Api) -> None:
         await enter(page, api)
@@ -616,6 +633,7 @@ class TestPage:
         await expect(rows).to_have_count(26)
         await shoot(page, "audit")
         await page.get_by_label("Action").select_option("Erased a user")
+        await page.get_by_role("button", name="Filter").click()
         await expect(rows).to_have_count(2)
         await page.get_by_label("Caller").fill("user 1")
         await page.get_by_role("button", name="Filter").click()
@@ -749,6 +767,19 @@ class TestPage:
                 await expect(rows).to_contain_text("operator a-1 Anna")
                 for words in ("Signed in", "Signed out"):
                     await expect(rows).to_contain_text(words)
+
+    async def test_page_that_is_not_the_console_of_the_settings_says_where_it_is(
+        self, page: Page, url: str, catalogue: Catalogue
+    ) -> None:
+        async with openid_provider() as provider:
+            settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
+            settings["console_url"] = "https://ops.example.com/console"
+            async with serving(url, catalogue, with_worker=False, **settings) as api:
+                await page.goto(f"{api.http.base_url}/console")
+                await expect(page.get_by_role("alert")).to_contain_text("Only the console at https://ops.example.com")
+                await page.get_by_label("Token", exact=True).fill(OPERATOR)
+                await page.keyboard.press("Enter")
+                await expect(page.locator("#pulse")).to_contain_text("signed in until")
 
     async def test_session_outlasts_answers_that_do_not_arrive(
         self, page: Page, url: str, catalogue: Catalogue

@@ -67,12 +67,13 @@ const FAILED = {
 
 /** Use the token of this tab, or else the session of the browser. */
 async function begin() {
-  isKnown = await findPerson();
+  const unknown = await findPerson();
+  isKnown = unknown === null;
   ofCell.replaceChildren(...cells.map((name) => h("option", { value: name }, name)));
   if (cells.length) ofCell.value = cell();
   const failed = afterSignIn();
   start();
-  if (!isKnown && !isSignedIn()) document.getElementById("why").textContent = "The service does not answer.";
+  if (unknown !== null && !isSignedIn()) document.getElementById("why").textContent = unknown;
   if (failed && !isSignedIn()) document.getElementById("why").textContent = FAILED[failed] ?? "The identity provider cannot be used. The log of the service says why.";
 }
 
@@ -81,8 +82,8 @@ function replaces(given, kept) {
   return ask(`This link signs in as “${given}”, and you are signed in as “${kept}”. Switch to “${given}”?`, "Switch");
 }
 
-function start() {
-  show();
+function start(focus) {
+  show(focus);
   poll();
 }
 
@@ -147,7 +148,7 @@ async function poll() {
   if (document.visibilityState !== "visible" || isPolling) return;
   if (!isKnown) {
     isPolling = true;
-    isKnown = await findPerson();
+    isKnown = await findPerson() === null;
     isPolling = false;
     if (isKnown) return begin();
   }
@@ -193,6 +194,7 @@ async function remember() {
 function leave(why) {
   forget();
   show();
+  main.focus();
   document.getElementById("why").textContent = why;
 }
 
@@ -209,7 +211,7 @@ function signIn() {
     h("form", {
       onsubmit: async (event) => {
         event.preventDefault();
-        keep(field.value.trim());
+        keep(field.value.replace(/[^\w.~+/=-]/g, "")); // of a copied line, what no token has
         try {
           await recordOpening();
         } catch (error) {
@@ -218,7 +220,7 @@ function signIn() {
           field.select();
           return;
         }
-        start();
+        start(() => main.focus());
       },
     },
     h("label", { for: "token" }, "Token"), field, h("button", { type: "submit", class: canSignIn ? "" : "main" }, canSignIn ? "Use the token" : "Sign in")),

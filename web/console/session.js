@@ -93,16 +93,16 @@ export function forget() {
 
 /**
  * Get the token of the person whose session the browser has, unless this tab has a token of its own. The cookie of the
- * session opens nothing else, and scripts cannot read it. Return whether the service answered.
+ * session opens nothing else, and scripts cannot read it. Return null, or why the service did not say who it is.
  */
 export async function findPerson() {
-  const answer = await send(SESSION_PATH, { method: "PUT", credentials: "same-origin" }).catch(() => null);
-  if (!answer) return false;
+  const answer = await send(SESSION_PATH, { method: "PUT", credentials: "same-origin" }).catch((error) => error);
+  if (answer instanceof Refused) return answer.message;
   canSignIn = answer.available;
   cells = answer.cells ?? [];
   const isOwn = person === null && isSignedIn();
   person = answer.session && !isOwn ? { ...answer.session, until: Date.now() + answer.session.seconds * 1000 } : null;
-  return true;
+  return null;
 }
 
 /** Sign in at the identity provider, and show the same view afterwards. */

@@ -216,7 +216,7 @@ class Audit {
 
   async load() {
     const place = h("div");
-    const action = h("select", { id: "action", onchange: () => this.#filter(action.value, caller.value) },
+    const action = h("select", { id: "action" },
       h("option", { value: "" }, "All actions"),
       Object.entries(ACTIONS).map(([name, words]) => h("option", { value: name, selected: name === this.action }, words)));
     const caller = h("input", { id: "caller", value: this.caller, maxlength: "200", placeholder: "user 4" });

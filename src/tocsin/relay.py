@@ -26,7 +26,7 @@ BATCH_SIZE = 200
 """Maximum rows per request."""
 
 MAX_BATCH_BYTES = 4 * 2**20
-"""Maximum bytes of the events of a request; a larger event is posted alone."""
+"""Maximum bytes of the events of a request. A larger event is refused: the service accepts none of more than 1 MiB."""
 
 SETTING = "OUTBOX_DATABASE_URL"
 """The variable with the url of the database of the outbox."""
@@ -50,11 +50,16 @@ statements are prepared before the lock is taken."""
 _REFUSED = frozenset({400, 409, 413, 422})
 """The statuses of answers to a wrong event, which stay the same. Others may change: the url, the token, or the load."""
 
+_TOO_LARGE = 413
+"""The one of these that counts from any server: a proxy may accept less than the service."""
+
 _FORGET_EVERY = 1_000
+"""Turns between two looks for old rows, of which each deletes at most as many."""
+
 _REQUEST_TIMEOUT = 30.0
 _STATEMENT_TIMEOUT = 20.0
 _MAX_ANSWER_BYTES = 2**20
-_SAMPLES: Mapping[str, Sequence[Any]] = {"waiting": (1,), "sent": ([],), "refuse": (0, ""), "forget": (1,)}
+_SAMPLES: Mapping[str, Sequence[Any]] = {"waiting": (1, 1), "sent": ([],), "refuse": (0, ""), "forget": (1, 1)}
 _SQL = queries("relay")
 _TABLE = "notifications_outbox"
 
@@ -104,31 +109,31 @@ class Relay:
             connection.terminate()
 
     async def _work(self, connection: Connection, sql: dict[str, Prepared]) -> None:
-        turns, is_working = 0, False
+        turns, is_working, has_old = 0, False, False
         while not self.stopping.is_set():
             if not is_working:
                 is_working = await sql["turn"].fetchval(self.table)
                 if is_working:
                     log.info("relay started", table=self.table, url=self.url)
-            rows = await sql["waiting"].fetch(BATCH_SIZE) if is_working else []
+            rows = await sql["waiting"].fetch(BATCH_SIZE, MAX_BATCH_BYTES) if is_working else []
             if rows:
                 await self._post(connection, sql, rows)
-            if is_working and turns % _FORGET_EVERY == 0:
-                await sql["forget"].fetch(KEPT_DAYS)
+            if is_working and (has_old or turns % _FORGET_EVERY == 0):
+                has_old = await sql["forget"].fetchval(KEPT_DAYS, _FORGET_EVERY) == _FORGET_EVERY
             self._backoff.succeeded()
             turns += 1
-            if not rows:
+            if not rows and not has_old:
                 await self._pause(INTERVAL)
 
     async def _post(self, connection: Connection, sql: dict[str, Prepared], rows: Sequence[Record]) -> None:
-        """Post the first rows together. If that is refused, post them one by one."""
-        rows = _first(rows)
-        events = {row["number"]: _event_of(row) for row in rows}
-        if len(rows) == 1 or not all(events.values()):
+        """Post the rows together. If that is refused, post them one by one."""
+        events = {row["number"]: _body_of(row) for row in rows}
+        bodies = [body for body in events.values() if body]
+        if len(rows) == 1 or len(bodies) < len(rows):
             await self._one_by_one(connection, sql, events)
             return
         try:
-            await self._call(connection, "/events/batch", {"events": list(events.values())})
+            await self._call(connection, "/events/batch", b'{"events": [%b]}' % b", ".join(bodies))
         except FetchError:
             await self._one_by_one(connection, sql, events)
         else:
@@ -136,11 +141,11 @@ class Relay:
             log.info("events relayed", count=len(rows))
 
     async def _one_by_one(
-        self, connection: Connection, sql: dict[str, Prepared], events: dict[int, dict[str, Any] | None]
+        self, connection: Connection, sql: dict[str, Prepared], events: Mapping[int, bytes | None]
     ) -> None:
         """Post each event by itself. One that is refused keeps the errors, and the others continue."""
-        for number, event in events.items():
-            refused = await self._refusal_of(connection, event)
+        for number, body in events.items():
+            refused = await self._refusal_of(connection, body)
             if refused:
                 await sql["refuse"].fetch(number, refused)
                 log.error("event refused", number=number, errors=refused[:500])
@@ -148,40 +153,42 @@ class Relay:
                 await sql["sent"].fetch([number])
                 log.info("events relayed", count=1)
 
-    async def _refusal_of(self, connection: Connection, event: dict[str, Any] | None) -> str | None:
+    async def _refusal_of(self, connection: Connection, body: bytes | None) -> str | None:
         """Post an event; return the answer of the service if it is refused."""
-        if event is None:
-            return "The event is not a JSON object."
+        if body is None:
+            return f"The event is not a JSON object of at most {MAX_BATCH_BYTES} bytes."
         try:
-            await self._call(connection, "/events", event)
+            await self._call(connection, "/events", body)
         except FetchError as error:
             return error.body.decode(errors="replace") or str(error)
         return None
 
-    async def _call(self, connection: Connection, path: str, body: dict[str, Any]) -> None:
+    async def _call(self, connection: Connection, path: str, body: bytes) -> None:
         """Post until the service answers, and return if it accepts. Raises `FetchError` if it refuses the body.
 
+        An answer of another server, such as the page of a proxy, neither accepts nor refuses: it is posted again.
         While this waits, the session keeps the lock of the table. Raises `Unavailable` if the relay has to stop, and an
         error of the driver if the session has ended: then another relay may have the lock.
         """
-        content = json.dumps(body).encode()
         while not self.stopping.is_set():
             await connection.execute("select 1")
             try:
                 headers = (f"Authorization: Bearer {self.token()}", "Content-Type: application/json")
-                await fetch(
-                    self.url + path, body=content, headers=headers, seconds=_REQUEST_TIMEOUT, limit=_MAX_ANSWER_BYTES
+                answer = await fetch(
+                    self.url + path, body=body, headers=headers, seconds=_REQUEST_TIMEOUT, limit=_MAX_ANSWER_BYTES
                 )
             except Refusal as error:  # the file of the token is away, as while it is replaced
                 await self._backoff.pause(error)
             except FetchError as error:
-                if error.status in _REFUSED:
+                if error.status == _TOO_LARGE or (error.status in _REFUSED and _message_of(error.body)):
                     raise
                 await self._backoff.pause(FetchError(_in_words(error)))
                 await self._pause(min(error.retry_after, MAX_PAUSE))
             else:
-                self._backoff.succeeded()
-                return
+                if _is_accepted(answer):
+                    self._backoff.succeeded()
+                    return
+                await self._backoff.pause(FetchError("The answer is not one of Tocsin."))
         raise Unavailable("The relay stops.")
 
     async def _pause(self, seconds: float) -> None:
@@ -207,26 +214,27 @@ async def _statements(connection: Connection, table: str) -> dict[str, Prepared]
 
 def _in_words(error: FetchError) -> str:
     """Return why a request failed, with the first message of the service."""
+    message = _message_of(error.body)
+    return f"{first_line(error)}: {message}" if message else str(error)
+
+
+def _message_of(answer: bytes) -> str | None:
+    """Return the first message of a refusal; None if it is not one of Tocsin."""
     with contextlib.suppress(ValueError, LookupError, TypeError):
-        return f"{first_line(error)}: {json.loads(error.body)['errors'][0]['message']}"
-    return str(error)
+        return str(json.loads(answer)["errors"][0]["message"])
+    return None
 
 
-def _first(rows: Sequence[Record]) -> list[Record]:
-    """Return the first rows, as many as fit into a request."""
-    size, count = 0, 0
-    for row in rows:
-        size += len(row["event"].encode())
-        if count and size > MAX_BATCH_BYTES:
-            break
-        count += 1
-    return list(rows[:count])
+def _is_accepted(answer: bytes) -> bool:
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        return json.loads(answer)["queued"] is True
+    return False
 
 
-def _event_of(row: Record) -> dict[str, Any] | None:
-    """Return the event of a row, with its id; None if it is not an object."""
-    try:
+def _body_of(row: Record) -> bytes | None:
+    """Return the event of a row as JSON, with its id; None if it is not an object, or too large or deep to be read."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         event = json.loads(row["event"])
-    except (ValueError, RecursionError):
-        return None
-    return {**event, "id": row["id"]} if isinstance(event, dict) else None
+        if isinstance(event, dict):
+            return json.dumps({**event, "id": row["id"]}, ensure_ascii=False).encode()
+    return None

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.commands import refusal
 from tests.support.database import url_for
+from tests.support.events import custom
 from tests.support.service import SECRET, Api
 from tests.support.waiting import reaches, until
 from tocsin import backoff, relay
@@ -55,7 +56,7 @@ async def relaying(
     server: Embedded,
     folder: Path,
     url: str | None = None,
-    command: Sequence[str | Path] = (TOCSIN,),
+    command: Sequence[str | Path] = (TOCSIN, "relay"),
     **variables: str,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the relay; it is killed in the end."""
@@ -63,7 +64,7 @@ async def relaying(
     (folder / "token").write_text(mint_service(SECRET, "crm", ["events:write"], timedelta(hours=1)))
     with (folder / "log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *(*command, "relay", "--token-file", folder / "token", "--url", url or str(api.http.base_url)),
+            *(*command, "--token-file", folder / "token", "--url", url or str(api.http.base_url)),
             cwd=folder,
             env=environment | variables,
             stdout=log,
@@ -159,9 +160,99 @@ async def test_outbox_keeps_rejected_event_with_its_errors_and_continues(
         row["refused"] for row in await crm.fetch("select refused from notifications_outbox order by number limit 3")
     )
     assert json.loads(first)["errors"][0]["code"] == "validation.in"
-    assert second == "The event is not a JSON object."
+    assert second == "The event is not a JSON object of at most 4194304 bytes."
     assert json.loads(third)["errors"][0]["code"] == "too_large"
     assert len(logged(tmp_path, "event refused")) == 3
+
+
+async def test_event_too_deep_to_be_encoded_again_delays_no_others(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await api.people(1)
+    for depth in range(900, 1000):  # some can be decoded in Python, and not be encoded a few calls deeper
+        event = f'{{"type": "custom", "params": {"[" * depth}{"]" * depth}}}'
+        await crm.execute("insert into notifications_outbox (event) values ($1)", event)
+    good = str(await crm.fetchval(WRITE))
+    async with relaying(api, server, tmp_path):
+        await until_empty(crm)
+    assert await crm.fetchval("select count(*) from notifications_outbox where refused is not null") == 100
+    assert await delivered_ids(api, [good]) == [good]
+
+
+async def test_event_of_many_bytes_in_utf_8_fits_into_a_request(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await api.people(1)
+    event = custom(1) | {"params": {"body": "Hello", "unused": "æ" * 400_000}}
+    await crm.execute("insert into notifications_outbox (event) values ($1)", json.dumps(event))
+    async with relaying(api, server, tmp_path):
+        await until_empty(crm)
+    refused = json.loads(await crm.fetchval("select refused from notifications_outbox"))
+    assert [error["code"] for error in refused["errors"]] == ["validation.prohibited"]
+
+
+async def test_relay_reads_no_more_large_events_than_a_request_holds(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await api.people(1)
+    await crm.execute(
+        "insert into notifications_outbox (event)"
+        " select jsonb_build_object('type', repeat('x', 12000000)) from generate_series(1, 60)"
+    )
+    good = str(await crm.fetchval(WRITE))
+    async with relaying(api, server, tmp_path) as process:
+        await until_empty(crm)
+        assert peak_memory(process.pid) < 300 * 2**20
+    assert await delivered_ids(api, [good]) == [good]
+
+
+def peak_memory(pid: int) -> int:
+    """Return the greatest number of bytes that a process had in memory."""
+    [kib] = re.findall(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"), re.MULTILINE)
+    return int(kib) * 1024
+
+
+@contextlib.asynccontextmanager
+async def answering(head: str, body: str) -> AsyncIterator[str]:
+    """Serve the same answer to every request; yields the url."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
+            request = await reader.readuntil(b"\r\n\r\n")
+            [length] = re.findall(rb"(?i)content-length: (\d+)", request)
+            await reader.readexactly(int(length))
+            writer.write(f"HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            await writer.drain()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "204 No Content", "400 Bad Request", "422 Unprocessable"])
+async def test_answer_of_another_server_neither_accepts_nor_refuses(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path, status: str
+) -> None:
+    await api.people(1)
+    ids = [str(await crm.fetchval(WRITE)) for _ in range(2)]
+    page = "" if status.startswith("204") else "<h1>Back soon</h1>"
+    async with answering(status, page) as elsewhere, relaying(api, server, tmp_path, elsewhere):
+        await until(lambda: logged(tmp_path, "work failed; it will be retried"))
+        assert await waiting(crm) == 2
+    async with relaying(api, server, tmp_path):
+        await until_empty(crm)
+    assert await delivered_ids(api, ids) == ids[::-1]
+
+
+async def test_event_too_large_for_a_proxy_delays_no_others(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await crm.fetchval(WRITE)
+    async with (
+        answering("413 Request Entity Too Large", "<h1>Too large</h1>") as proxy,
+        relaying(api, server, tmp_path, proxy),
+    ):
+        await until_empty(crm)
+    assert await crm.fetchval("select refused from notifications_outbox") == "<h1>Too large</h1>"
 
 
 async def test_relay_waits_for_the_service_for_its_url_and_for_a_valid_token(
@@ -231,6 +322,21 @@ async def test_spare_relay_takes_over_when_the_first_is_killed(
     assert await delivered_ids(api, [id_, other]) == [other, id_]
 
 
+async def test_relay_is_a_spare_for_a_table_whose_name_is_spelled_differently(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    async with relaying(api, server, tmp_path):
+        await until(lambda: logged(tmp_path, "relay started"))
+        spelled = 'public."notifications_outbox"'
+        asks = "select true from pg_stat_activity where query ~ '7420' and pid <> pg_backend_pid()"
+        async with relaying(api, server, spare, command=(TOCSIN, "relay", "--table", spelled)):
+            await until(lambda: crm.fetchval(asks))
+            await asyncio.sleep(2 * relay.INTERVAL)
+            assert logged(spare, "relay started") == []
+
+
 async def test_spare_relay_takes_over_when_the_first_hangs(
     api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
@@ -238,7 +344,7 @@ async def test_spare_relay_takes_over_when_the_first_hangs(
     impatient = "from tocsin import relay; relay.IDLE_TIMEOUT = 3; from tocsin.cli.commands import main; main()"
     spare = tmp_path / "spare"
     spare.mkdir()
-    async with relaying(api, server, tmp_path, command=(sys.executable, "-c", impatient)) as first:
+    async with relaying(api, server, tmp_path, command=(sys.executable, "-c", impatient, "relay")) as first:
         await until(lambda: logged(tmp_path, "relay started"))
         async with relaying(api, server, spare):
             first.send_signal(signal.SIGSTOP)
@@ -311,6 +417,17 @@ async def test_relay_ends_at_a_signal_and_deletes_old_rows(
         await reaches(lambda: crm.fetchval("select count(*) from notifications_outbox"), 1)
         process.terminate()
         assert await process.wait() == 0
+
+
+async def test_relay_deletes_all_old_rows_however_many(
+    api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await crm.execute(
+        "insert into notifications_outbox (event, sent_at)"
+        " select '{}', now() - interval '8 days' from generate_series(1, 3500)"
+    )
+    async with relaying(api, server, tmp_path):
+        await reaches(lambda: crm.fetchval("select count(*) from notifications_outbox"), 0)
 
 
 @pytest.fixture

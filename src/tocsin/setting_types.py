@@ -223,6 +223,13 @@ def _safe_url(value: str) -> str:
     return value
 
 
+def _console_url(value: str) -> str:
+    url = value.rstrip("/")
+    if not url.endswith("/console"):
+        raise ValueError("the url of the console ends with /console, such as https://ops.example.com/console")
+    return url
+
+
 def _oidc_scopes(value: str) -> str:
     if "openid" not in value.split(" ") or not value.isprintable():
         raise ValueError("write scopes separated by spaces, with openid among them")
@@ -293,6 +300,7 @@ Networks = Annotated[_Words, AfterValidator(_networks)]
 Origins = Annotated[_Words, AfterValidator(_origins)]
 SafeUrl = Annotated[str, AfterValidator(_safe_url)]
 """An https URL, or one of http on this machine."""
+ConsoleUrl = Annotated[SafeUrl, AfterValidator(_console_url)]
 Roles = Annotated[_Words, _renaming("crm-admins=operator; the roles", get_args(Role))]
 OidcScopes = Annotated[str, Field(max_length=500), AfterValidator(_oidc_scopes)]
 Name = Annotated[str, Field(max_length=200)]

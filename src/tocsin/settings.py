@@ -160,7 +160,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
     """roles by their names at the provider: crm-admins=operator, separated by commas; unset: the same names"""
     oidc_company_claim: types.Name | None = None
     """the required claim with the company of a person, or `*` for all; unset: `company_id` if it is there"""
-    console_url: types.SafeUrl | None = None
+    console_url: types.ConsoleUrl | None = None
     """the url of the console; unset: /console at the public url"""
     limit_user_requests: types.Limit = types.Rate(3000, "minute")
     """requests with the tokens of one user, such as 3000/minute; `none`: no limit"""

@@ -278,6 +278,7 @@ class TestSignIn:
             ({"TOCSIN_OIDC_ISSUER": "https://a:b@id.example.com", "TOCSIN_OIDC_CLIENT_ID": "x"}, "user"),
             ({"TOCSIN_OIDC_ROLES": "admins=root"}, "operator"),
             ({"TOCSIN_OIDC_SCOPES": "profile"}, "openid"),
+            ({"TOCSIN_CONSOLE_URL": "https://ops.example.com"}, "ends with /console"),
             (
                 {
                     "TOCSIN_OIDC_ISSUER": "https://id.example.com",

@@ -33,12 +33,16 @@ def test_token_user_prints_a_token_that_the_service_accepts(tmp_path: Path) -> N
     assert caller.id == 4
 
 
+OPS = {"TOCSIN_CONSOLE_URL": "https://ops.example.com/console/"}
+
+
 def test_console_link_has_one_hour_token_in_its_fragment(tmp_path: Path) -> None:
     for more, variables, due in (
         ([], {}, "http://127.0.0.1:8080/console"),
         ([], {"TOCSIN_ROOT_PATH": "/notify"}, "http://127.0.0.1:8080/notify/console"),
         ([], {"TOCSIN_OPERATIONS_PORT": "9000", "TOCSIN_ROOT_PATH": "/notify"}, "http://127.0.0.1:9000/console"),
-        (["--url", "https://x.example/", "--company-id", "3"], {}, "https://x.example/console"),
+        ([], {**OPS, "TOCSIN_OPERATIONS_PORT": "9000"}, "https://ops.example.com/console"),
+        (["--url", "https://x.example/", "--company-id", "3"], OPS, "https://x.example/console"),
     ):
         done = run("console", *more, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, **variables)
         url, _, token = done.stdout.strip().partition("#token=")

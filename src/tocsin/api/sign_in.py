@@ -128,7 +128,7 @@ def _console_url(request: Request) -> str:
 def _own_url(request: Request) -> str:
     settings = app_state_of(request).settings
     if settings.console_url:
-        return settings.console_url.rstrip("/")
+        return settings.console_url
     base = base_url_of(request, settings) if settings.operations_port is None else origin_of(request)
     return f"{base}/console"
 

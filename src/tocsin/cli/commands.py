@@ -224,12 +224,13 @@ def console(
     from tocsin.auth.claims import ROLES
     from tocsin.auth.from_settings import signer_of
     from tocsin.auth.minting import mint_service
-    from tocsin.cli.send import base_of, operations_url_of
+    from tocsin.cli.send import base_of, console_url_of
 
     settings = read_settings()
     signer = signer_of(settings, "services")
     made = mint_service(signer, "console", [ROLES[role]], timedelta(hours=1), company_id)
-    say(f"{base_of(url or operations_url_of(settings))}/console#token={made}")
+    page = f"{base_of(url)}/console" if url else console_url_of(settings)
+    say(f"{page}#token={made}")
 
 
 @app.command()

@@ -117,9 +117,12 @@ def url_of(settings: Settings) -> str:
     return f"{local_url(settings, settings.port)}{settings.root_path}"
 
 
-def operations_url_of(settings: Settings) -> str:
-    """Return the url of the console and the metrics by the settings. Raises `Refusal` if its port is not known."""
-    return url_of(settings) if settings.operations_port is None else local_url(settings, settings.operations_port)
+def console_url_of(settings: Settings) -> str:
+    """Return the url of the console by the settings. Raises `Refusal` if its port is not known."""
+    if settings.console_url:
+        return settings.console_url
+    port = settings.operations_port
+    return f"{url_of(settings) if port is None else local_url(settings, port)}/console"
 
 
 def local_url(settings: Settings, port: int) -> str:

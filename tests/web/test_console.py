@@ -31,6 +31,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Database
 from tocsin.db.statements import queries
+from tocsin.db.url import read_only
 from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin.postgres.supervisor import Embedded
@@ -809,6 +810,23 @@ class TestPage:
                 await page.unroute_all()
                 await page.clock.run_for(5_000)
                 await expect(page.locator("#pulse")).to_have_text(signed_in)
+
+    async def test_console_works_without_a_database_that_accepts_writes(
+        self, page: Page, url: str, catalogue: Catalogue
+    ) -> None:
+        async with serving(read_only(url), catalogue, with_worker=False) as api:
+            await page.goto(f"{api.http.base_url}/console")
+            await page.get_by_label("Token", exact=True).fill(OPERATOR)
+            await page.keyboard.press("Enter")
+            await expect(page.locator(".verdict")).to_contain_text("No problems")
+            await expect(page.locator("#pulse")).to_contain_text("This server is read-only.")
+            origin = str(api.http.base_url)
+        async with serving(url, catalogue, with_worker=False) as api:
+            there = str(api.http.base_url)
+            await page.route("**/*", lambda route: route.continue_(url=route.request.url.replace(origin, there)))
+            await expect(page.locator("#pulse")).to_contain_text("signed in until")
+            opened = "select count(*) from audit_entries where action = 'console_opened'"
+            assert await api.app_state.database.value(opened) == 1
 
     async def test_console_shows_external_data_as_text(self, page: Page, api: Api) -> None:
         await api.people(1, first_name=HOSTILE, last_name=HOSTILE)

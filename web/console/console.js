@@ -159,13 +159,14 @@ async function poll() {
   }
   isPolling = true;
   try {
-    const [metrics] = await Promise.all([call("metrics"), recordOpening(), remember()]);
+    const [metrics] = await Promise.all([call("metrics"), remember()]);
     measures.add(metrics, serverTime(), performance.now());
+    overview.show(measures);
+    if (isLacking) (main.contains(document.activeElement) ? refresh : show)();
+    await recordOpening(); // last: it fails while the database accepts no writes
     const ends = endsAt();
     pulse.textContent = `${clock(serverTime())} UTC${ends ? `, ${[personName(), "signed in until"].filter(Boolean).join(" ")} ${clock(ends).slice(0, 5)}` : ""}`;
     pulse.className = "";
-    overview.show(measures);
-    if (isLacking) (main.contains(document.activeElement) ? refresh : show)();
   } catch (error) {
     if (error.status === 401) leave(expired());
     if (error.status === undefined) throw error;
@@ -215,10 +216,12 @@ function signIn() {
         try {
           await recordOpening();
         } catch (error) {
-          forget();
-          why.textContent = error.status === 401 ? "This token has expired or is not accepted." : error.message;
-          field.select();
-          return;
+          if (error.status < 500) { // otherwise the database accepts no writes, and it is recorded later
+            forget();
+            why.textContent = error.status === 401 ? "This token has expired or is not accepted." : error.message;
+            field.select();
+            return;
+          }
         }
         start(() => main.focus());
       },

@@ -133,6 +133,19 @@ def test_fcm_sends_iphones_the_apns_payload(fcm: Fcm) -> None:
     assert silent["apns"]["headers"]["apns-priority"] == "5"
 
 
+def test_fcm_sends_iphones_the_notification_beside_aps(fcm: Fcm) -> None:
+    said = message(fcm, push(phone("iOS", TOKEN), shown()))
+    assert said["apns"]["payload"]["notification"] == {
+        "id": str(ID),
+        "type": "note",
+        "data": {"user": {"id": 4}},
+        "link": "https://crm.example.com/cases/6",
+    }
+    assert said["data"]["data"] == '{"user":{"id":4}}'
+    long = message(fcm, push(phone("iOS", TOKEN), shown(data=json.dumps({"text": "x" * 2500}))))
+    assert (long["apns"]["payload"]["notification"]["data"], long["data"]["data"]) == ({}, "{}")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def limited(tmp_path_factory: pytest.TempPathFactory) -> None:
     global LIMITED  # noqa: PLW0603 - hypothesis can't have it from a fixture for each example

@@ -1,5 +1,6 @@
 """Firebase Cloud Messaging (FCM): the HTTP v1 API, one lane per app, for Android phones and iPhones."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from tocsin.notifications import to_json
 from tocsin.push.channels import Channel, Gone, Later, Outcome, Push, Refused, Shown, Stopped
 from tocsin.push.channels.apns import apple_headers
 from tocsin.push.channels.google_auth import AccessToken, ServiceAccount
-from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids
+from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids, notification
 from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 
 URL = "https://fcm.googleapis.com"
@@ -175,12 +176,13 @@ def _for_android(push: Push, shown: Shown | None, seconds: int) -> dict[str, Any
 
 
 def _for_apple(push: Push, parts: Parts) -> dict[str, Any]:
-    """Return what FCM sends to an iPhone: the headers and payload of APNs, and the data for the app."""
+    """Return what FCM sends to an iPhone: the headers and payload of APNs, and the data as for Android."""
     headers = dict(apple_headers(push)) | {"apns-collapse-id": str(push.id)}
     payload: dict[str, Any] = {"aps": apple(push, parts)}
     if push.shown is None:
         clear = {"clear": ids(parts.clear)} if parts.clear else {}
         return {"apns": {"headers": headers, "payload": {**payload, **clear}}}
+    payload["notification"] = json.loads(notification(push, push.shown, parts.data))
     return {"data": _data(push, parts), "apns": {"headers": headers, "payload": payload}}
 
 

@@ -80,6 +80,8 @@ async def serve(  # noqa: PLR0913 - what a command can say
     cells = every if cell is None else None
     if own.database_url is not None or own.has_keys:
         from_settings.verifier_of(own)
+    if own.has_guessable_secret:
+        log.warning("TOCSIN_JWT_SECRET can be guessed", hint="generate a secret with `openssl rand -hex 32`")
     from_settings.provider_of(own)
     async with contextlib.AsyncExitStack() as stack:
         sockets = [

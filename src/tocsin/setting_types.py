@@ -160,8 +160,6 @@ def _secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for secret in value:
         if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
             raise ValueError(f"each secret needs at least {MIN_SECRET_BYTES} bytes")
-        if len(set(secret.get_secret_value())) < 8:  # noqa: PLR2004 - placeholders repeat few characters
-            raise ValueError("a secret repeats a few characters: generate one with `openssl rand -hex 32`")
     return value
 
 

@@ -185,6 +185,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True):
         return bool(self.jwt_secret or self.jwt_public_key_files or self.jwt_jwks_url)
 
     @property
+    def has_guessable_secret(self) -> bool:
+        """Whether a secret of tokens has fewer than eight different characters, as placeholders have."""
+        return any(len(set(secret.get_secret_value())) < 8 for secret in self.jwt_secret)  # noqa: PLR2004
+
+    @property
     def ports(self) -> dict[str, int]:
         """The ports of a server by the names of their settings. Raises `Refusal` if they are the same."""
         ports = {f"{PREFIX}PORT": self.port}

@@ -118,6 +118,15 @@ def test_serve_with_external_database_requires_a_secret(tmp_path: Path, server: 
     assert "TOCSIN_JWT_SECRET" in said
 
 
+def test_serve_warns_of_a_secret_that_can_be_guessed(tmp_path: Path) -> None:
+    for secret, warnings in (("x" * 32, 1), (SECRET, 0)):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            done = run("serve", cwd=tmp_path, TOCSIN_JWT_SECRET=secret, TOCSIN_PORT=port)
+        assert (done.returncode, done.stderr.count("TOCSIN_JWT_SECRET can be guessed")) == (1, warnings)
+        assert secret not in done.stderr
+
+
 def test_port_in_use_is_named(tmp_path: Path, server: Embedded) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

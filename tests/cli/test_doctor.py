@@ -94,6 +94,15 @@ async def test_doctor_warns_of_files_with_secrets_that_others_can_read(
         assert f"TOCSIN_{setting}" not in await found()
 
 
+async def test_doctor_warns_of_a_secret_that_can_be_guessed(outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outside
+    monkeypatch.setenv("TOCSIN_JWT_SECRET", f"{SECRET},{'secret-' * 5}")
+    level, words = (await found())["TOCSIN_JWT_SECRET"]
+    assert (level, words.rpartition("; ")[2]) == ("warn", "generate one with `openssl rand -hex 32`")
+    monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
+    assert "TOCSIN_JWT_SECRET" not in await found()
+
+
 async def sign_in_findings() -> dict[str, tuple[str, str]]:
     return {what: finding for what, finding in (await found()).items() if what.startswith("console sign-in")}
 

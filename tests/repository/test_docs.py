@@ -219,11 +219,16 @@ class TestSettings:
         }
         assert read_settings(injected, tmp_path / ".env").port == 8080
 
-    @pytest.mark.parametrize("secret", ["short", "x" * 64, "a-good-secret-of-thirty-two-bytes!!,short"])
-    def test_weak_secret_is_rejected_without_repeating_it(self, tmp_path: Path, secret: str) -> None:
+    @pytest.mark.parametrize("secret", ["short", "x" * 31, "a-good-secret-of-thirty-two-bytes!!,short"])
+    def test_short_secret_is_rejected_without_repeating_it(self, tmp_path: Path, secret: str) -> None:
         with pytest.raises(Refusal, match="TOCSIN_JWT_SECRET") as refused:
             read_settings({"TOCSIN_JWT_SECRET": secret}, tmp_path / ".env")
         assert secret not in str(refused.value)
+
+    @pytest.mark.parametrize("secret", ["x" * 32, "ø" * 16, "secret-" * 5])
+    def test_secret_of_32_bytes_is_accepted(self, tmp_path: Path, secret: str) -> None:
+        settings = read_settings({"TOCSIN_JWT_SECRET": secret}, tmp_path / ".env")
+        assert [each.get_secret_value() for each in settings.jwt_secret] == [secret]
 
     def test_all_invalid_settings_are_reported(self, tmp_path: Path) -> None:
         with pytest.raises(Refusal, match=r"TOCSIN_PORT.*TOCSIN_LOG_FORMAT"):

@@ -109,6 +109,9 @@ async def _credentials(planned: Planned, settings: Settings, device: DeviceType)
 
 def check_keys(settings: Settings) -> Iterator[Finding]:
     """Check the keys that verify tokens."""
+    if settings.has_guessable_secret:
+        remedy = "generate one with `openssl rand -hex 32`"
+        yield Finding("warn", f"{PREFIX}JWT_SECRET", "a secret repeats a few characters and can be guessed", remedy)
     if not settings.has_keys:
         yield from _own_secret(settings)
         return

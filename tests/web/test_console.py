@@ -769,6 +769,32 @@ class TestPage:
                 for words in ("Signed in", "Signed out"):
                     await expect(rows).to_contain_text(words)
 
+    async def test_signing_in_again_in_one_tab_signs_no_other_tab_out(
+        self, page: Page, url: str, catalogue: Catalogue
+    ) -> None:
+        async with openid_provider() as provider:
+            settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
+            async with serving(url, catalogue, with_worker=False, **settings) as api:
+                console = f"{api.http.base_url}/console"
+                provider.redirect_uris = {f"{console}/signed-in"}
+                provider.person = {"sub": "a-1", "name": "Anna", "roles": ["operator"]}
+                tabs = [page, await page.context.new_page(), await page.context.new_page()]
+                for tab in tabs:
+                    await tab.goto(console)
+                    await expect(tab.get_by_role("button", name="Sign in with your organisation")).to_be_visible()
+                for tab in tabs[:2]:
+                    await tab.get_by_role("button", name="Sign in with your organisation").click()
+                    await expect(tab.locator("#pulse")).to_contain_text("Anna signed in until")
+                await page.get_by_role("link", name="Audit log").click()
+                await expect(page.get_by_role("table", name="Audit log")).to_contain_text("Signed out")
+                await look(tabs[2], "hidden")
+                await look(tabs[2], "visible")
+                await expect(tabs[2].locator("#pulse")).to_contain_text("Anna signed in until")
+                await page.get_by_role("button", name="Sign out").click()
+                for tab in tabs[1:]:
+                    await tab.get_by_role("button", name="Refresh").click()
+                    await expect(tab.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
+
     async def test_page_that_is_not_the_console_of_the_settings_says_where_it_is(
         self, page: Page, url: str, catalogue: Catalogue
     ) -> None:

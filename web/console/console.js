@@ -52,7 +52,11 @@ addEventListener("hashchange", async () => {
   news.textContent = "";
   show(() => main.focus());
 });
-document.addEventListener("visibilitychange", poll);
+document.addEventListener("visibilitychange", async () => {
+  const mayHaveSignedIn = document.visibilityState === "visible" && isKnown && canSignIn && !isSignedIn(); // in another tab
+  if (mayHaveSignedIn && await findPerson() === null && isSignedIn()) start();
+  else poll();
+});
 takeToken(replaces).then(begin);
 
 const FAILED = {

@@ -166,8 +166,23 @@ export function may(role) {
 
 /** Call the service and return its response: an object if it is JSON, else text. Throws `Refused`. */
 export async function call(path, body) {
-  if (person && Date.now() > person.until - RENEWED_BEFORE) await (renewing ??= findPerson().finally(() => (renewing = null)));
+  if (person && Date.now() > person.until - RENEWED_BEFORE) await renew();
   if (person && Date.now() > person.until) throw new Refused(NO_ANSWER, 0); // its token could not be renewed
+  try {
+    return await sendWithToken(path, body);
+  } catch (error) {
+    if (error.status !== 401 || !person || body) throw error;
+    await renew(); // a sign-in in another tab has ended the session, and begun the next one of this browser
+    if (!person) throw error;
+    return sendWithToken(path);
+  }
+}
+
+function renew() {
+  return renewing ??= findPerson().finally(() => (renewing = null));
+}
+
+function sendWithToken(path, body) {
   const headers = { Authorization: `Bearer ${person ? person.token : sessionStorage.getItem(KEPT_AS)}` };
   if (body) headers["Content-Type"] = "application/json";
   return send(inCell(path), { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), credentials: "omit" });

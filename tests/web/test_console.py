@@ -20,7 +20,7 @@ from tests.support.built_in import CATALOGUE
 from tests.support.database import locked, make_database
 from tests.support.events import custom, in_future, note, post
 from tests.support.host_page import SCREENSHOTS, stop_clock
-from tests.support.openid_provider import CLIENT_ID, openid_provider
+from tests.support.openid_provider import CLIENT_ID, OpenIdProvider, openid_provider
 from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until_stopped
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import reaches, until
@@ -731,111 +731,89 @@ class TestPage:
         await expect(page.locator(".legend").first).not_to_contain_text("max 1,4")
 
     async def test_people_sign_in_at_the_identity_provider(self, page: Page, url: str, catalogue: Catalogue) -> None:
-        async with openid_provider() as provider:
-            settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
-            async with serving(url, catalogue, with_worker=False, **settings) as api:
-                console = f"{api.http.base_url}/console"
-                provider.redirect_uris = {f"{console}/signed-in"}
-                provider.person = {"sub": "a-1", "name": "Anna", "roles": ["other"]}
-                await page.goto(f"{console}#custom")
-                sign_in = page.get_by_role("button", name="Sign in with your organisation")
-                await sign_in.click()
-                await expect(page.get_by_text("have no role for this console")).to_be_visible()
-                await shoot(page, "sign-in-failed")
-                provider.person = {"sub": "a-1", "name": "Anna", "roles": ["support"]}
-                await sign_in.click()
-                await expect(page.locator("#pulse")).to_contain_text("Anna signed in until")
-                await expect(page.get_by_role("heading", name="Custom notifications")).to_be_visible()
-                await expect(page.locator("nav a:visible")).to_have_count(3)
-                await page.reload()
-                await expect(page.locator("#pulse")).to_contain_text("Anna signed in until")
-                assert (
-                    await page.evaluate("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})")
-                    == "{}"
-                )
-                second = await page.context.new_page()
-                await second.goto(console)
-                await expect(second.locator("#pulse")).to_contain_text("Anna signed in until")
-                await page.get_by_role("button", name="Sign out").click()
-                await expect(page.get_by_text("You are signed out.")).to_be_visible()
-                await second.get_by_role("button", name="Refresh").click()
-                await expect(second.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
-                await page.goto("about:blank")
-                await page.goto(f"{console}#token={OPERATOR}")
-                await expect(page.get_by_role("link", name="Audit log")).to_be_visible()
-                await page.get_by_role("link", name="Audit log").click()
-                rows = page.get_by_role("table", name="Audit log")
-                await expect(rows).to_contain_text("operator a-1 Anna")
-                for words in ("Signed in", "Signed out"):
-                    await expect(rows).to_contain_text(words)
+        async with signing_in(url, catalogue) as (console, provider):
+            provider.person = {"sub": "a-1", "name": "Anna", "roles": ["other"]}
+            await page.goto(f"{console}#custom")
+            sign_in = page.get_by_role("button", name="Sign in with your organisation")
+            await sign_in.click()
+            await expect(page.get_by_text("have no role for this console")).to_be_visible()
+            await shoot(page, "sign-in-failed")
+            provider.person = {"sub": "a-1", "name": "Anna", "roles": ["support"]}
+            await sign_in.click()
+            await expect(page.locator("#pulse")).to_contain_text("Anna signed in until")
+            await expect(page.get_by_role("heading", name="Custom notifications")).to_be_visible()
+            await expect(page.locator("nav a:visible")).to_have_count(3)
+            await page.reload()
+            await expect(page.locator("#pulse")).to_contain_text("Anna signed in until")
+            assert await page.evaluate("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})") == "{}"
+            second = await page.context.new_page()
+            await second.goto(console)
+            await expect(second.locator("#pulse")).to_contain_text("Anna signed in until")
+            await page.get_by_role("button", name="Sign out").click()
+            await expect(page.get_by_text("You are signed out.")).to_be_visible()
+            await expect(second.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
+            await page.goto("about:blank")
+            await page.goto(f"{console}#token={OPERATOR}")
+            await expect(page.get_by_role("link", name="Audit log")).to_be_visible()
+            await page.get_by_role("link", name="Audit log").click()
+            rows = page.get_by_role("table", name="Audit log")
+            await expect(rows).to_contain_text("operator a-1 Anna")
+            for words in ("Signed in", "Signed out"):
+                await expect(rows).to_contain_text(words)
 
     async def test_signing_in_again_in_one_tab_signs_no_other_tab_out(
         self, page: Page, url: str, catalogue: Catalogue
     ) -> None:
-        async with openid_provider() as provider:
-            settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
-            async with serving(url, catalogue, with_worker=False, **settings) as api:
-                console = f"{api.http.base_url}/console"
-                provider.redirect_uris = {f"{console}/signed-in"}
-                provider.person = {"sub": "a-1", "name": "Anna", "roles": ["operator"]}
-                tabs = [page, await page.context.new_page(), await page.context.new_page()]
-                for tab in tabs:
-                    await tab.goto(console)
-                    await expect(tab.get_by_role("button", name="Sign in with your organisation")).to_be_visible()
-                for tab in tabs[:2]:
-                    await tab.get_by_role("button", name="Sign in with your organisation").click()
-                    await expect(tab.locator("#pulse")).to_contain_text("Anna signed in until")
-                await page.get_by_role("link", name="Audit log").click()
-                await expect(page.get_by_role("table", name="Audit log")).to_contain_text("Signed out")
-                await look(tabs[2], "hidden")
-                await look(tabs[2], "visible")
-                await expect(tabs[2].locator("#pulse")).to_contain_text("Anna signed in until")
-                await page.get_by_role("button", name="Sign out").click()
-                for tab in tabs[1:]:
-                    await tab.get_by_role("button", name="Refresh").click()
-                    await expect(tab.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
+        async with signing_in(url, catalogue) as (console, _):
+            tabs = [page, await page.context.new_page(), await page.context.new_page()]
+            for tab in tabs:
+                await tab.goto(console)
+                await expect(tab.get_by_role("button", name="Sign in with your organisation")).to_be_visible()
+            for tab in tabs[:2]:
+                await tab.get_by_role("button", name="Sign in with your organisation").click()
+                await expect(tab.locator("#pulse")).to_contain_text("Anna signed in until")
+            await page.get_by_role("link", name="Audit log").click()
+            await expect(page.get_by_role("table", name="Audit log")).to_contain_text("Signed out")
+            await look(tabs[2], "hidden")
+            await look(tabs[2], "visible")
+            await expect(tabs[2].locator("#pulse")).to_contain_text("Anna signed in until")
+            await page.get_by_role("button", name="Sign out").click()
+            for tab in tabs[1:]:
+                await expect(tab.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
 
     async def test_page_that_is_not_the_console_of_the_settings_says_where_it_is(
         self, page: Page, url: str, catalogue: Catalogue
     ) -> None:
-        async with openid_provider() as provider:
-            settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
-            settings["console_url"] = "https://ops.example.com/console"
-            async with serving(url, catalogue, with_worker=False, **settings) as api:
-                await page.goto(f"{api.http.base_url}/console")
-                await expect(page.get_by_role("alert")).to_contain_text("Only the console at https://ops.example.com")
-                await page.get_by_label("Token", exact=True).fill(OPERATOR)
-                await page.keyboard.press("Enter")
-                await expect(page.locator("#pulse")).to_contain_text("signed in until")
+        async with signing_in(url, catalogue, console_url="https://ops.example.com/console") as (console, _):
+            await page.goto(console)
+            await expect(page.get_by_role("alert")).to_contain_text("Only the console at https://ops.example.com")
+            await page.get_by_label("Token", exact=True).fill(OPERATOR)
+            await page.keyboard.press("Enter")
+            await expect(page.locator("#pulse")).to_contain_text("signed in until")
 
     async def test_session_outlasts_answers_that_do_not_arrive(
         self, page: Page, url: str, catalogue: Catalogue
     ) -> None:
-        async with openid_provider() as provider:
-            settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
-            async with serving(url, catalogue, with_worker=False, **settings) as api:
-                console = f"{api.http.base_url}/console"
-                provider.redirect_uris = {f"{console}/signed-in"}
-                provider.person = {"sub": "a-1", "name": "Anna", "roles": ["support"]}
-                await page.clock.install()
-                await page.route("**/console/session", lambda route: route.abort())
-                await page.goto(console)
-                await expect(page.get_by_role("alert")).to_have_text("The service does not answer.")
-                await page.unroute_all()
-                await page.clock.run_for(5_000)
-                await page.get_by_role("button", name="Sign in with your organisation").click()
-                signed_in = re.compile("Anna signed in until")
-                await expect(page.locator("#pulse")).to_have_text(signed_in)
-                await page.route("**/console/session", lambda route: route.fulfill(**PAGE_OF_A_PROXY))
-                await page.get_by_role("button", name="Sign out").click()
-                await expect(page.get_by_role("status")).to_have_text(
-                    "You are still signed in. The service does not answer."
-                )
-                await page.clock.fast_forward("10:00")  # the token has expired by then
-                await expect(page.locator("#pulse")).to_contain_text("The service does not answer.")
-                await page.unroute_all()
-                await page.clock.run_for(5_000)
-                await expect(page.locator("#pulse")).to_have_text(signed_in)
+        async with signing_in(url, catalogue) as (console, _):
+            await page.clock.install()
+            await page.route("**/console/session", lambda route: route.abort())
+            await page.goto(console)
+            await expect(page.get_by_role("alert")).to_have_text("The service does not answer.")
+            await page.unroute_all()
+            await page.clock.run_for(5_000)
+            await page.get_by_role("button", name="Sign in with your organisation").click()
+            signed_in = re.compile("Anna signed in until")
+            await expect(page.locator("#pulse")).to_have_text(signed_in)
+            await page.route("**/console/session", lambda route: route.fulfill(**PAGE_OF_A_PROXY))
+            await page.get_by_role("button", name="Sign out").click()
+            await expect(page.get_by_role("status")).to_have_text(
+                "You are still signed in. The service does not answer."
+            )
+            await page.clock.fast_forward("10:00")  # the token has expired by then
+            await expect(page.locator("#pulse")).to_contain_text("The service does not answer.")
+            await page.unroute_all()
+            await page.clock.run_for(5_000)
+            await expect(page.locator("#pulse")).to_have_text(signed_in)
 
     async def test_console_works_without_a_database_that_accepts_writes(
         self, page: Page, url: str, catalogue: Catalogue
@@ -961,6 +939,18 @@ class TestPage:
                 await expect(page.locator("main[aria-busy]")).to_have_count(0)
                 assert await page.evaluate("document.documentElement.scrollWidth") <= 360, view
                 await shoot(page, f"narrow-{view.replace('/', '-') or 'overview'}")
+
+
+@asynccontextmanager
+async def signing_in(url: str, catalogue: Catalogue, **more: Any) -> AsyncIterator[tuple[str, OpenIdProvider]]:
+    """Run the service with a provider at which Anna is an operator; yield the URL of the console, and the provider."""
+    async with openid_provider() as provider:
+        settings = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID, **more}
+        async with serving(url, catalogue, with_worker=False, **settings) as api:
+            console = f"{api.http.base_url}/console"
+            provider.redirect_uris = {f"{console}/signed-in"}
+            provider.person = {"sub": "a-1", "name": "Anna", "roles": ["operator"]}
+            yield console, provider
 
 
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")

@@ -318,7 +318,7 @@ async def test_event_waiting_for_an_erased_user_is_dropped_and_counted(idle: Api
 @pytest.mark.parametrize("again", [False, True])
 async def test_event_that_waited_for_an_erased_user_keeps_nothing_of_them(idle: Api, *, again: bool) -> None:
     await made(idle)
-    alone = {**custom(PERSON, body="for your eyes only"), "about": ["order:7"]}
+    alone = {**custom(PERSON, body="for your eyes only"), "about": ["order:7"], "key": "birthday"}
     ids = [(await idle.as_service("POST", "/events", json=event)).json()["id"] for event in (alone, custom(1, PERSON))]
     assert (await idle.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 204
     if again:
@@ -327,7 +327,7 @@ async def test_event_that_waited_for_an_erased_user_keeps_nothing_of_them(idle: 
     events = (await everything(idle))["events"]
     assert (str(PERSON) in events) == again
     for table, text in (await everything(idle)).items():
-        for trace in ("for your eyes only", "order:7"):
+        for trace in ("for your eyes only", "order:7", "birthday"):
             assert trace not in text, f"{trace} in {table}: {text}"
     counts = [(await idle.as_service("GET", f"/events/{id_}")).json() for id_ in ids]
     assert [(each["recipients"], each["dropped"]) for each in counts] == [(0, 1), (1, 1)]

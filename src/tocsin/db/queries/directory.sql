@@ -229,10 +229,7 @@ with event as materialized (
     from (select * from unnest($2::uuid[]) as asked (id) limit cardinality($2::uuid[])) asked
     join events e on e.id = asked.id
 ),
-old as materialized (
-    select * from event where is_void
-),
--- include: keyed
+-- include: voided
 ,
 used as materialized (
     -- the imported texts that other users have, as a map: an event may have one for each of many users
@@ -252,15 +249,11 @@ words as (
           event.is_void
           or c.language like 'imported-%' and ((select texts from used) ? (c.event_id::text || c.language)) is not true
       )
-),
-about as (
-    delete from subjects s using old where s.event_id = old.id and s.subject = any(old.subjects)
 )
 update events e
 set users = case when event.has_failed then e.users else array_remove(e.users, $1) end,
-    excepted = array_remove(e.excepted, $1), data = case when event.is_void then '{}' else e.data end,
-    params = case when event.is_void then '{}' else e.params end,
-    subjects = case when event.is_void then '{}' else e.subjects end, key = case when event.is_void then null else e.key end
+    excepted = array_remove(e.excepted, $1),
+-- include: emptied
 from event
 where e.id = event.id
 

@@ -75,7 +75,7 @@ select distinct event_id from reached where user_id = any(array(select user_id f
 -- Remove from these events, which are delivered, the ids of users who were erased before; and the words, if they are for erased
 -- users only. A new user with the id of an erased one is not the user who was named.
 with event as materialized (
-    select e.id, e.subjects, array(
+    select e.id, e.service, e.company_id, e.key, e.subjects, array(
                select named.user_id
                from unnest(e.users) as named (user_id)
                where (select true from heads h where h.user_id = named.user_id)
@@ -86,13 +86,10 @@ with event as materialized (
     from (select * from unnest($1::uuid[]) as asked (id) limit cardinality($1::uuid[])) asked
     join events e on e.id = asked.id
 ),
-about as (
-    delete from subjects s using event where event.is_void and s.event_id = event.id and s.subject = any(event.subjects)
-)
+-- include: voided
 update events e
-set users = event.users, data = case when event.is_void then '{}' else e.data end,
-    params = case when event.is_void then '{}' else e.params end,
-    subjects = case when event.is_void then '{}' else e.subjects end
+set users = event.users,
+-- include: emptied
 from event
 where e.id = event.id and (event.is_void or cardinality(event.users) < cardinality(e.users))
 

@@ -26,17 +26,14 @@ delete from posted where id = any($1::uuid[])
 -- Remove the users whom these events name, and who were erased before they were accepted; and the words, if they are for these
 -- users only.
 with event as materialized (
-    select e.id, e.subjects, e.users = '{}' and e.teams = '{}' as is_void
+    select e.id, e.service, e.company_id, e.key, e.subjects, e.users = '{}' and e.teams = '{}' as is_void
     from (select * from unnest($1::uuid[]) as asked (id) limit cardinality($1::uuid[])) asked
     join events e on e.id = asked.id
 ),
-about as (
-    delete from subjects s using event where event.is_void and s.event_id = event.id and s.subject = any(event.subjects)
-)
+-- include: voided
 update events e
-set skipped_users = '{}', data = case when event.is_void then '{}' else e.data end,
-    params = case when event.is_void then '{}' else e.params end,
-    subjects = case when event.is_void then '{}' else e.subjects end
+set skipped_users = '{}',
+-- include: emptied
 from event
 where e.id = event.id
 

@@ -162,7 +162,9 @@ async def test_all_units_are_there_again_when_the_window_has_ended(counting: Cou
 async def test_request_that_needs_too_many_units_uses_none(counting: Counted) -> None:
     limits = process(counting)
     _, refusal = await limits.take(exact(10), "4", 11)
-    assert str(refusal) == ("Rate limit exceeded: at most 10 units per minute. This request needs 11, and 10 are left.")
+    assert str(refusal) == (
+        "Rate limit exceeded: at most 10 units per minute. This request needs at least 11, and 10 are left."
+    )
     assert (await limits.take(exact(10), "4", 10))[1] is None
 
 

@@ -250,7 +250,8 @@ class RateLimits:
         if now - self._logged_at.get(limit.name, -LOG_INTERVAL) >= LOG_INTERVAL:
             self._logged_at[limit.name] = now
             log.warning("rate limit exceeded", limit=limit.name, key=key, rate=str(rate))
-        needs = f" This request needs {units}, and {standing.left} are left." if units > 1 else ""
+        least = "at least " if units > rate.quota else ""  # recipients are counted up to one more than the limit
+        needs = f" This request needs {least}{units}, and {standing.left} are left." if units > 1 else ""
         message = f"Rate limit exceeded: at most {rate.quota} {limit.units} per {rate.unit}.{needs}"
         return RateLimited(message, wait=standing.seconds)
 

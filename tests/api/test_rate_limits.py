@@ -215,7 +215,7 @@ class TestCustomNotifications:
             )
             await api.team(7, *range(10, 3001))
             refused = await sent(api, users=[], notify={"teams": [7]})
-            assert "needs 11, and 10 are left" in refused.json()["errors"][0]["message"]
+            assert "needs at least 11, and 10 are left" in refused.json()["errors"][0]["message"]
 
     async def test_concurrent_requests_with_keys_do_not_wait_for_each_other(
         self, url: str, catalogue: Catalogue

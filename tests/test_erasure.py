@@ -69,7 +69,7 @@ FOR_MOMENTS = {"clears", "erasures", "last_clears", "resolutions"}
 """The tables that hold something of a user until a worker has done what they ask for."""
 
 HOLDS_NONE = {
-    *("cancellations", "console_sessions", "ending_events", "erased_ids", "generations", "lanes"),
+    *("cancellations", "console_sessions", "ending_events", "erased_ids", "generations", "lanes", "last_move"),
     *("migrations", "operator_rules", "posters", "preference_locks", "push_services"),
     *("registrations", "rewritten_events", "seen_registrations", "teams", "timelines", "worker_processes"),
     *("trials",),  # of earlier releases

@@ -214,6 +214,34 @@ async def test_no_event_is_posted_in_the_new_cell_while_its_company_is_copied(
 
 
 @in_schemas
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
+@pytest.mark.parametrize("in_new_cell", [False, True])
+async def test_no_event_is_posted_in_a_snapshot_from_before_the_move(  # noqa: PLR0913 - fixtures
+    cells: tuple[Api, Api],
+    pools: tuple[Database, Database],
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    isolation: Any,
+    *,
+    in_new_cell: bool,
+) -> None:
+    await fill(cells[0])
+    session = await connect(urls[in_new_cell])
+    await session.execute("insert into posters values (session_user::text, 'crm', $1)", COMPANY)
+    async with session.transaction(isolation=isolation):
+        await session.fetchval("select count(*) from posters")
+        if in_new_cell:
+            await interrupt(pools, "ab", monkeypatch, "_switch")
+        else:
+            await moving.move(*pools, COMPANY, "a", "b")
+        with pytest.raises(PostgresError, match=r"has moved|is moving|could not serialize"):
+            await session.fetchval(
+                "select post($1)", json.dumps(custom(3) | {"notify": {"users": [3], "unknown": "skip"}})
+            )
+    await session.close()
+
+
+@in_schemas
 async def test_posted_event_with_an_id_that_is_refused_holds_up_no_move(
     cells: tuple[Api, Api], pools: tuple[Database, Database], urls: tuple[str, str]
 ) -> None:

@@ -221,6 +221,7 @@ class TestNames:
         passing = {"cancellations", "clears", "erasures", "event_keys", "heads", "jobs", "lanes", "migrations"}
         passing |= {
             "last_clears",
+            "last_move",
             "operator_rules",
             "posted_limit",
             "posted_types",

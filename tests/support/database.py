@@ -29,7 +29,7 @@ _WIPE = """
 do $$ declare name text; holds boolean; begin
     for name in select relname from pg_class where relnamespace = 'tocsin'::regnamespace
         and relkind in ('r', 'p') and not relispartition
-        and relname not in ('migrations', 'timelines', 'workers') order by relname in ('users', 'teams')
+        and relname not in ('last_move', 'migrations', 'timelines', 'workers') order by relname in ('users', 'teams')
     loop
         execute format('select exists (select from %I)', name) into holds;
         if name = 'audit_entries' then  -- a trigger keeps its entries

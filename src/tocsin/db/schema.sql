@@ -348,6 +348,15 @@ CREATE FUNCTION tocsin.new_salt() RETURNS bigint
     LANGUAGE sql
     RETURN (1 + ((random() * ('1000000000000'::numeric)::double precision))::bigint);
 
+CREATE FUNCTION tocsin.note_move() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    update last_move set noted_at = clock_timestamp();
+    return null;
+end
+$$;
+
 CREATE FUNCTION tocsin.note_registration() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -513,6 +522,9 @@ CREATE FUNCTION tocsin.refuse_post_of_moved_company() RETURNS trigger
 declare
     problem text;
 begin
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+        perform from last_move for share;
+    end if;
     if exists (
         select from moves m where m.is_awaited or m.state = 'moved' and (m.is_leaving or m.company_id = new.company_id)
     ) then
@@ -877,6 +889,12 @@ CREATE TABLE tocsin.last_clears (
     made_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE tocsin.last_move (
+    id integer NOT NULL,
+    noted_at timestamp with time zone NOT NULL,
+    CONSTRAINT last_move_id_check CHECK ((id = 1))
+);
+
 CREATE TABLE tocsin.members (
     team_id integer NOT NULL,
     user_id integer NOT NULL
@@ -1199,6 +1217,9 @@ ALTER TABLE ONLY tocsin.lanes
 ALTER TABLE ONLY tocsin.last_clears
     ADD CONSTRAINT last_clears_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY tocsin.last_move
+    ADD CONSTRAINT last_move_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tocsin.members
     ADD CONSTRAINT members_pkey PRIMARY KEY (team_id, user_id);
 
@@ -1381,6 +1402,8 @@ CREATE INDEX users_of_company_by_name ON tocsin.users USING btree (company_id, l
 CREATE TRIGGER keep_all_audit_entries BEFORE TRUNCATE ON tocsin.audit_entries FOR EACH STATEMENT EXECUTE FUNCTION tocsin.keep_audit_entries();
 
 CREATE TRIGGER keep_audit_entries BEFORE DELETE OR UPDATE ON tocsin.audit_entries FOR EACH ROW EXECUTE FUNCTION tocsin.keep_audit_entries();
+
+CREATE TRIGGER note_move AFTER INSERT OR UPDATE ON tocsin.moves FOR EACH ROW WHEN ((new.is_awaited OR (new.state = 'moved'::text))) EXECUTE FUNCTION tocsin.note_move();
 
 CREATE TRIGGER note_registration AFTER INSERT OR DELETE OR UPDATE OF registered_at ON tocsin.devices FOR EACH ROW EXECUTE FUNCTION tocsin.note_registration();
 

@@ -664,6 +664,17 @@ class TestPage:
             await expect(page.get_by_role("button", name="Replay lane")).to_have_count(lanes)
             await expect(page.locator("td a")).to_have_count(2 * selects)
 
+    async def test_console_of_a_company_says_among_which_failures_it_looked(self, page: Page, api: Api) -> None:
+        for company, said in ((None, "No failures in the last 30 days."), (2, "among the latest 10,000 jobs and")):
+            await page.goto("about:blank")
+            token = mint_service(SECRET, "night", ["operations"], HOUR, company)
+            await page.goto(f"{api.http.base_url}/console#token={token}")
+            if company:
+                await page.get_by_role("button", name="Switch").click()
+            await expect(page.locator(".nothing", has_text=said)).to_be_visible()
+            await page.get_by_role("link", name="Dead letters", exact=True).click()
+            await expect(page.get_by_text(said)).to_be_visible()
+
     async def test_charts_show_what_was_before_the_page_was_opened(self, page: Page, api: Api) -> None:
         recorder = Recorder(api.app_state.database, api.app_state.metrics)
         await api.people(1)

@@ -164,6 +164,11 @@ export function may(role) {
   return !given.length || given.some((each) => ROLE_SCOPES.indexOf(each) >= ROLES.indexOf(role));
 }
 
+/** Return the company that the token is limited to, or null. */
+export function company() {
+  return (person ?? claimsOf(sessionStorage.getItem(KEPT_AS))).company_id ?? null;
+}
+
 /** Call the service and return its response: an object if it is JSON, else text. Throws `Refused`. */
 export async function call(path, body) {
   if (person && Date.now() > person.until - RENEWED_BEFORE) await renew();

@@ -3,7 +3,7 @@
 import { Chart, spanName } from "./charts.js";
 import { ask, eventLink, facts, link, moment, state, table } from "./elements.js";
 import { SPANS } from "./measures.js";
-import { call, may, serverTime } from "./session.js";
+import { call, company, may, serverTime } from "./session.js";
 import { wishes } from "./wishes.js";
 import { h } from "../shared/dom.js";
 import { utc } from "../shared/times.js";
@@ -14,7 +14,6 @@ const ENDING_LENGTH = 6;
 const MIN_SEARCH_LENGTH = 2;
 const MAX_FOUND = 50;
 const PAGE_SIZE = 25;
-const NO_FAILURES = "No failures in the last 30 days.";
 const SINCE = { "1h": ["1 hour", 3_600_000], "24h": ["24 hours", 86_400_000], "7d": ["7 days", 604_800_000], "30d": ["30 days", 2_592_000_000] };
 
 /** Return the view of a URL fragment; unknown names become a search. */
@@ -105,7 +104,7 @@ export class Overview {
       this.#verdict,
       h("section", {}, h("h2", {}, "Lanes"), this.#lanes),
       h("section", {}, h("h2", {}, "Recent failures"),
-        table("Recent failures", DEAD_LETTER, letters.data.map(letterCells), NO_FAILURES),
+        table("Recent failures", DEAD_LETTER, letters.data.map(letterCells), noFailures()),
         letters.data.length ? h("p", {}, link("dead-letters", "View all dead letters")) : null),
       h("section", {}, this.#period, this.#periods,
         h("div", { class: "charts" }, this.#charts.map((chart) => chart.element)), this.#processes),
@@ -184,8 +183,8 @@ class DeadLetters {
         may("operator") ? lanes.map((lane) =>
           h("button", { type: "button", onclick: () => replayLane(lane, refresh) }, `Replay lane ${lane}`)) : null),
       may("support")
-        ? table("Dead letters", ["Replay", ...DEAD_LETTER], letters.map((letter, nth) => [boxes[nth], ...letterCells(letter)]), NO_FAILURES)
-        : table("Dead letters", DEAD_LETTER, letters.map(letterCells), NO_FAILURES),
+        ? table("Dead letters", ["Replay", ...DEAD_LETTER], letters.map((letter, nth) => [boxes[nth], ...letterCells(letter)]), noFailures())
+        : table("Dead letters", DEAD_LETTER, letters.map(letterCells), noFailures()),
       data.length === MAX_DEAD_LETTERS ? h("p", { class: "faint" }, `Only the latest ${MAX_DEAD_LETTERS.toLocaleString("en")} are shown.`) : null,
     ];
   }
@@ -427,6 +426,12 @@ function showError(error) {
 function named({ first_name: first, last_name: last }) {
   const name = [first, last].filter(Boolean).join(" ");
   return name ? h("bdi", { class: "name", title: name }, name) : "–";
+}
+
+/** Of one company, the service finds only the failures among the latest of all companies. */
+function noFailures() {
+  return company() === null ? "No failures in the last 30 days."
+    : "No failures of this company among the latest 10,000 jobs and 10,000 pushes of all companies that failed in the last 30 days.";
 }
 
 const DEAD_LETTER = ["Failed (UTC)", "Task", "Event", "User", "Lane", "Attempts", "Reason"];

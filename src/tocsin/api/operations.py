@@ -145,7 +145,8 @@ async def list_dead_letters(
 ) -> answers.DeadLetters:
     """List dead letters.
 
-    Returns jobs and pushes that failed permanently, the newest first. They are kept for 30 days.
+    Returns jobs and pushes that failed permanently, the newest first. They are kept for 30 days. A service of a company
+    gets its own among the latest 10,000 jobs and 10,000 pushes of all companies before that time.
     """
     found = await dead_letters.listed(app_state.database, before or datetime.now(UTC), limit, service.company_id)
     return answers.DeadLetters.model_validate({"data": found})

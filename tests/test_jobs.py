@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.events import accepted
+from tests.support.events import accepted, message_event, post
 from tests.support.service import Api
 from tests.support.waiting import bounded
 from tocsin import dead_letters, jobs
@@ -432,3 +432,24 @@ async def test_all_dead_letters_are_replayed_in_steps_of_bounded_size(
     assert await dead_letters.replay_all(database, pubsub, since, actor) == Replayed(3, 1)
     assert await dba.fetchval("select count(*) from dead_letters") == 1  # it died after the command had begun
     assert await dba.fetchval("select count(*) from audit_entries") == 3
+
+
+async def test_replay_of_a_company_begins_at_its_own_first_dead_letter(
+    idle: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "REQUEUE_BATCH_SIZE", 1)
+    await idle.people(1)
+    await idle.people(2, company_id=2)
+    first = await accepted(idle, 1)
+    second = UUID((await post(idle, message_event("Hello", 2), company_id=2)).json()["id"])
+    await dba.execute(
+        "with dead as (delete from jobs returning *)"
+        " insert into dead_letters (id, task, lane, attempts, progress, reason, died_at)"
+        " select id, task, lane, 8, 0, 'an error', now() - make_interval(mins => case id when $1 then 2 else 1 end)"
+        " from dead",
+        first,
+    )
+    since, actor = datetime.now(UTC) - timedelta(hours=1), Actor("test", company_id=2)
+    replayed = await dead_letters.replay(idle.app_state.database, idle.app_state.pubsub, None, since, actor)
+    assert replayed == Replayed(1, 0)
+    assert await dba.fetchval("select array(select id from jobs)") == [second]

@@ -185,23 +185,23 @@ from (
     order by died_at desc
     limit case when $3::int is null then $2::bigint else 10000 end
 ) d
-where $3::int is null
-   or coalesce(
-       (select p.company_id from posted p where p.id = d.id), (select e.company_id from events e where e.id = d.id)
-   ) = $3
+where
+-- include: letter_of(company=$3)
 order by died_at desc
 limit $2
 
 -- name: requeue
--- Requeue dead letters: of these events, or the first $5 between two times; or only those of one company.
+-- Requeue dead letters: of these events, or the first $5 between two times; or only those of one company. Other companies may
+-- have any number before its first.
 with chosen as materialized (
     select id from unnest($1::uuid[]) as asked (id)
     union
     select p.id from unnest($1::uuid[]) as asked (id) join posted p on p.event_id = asked.id
     union
     (
-        select id from dead_letters
-        where $1::uuid[] is null and died_at >= $2 and died_at < coalesce($4::timestamptz, 'infinity')
+        select id from dead_letters d
+        where $1::uuid[] is null and died_at >= $2 and died_at < coalesce($4::timestamptz, 'infinity') and
+-- include: letter_of(company=$3)
         order by died_at
         limit $5
     )
@@ -209,14 +209,8 @@ with chosen as materialized (
 requeued as (
     delete from dead_letters d
     using chosen
-    where d.id = chosen.id
-      and (
-          $3::int is null
-          or coalesce(
-              (select p.company_id from posted p where p.id = d.id),
-              (select e.company_id from events e where e.id = d.id)
-          ) = $3
-      )
+    where d.id = chosen.id and
+-- include: letter_of(company=$3)
     returning d.id, d.task, d.lane, d.progress, d.cost
 )
 insert into jobs (id, task, lane, progress, cost, company_id, sender)

@@ -772,6 +772,26 @@ class TestPage:
             for words in ("Signed in", "Signed out"):
                 await expect(rows).to_contain_text(words)
 
+    async def test_long_name_of_a_person_fits_a_narrow_window(self, page: Page, url: str, catalogue: Catalogue) -> None:
+        await page.set_viewport_size({"width": 320, "height": 740})
+        async with signing_in(url, catalogue) as (console, provider):
+            provider.person["name"] = "W" * 200
+            await page.goto(console)
+            await page.get_by_role("button", name="Sign in with your organisation").click()
+            await expect(page.locator("#pulse")).to_contain_text(re.compile(r"W{200} signed in until"))
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 320
+
+    async def test_question_is_withdrawn_when_the_session_ends(self, page: Page, pushing: Api, phones: Phones) -> None:
+        await register(pushing, 1, IPHONE)
+        await give_up(pushing, phones)
+        await enter(page, pushing, "dead-letters")
+        await page.get_by_role("button", name="Replay lane").click()
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        await page.evaluate("sessionStorage.setItem('tocsin.console.token', 'a.b.c')")
+        await expect(page.get_by_role("alert")).to_contain_text("This token has expired")
+        await expect(page.get_by_role("dialog")).to_have_count(0)
+        await expect(page.get_by_role("main")).to_be_focused()
+
     async def test_signing_in_again_in_one_tab_signs_no_other_tab_out(
         self, page: Page, url: str, catalogue: Catalogue
     ) -> None:

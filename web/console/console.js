@@ -168,8 +168,9 @@ async function poll() {
     overview.show(measures);
     if (isLacking) (main.contains(document.activeElement) ? refresh : show)();
     await recordOpening(); // last: it fails while the database accepts no writes
-    const ends = endsAt();
-    pulse.textContent = `${clock(serverTime())} UTC${ends ? `, ${[personName(), "signed in until"].filter(Boolean).join(" ")} ${clock(ends).slice(0, 5)}` : ""}`;
+    const [ends, name] = [endsAt(), personName()];
+    pulse.replaceChildren(`${clock(serverTime())} UTC`, ...ends
+      ? [", ", ...name ? [h("bdi", { class: "name", title: name }, name), " "] : [], `signed in until ${clock(ends).slice(0, 5)}`] : []);
     pulse.className = "";
   } catch (error) {
     if (error.status === 401) leave(expired());
@@ -197,6 +198,7 @@ async function remember() {
 }
 
 function leave(why) {
+  document.querySelector("dialog")?.close("no");
   forget();
   show();
   main.focus();

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.answers import codes_of
 from tests.support.commands import refusal, run
+from tests.support.database import locked
 from tests.support.events import custom
 from tests.support.issuer import pair
 from tests.support.openid_provider import CLIENT_ID, OpenIdProvider, openid_provider, unsigned
@@ -26,6 +27,7 @@ from tocsin.auth.minting import mint_service
 from tocsin.auth.oidc import MAX_EXCHANGES, Attempt
 from tocsin.catalogue import Catalogue
 from tocsin.console_sessions import IDLE_LIFETIME, MAX_SESSIONS, TOKEN_INTERVAL
+from tocsin.db.connections import Connection
 from tocsin.errors import Refusal
 from tocsin.retention import run_once
 from tocsin.settings import read_settings
@@ -236,6 +238,14 @@ class TestSignIn:
     async def test_person_whom_the_provider_refuses_gets_no_session(self, browser: Browser) -> None:
         browser.provider.person = {}
         assert failed(await browser.sign_in()) == "denied"
+
+    async def test_sign_in_that_the_database_cannot_store_ends_at_the_console(
+        self, browser: Browser, dba: Connection
+    ) -> None:
+        authorized = await browser.authorize()
+        async with locked(dba, "console_sessions"):
+            assert failed(await browser.http.get(authorized)) == "unavailable"
+        assert (await browser.sign_in()).headers["location"] == browser.console
 
     async def test_redirect_uri_is_that_of_the_public_url_behind_a_proxy(
         self, url: str, catalogue: Catalogue, provider: OpenIdProvider

@@ -67,6 +67,7 @@ const FAILED = {
   company: "You are signed in there, but your company is not known here. Ask your administrator.",
   insecure: "Open this console over https to sign in.",
   busy: "Too many people are signing in. Try again in a few seconds.",
+  unavailable: "The service cannot begin a session at the moment. Try again later, or use a token.",
 };
 
 /** Use the token of this tab, or else the session of the browser. */

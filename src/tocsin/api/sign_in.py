@@ -15,9 +15,9 @@ from tocsin.api.limiting import address_of, count
 from tocsin.api.state import AppState, app_state_of
 from tocsin.api.urls import base_url_of, origin_of
 from tocsin.auth.claims import ROLES
-from tocsin.auth.oidc import Attempt, SignInError, SignInProvider
+from tocsin.auth.oidc import Attempt, Identity, SignInError, SignInProvider
 from tocsin.console_sessions import SESSION_LIFETIME, SessionToken
-from tocsin.errors import NotFound, Unauthorized
+from tocsin.errors import NotFound, Overrun, Unauthorized, Unavailable
 from tocsin.setting_types import is_safe_url
 
 ATTEMPT_LIFETIME = 600
@@ -52,20 +52,18 @@ async def signed_in(request: Request) -> Response:
 
     The session always gets a new cookie, and one that the browser had before ends.
     """
-    app_state, provider = _provided(request)
+    _, provider = _provided(request)
     await count(request, "failed-auth", address_of(request.scope))
     try:
         console = _console_url(request)
         attempt = Attempt.of_cookie(_cookie(request, ATTEMPT))
         person = await provider.person(attempt, request.query_params, f"{console}/signed-in")
+        cookie = await _begun(request, person)
     except SignInError as error:
         failed = _failed(request, error)
         if error.reason != "state":  # which another tab may still complete
             _set_cookie(request, failed, ATTEMPT, "", 0, "lax")
         return failed
-    request_id = request.state.request_id
-    await console_sessions.finish(app_state.database, _cookie(request, SESSION), request_id)
-    cookie = await console_sessions.begin(app_state.database, person, request_id)
     response = RedirectResponse(console, 303)
     _set_cookie(request, response, SESSION, cookie, SESSION_LIFETIME, "strict")
     _set_cookie(request, response, ATTEMPT, "", 0, "lax")
@@ -95,6 +93,16 @@ async def sign_out(request: Request) -> Response:
     response = Response(status_code=204)
     _set_cookie(request, response, SESSION, "", 0, "strict")
     return response
+
+
+async def _begun(request: Request, person: Identity) -> str:
+    """End the session that the browser had, begin one, and return its cookie. Raises `SignInError`."""
+    database, request_id = app_state_of(request).database, request.state.request_id
+    try:
+        await console_sessions.finish(database, _cookie(request, SESSION), request_id)
+        return await console_sessions.begin(database, person, request_id)
+    except (Unavailable, Overrun) as error:
+        raise SignInError("unavailable", f"the session could not be stored: {error}") from None
 
 
 def _provided(request: Request) -> tuple[AppState, SignInProvider]:

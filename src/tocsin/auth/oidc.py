@@ -53,7 +53,7 @@ _URLS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 _NAME_CLAIMS = ("name", "preferred_username", "email")
 
-Reason = Literal["expired", "state", "denied", "provider", "role", "company", "busy", "insecure"]
+Reason = Literal["expired", "state", "denied", "provider", "role", "company", "busy", "insecure", "unavailable"]
 """Why a sign-in failed, as the console explains it."""
 
 log = structlog.get_logger(__name__)

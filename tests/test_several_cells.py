@@ -188,9 +188,9 @@ async def test_service_of_a_company_takes_no_user_or_team_of_another_cell(servic
         assert taken.status_code == 404, path
     lines = [{"user": {"id": 8, **user}}, {"user": {"id": NORTH, **user}}, {"team": {"id": 7, **team}}]
     text, headers = "\n".join(map(json.dumps, lines)), {"Content-Type": "application/x-ndjson"}
-    for more in ({"company_id": MAIN}, {"params": {"cell": "main"}}):
+    for code, more in (("unknown", {"company_id": MAIN}), ("prohibited", {"params": {"cell": "main"}})):
         imported = await service.as_service("POST", "/directory/import", content=text, headers=headers, **more)
-        assert field_errors(imported) == [("lines.2.user.id", "unknown"), ("lines.3.team.id", "unknown")]
+        assert field_errors(imported) == [("lines.2.user.id", code), ("lines.3.team.id", code)]
     assert await value(service.urls[MAIN], "select count(*) from users") == 0
     posted = await service.as_service("POST", "/events", json=custom(teams=(7,)))
     assert posted.status_code == 202, posted.text

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tocsin import setting_types as types
-from tocsin.db.connections import connect
+from tocsin.db.connections import Connection, connect
 from tocsin.db.errors import DRIVER_ERRORS, sentence_on, url_named_by
 from tocsin.db.migrate import is_current
 from tocsin.db.statements import queries
@@ -153,6 +154,15 @@ def of_cell(settings: Settings, name: str | None) -> Settings:
     return (cells.named(name) if name else cells.default).settings(settings)
 
 
+def other_cells(settings: Settings, name: str | None) -> dict[str, Settings]:
+    """Return the settings of all cells but one, without a name the default one, by their names."""
+    cells = cells_of(settings)
+    if cells is None:
+        return {}
+    one = cells.named(name) if name else cells.default
+    return {cell.name: cell.settings(settings) for cell in cells if cell is not one}
+
+
 def every_cell(settings: Settings, name: str | None = None) -> list[Settings]:
     """Return the settings of each cell, or of the one with this name. Raises `Refusal` if there is none."""
     cells = cells_of(settings)
@@ -164,23 +174,33 @@ def text_of(name: str, table: Mapping[str, Any]) -> str:
     return "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())])
 
 
-async def state_of(settings: Settings) -> str:
-    """Return whether the database of a cell can be used, and what is in it, in words."""
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Connection]:
+    """Connect to the database of a cell, if it runs, for the block. Raises `Refusal` for an error of the database."""
     if settings.database_url is None and not is_served(settings.data_dir):
-        return "the embedded PostgreSQL does not run"
-    url_named_by.set(settings.url_setting)
+        raise Refusal("The embedded PostgreSQL does not run.")
+    named_before = url_named_by.set(settings.url_setting)
     try:
         connection = await connect(settings.own_database_url or url_of(settings.data_dir), PATIENCE)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
     except (*DRIVER_ERRORS, ValueError) as error:
-        return sentence_on(error).rstrip(".")
-    try:
-        if not await is_current(connection):
-            return "migrations are pending"
-        counts = await connection.fetchrow(_SQL["counts"], LEASE_TIMEOUT, MAX_LISTED)
-    except DRIVER_ERRORS as error:
-        return sentence_on(error).rstrip(".")
+        raise Refusal(sentence_on(error)) from error
     finally:
-        connection.terminate()
+        url_named_by.reset(named_before)
+
+
+async def state_of(settings: Settings) -> str:
+    """Return whether the database of a cell can be used, and what is in it, in words."""
+    try:
+        async with connected(settings) as connection:
+            if not await is_current(connection):
+                return "migrations are pending"
+            counts = await connection.fetchrow(_SQL["counts"], LEASE_TIMEOUT, MAX_LISTED)
+    except Refusal as error:
+        return str(error).rstrip(".")
     companies, users, workers, moved = counts or (0, 0, 0, None)
     left = f"; moved from here: {moved}" if moved else ""
     return f"ready, {companies} companies, {users} users, {workers} workers{left}"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -266,3 +266,15 @@ async def unknown_recipients(
     ids = [[id_ for id_ in given if is_id(id_)] for given in (users, teams)]
     [row] = await fetch(store, _SQL["unknown"], *ids, company_id)
     return UnknownRecipients(frozenset(row["users"]), frozenset(row["teams"]))
+
+
+async def known_in(
+    store: Database | Connection, keys: Iterable[tuple[str, int]], company_id: int | None = None
+) -> set[tuple[str, int]]:
+    """Return which of these users and teams there are, in all companies or in one."""
+    ids: dict[str, list[int]] = {"users": [], "teams": []}
+    for kind, id_ in keys:
+        ids[kind].append(id_)
+    unknown = await unknown_recipients(store, ids["users"], ids["teams"], company_id)
+    gone = {*(("users", id_) for id_ in unknown.users), *(("teams", id_) for id_ in unknown.teams)}
+    return {key for key in keys if key not in gone}

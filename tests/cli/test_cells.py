@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,17 @@ from tocsin.db.connections import connect
 from tocsin.db.url import in_schema
 from tocsin.postgres.supervisor import Embedded
 
+BOTH = "both.toml"
+"""The file of the two cells that can be reached."""
+
 HINT = "That is about the default cell: name another one by --cell."
+
+
+USER: dict[str, Any] = {"user": {"id": 1, "company_id": 17, "first_name": "A", "last_name": "B"}}
+
+
+def write(file: Path, *lines: dict[str, Any]) -> None:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +33,9 @@ async def database(server: Embedded) -> str:
 
 @pytest.fixture
 def cells(database: str, tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "cells.toml").write_text(
-        "[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [17, '20-29']\n\n"
-        "[away]\nurl = 'postgresql://127.0.0.1:1/x'\ncompanies = [18]\n"
-    )
+    both = "[main]\ndefault = true\n\n[north]\nschema = 'tocsin_north'\ncompanies = [17, '20-29']\n\n"
+    (tmp_path / BOTH).write_text(both)
+    (tmp_path / "cells.toml").write_text(f"{both}[away]\nurl = 'postgresql://127.0.0.1:1/x'\ncompanies = [18]\n")
     return {
         "TOCSIN_DATABASE_URL": database,
         "TOCSIN_JWT_SECRET": SECRET,
@@ -35,10 +45,9 @@ def cells(database: str, tmp_path: Path) -> dict[str, str]:
 
 
 def test_cell_is_added_listed_filled_and_read_alone(cells: dict[str, str], tmp_path: Path) -> None:
-    assert run("migrate", "--cell", "north", cwd=tmp_path, **cells).returncode == 0
-    lines = [{"user": {"id": 1, "company_id": 17, "first_name": "A", "last_name": "B"}}]
-    (tmp_path / "users").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    imported = run("import", "users", "--cell", "north", cwd=tmp_path, **cells)
+    assert run("migrate", cwd=tmp_path, **cells | {"TOCSIN_CELLS_FILE": BOTH}).returncode == 0
+    write(tmp_path / "users", USER)
+    imported = run("import", "users", "--cell", "north", cwd=tmp_path, **cells | {"TOCSIN_CELLS_FILE": BOTH})
     assert imported.returncode == 0, imported.stderr
     exported = [run("export", *of, cwd=tmp_path, **cells).stdout for of in ((), ("--cell", "north"))]
     assert ['"id":1' in each.replace(" ", "") for each in exported] == [False, True]
@@ -58,6 +67,28 @@ def test_cell_is_added_listed_filled_and_read_alone(cells: dict[str, str], tmp_p
     assert "ready" not in away
     doctor = run("doctor", "--cell", "north", cwd=tmp_path, **cells).stdout
     assert "ok   schema: it has every migration of this release" in doctor, doctor
+
+
+def test_import_refuses_users_and_teams_of_another_cell(cells: dict[str, str], tmp_path: Path) -> None:
+    both = cells | {"TOCSIN_CELLS_FILE": BOTH}
+    assert run("migrate", cwd=tmp_path, **both).returncode == 0
+    team = {"team": {"id": 1, "company_id": 17, "name": "Sales", "users": [1]}}
+    write(tmp_path / "north", USER, team)
+    assert run("import", "north", "--cell", "north", cwd=tmp_path, **both).returncode == 0
+    other = {"user": {**USER["user"], "id": 2, "company_id": 1}}
+    write(tmp_path / "main", other, USER, team)
+    assert run("import", "main", cwd=tmp_path, **both).stderr.splitlines() == [
+        "tocsin: Nothing was imported from main:",
+        "The lines.2.user.id field is a user of another cell.",
+        "The lines.3.team.id field is a team of another cell.",
+    ]
+    write(tmp_path / "main", other)
+    assert "The cell away does not say which users and teams it has." in refusal(
+        "import", "main", cwd=tmp_path, **cells
+    )
+    assert run("import", "north", "--cell", "north", cwd=tmp_path, **both).returncode == 0, "its own can be repeated"
+    exported = run("export", cwd=tmp_path, **both).stdout
+    assert exported == ""
 
 
 def test_company_that_is_moved_is_listed_and_an_unknown_one_refused(cells: dict[str, str], tmp_path: Path) -> None:

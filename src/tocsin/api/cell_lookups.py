@@ -6,7 +6,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from starlette.types import Scope
 
-from tocsin import directory
 from tocsin.api.requests import named_in
 from tocsin.api.state import PLACED, AppState
 from tocsin.backoff import Backoff
@@ -133,16 +132,6 @@ async def ask_all(states: Mapping[str, S], ask: Callable[[S], Coroutine[Any, Any
     names = list(states)
     answers = await asyncio.gather(*(ask(states[name]) for name in names), return_exceptions=True)
     return dict(zip(names, answers, strict=True))
-
-
-async def known_in(database: Database, keys: Iterable[Key], company_id: int | None = None) -> set[Key]:
-    """Return which of these users and teams are in a cell, or in a company of it."""
-    ids: dict[str, list[int]] = {"users": [], "teams": []}
-    for kind, id_ in keys:
-        ids[kind].append(id_)
-    unknown = await directory.unknown_recipients(database, ids["users"], ids["teams"], company_id)
-    gone = {*(("users", id_) for id_ in unknown.users), *(("teams", id_) for id_ in unknown.teams)}
-    return {key for key in keys if key not in gone}
 
 
 async def has_left(database: Database, closed: Iterable[int]) -> bool:

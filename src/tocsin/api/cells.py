@@ -20,7 +20,6 @@ from tocsin.api.cell_lookups import (
     has_left,
     is_moving,
     keys_of,
-    known_in,
     recipients_of,
     unavailable,
     watch,
@@ -29,6 +28,7 @@ from tocsin.api.state import APP_STATE, AppState, app_state_of
 from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.cells import Cells
 from tocsin.db.pool import Database
+from tocsin.directory import known_in
 from tocsin.errors import Invalid, NotFound, Overrun, TooLate, Unavailable
 from tocsin.event_status import Viewer
 from tocsin.formats import DEFAULT_COMPANY

@@ -17,7 +17,6 @@ from tocsin.api.cell_lookups import (
     has_left,
     is_moving,
     keys_of,
-    known_in,
     recipients_of,
     unavailable,
     watch,
@@ -26,6 +25,7 @@ from tocsin.api.state import AppState
 from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.cells import Cell, Cells
 from tocsin.db.pool import Database
+from tocsin.directory import known_in
 from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import is_id, parsed_id
 

@@ -20,12 +20,13 @@ def import_(
     cell: Cell = None,
 ) -> None:
     """Import users, teams, devices and notifications. All lines are checked before the first is applied."""
+    from tocsin.cells import other_cells
     from tocsin.cli.transfer import import_file
 
-    settings = load_cell(cell)
+    others, settings = other_cells(load_settings(), cell), load_cell(cell)
 
     async def run() -> None:
-        counts = await import_file(settings, file, lambda line: say(line, err=True))
+        counts = await import_file(settings, file, lambda line: say(line, err=True), others)
         say(", ".join(f"{count:,} {part}" for part, count in counts.items()))
 
     run_command(run())

@@ -6,17 +6,20 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from tocsin.audit import actor_of_command
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
+from tocsin.cells import connected
 from tocsin.cli.terminal import writing
 from tocsin.db.errors import sentence_on
 from tocsin.db.pool import Database
+from tocsin.directory import known_in
 from tocsin.errors import Invalid, Problem, Refusal, Unavailable
 from tocsin.pubsub import PubSub
 from tocsin.settings import Settings
@@ -34,18 +37,22 @@ _STORED = "The import is stored, and continues when a worker runs"
 Report = Callable[[str], None]
 
 
-async def import_file(settings: Settings, file: str, report: Report) -> dict[str, int]:
+async def import_file(settings: Settings, file: str, report: Report, others: Mapping[str, Settings]) -> dict[str, int]:
     """Import a file (`-`: stdin), report the progress, and return the number of lines of each part.
 
-    Raises `Refusal` with all errors, by line number.
+    Users and teams that `others` have, the other cells by their names, are errors. Raises `Refusal` with all errors, by
+    line number, or if one of these cells cannot be asked.
     """
+    in_others = partial(_known_in, others) if others else None
     with _opened(file) as source:
+        if in_others is not None:
+            await in_others([])
         async with (
             store(settings, alone=False, briefly=True, quiet=True) as url,
             pool(url, WORKER_CONNECTIONS) as database,
         ):
             pubsub, catalogue = PubSub(url, database), Catalogue.load(*settings.catalogue_folders)
-            incoming = Import(database, pubsub, catalogue, actor_of_command("tocsin import"))
+            incoming = Import(database, pubsub, catalogue, actor_of_command("tocsin import"), in_others)
             await incoming.open()
             try:
                 counts = await _checked(incoming, source, "standard input" if file == "-" else file, report)
@@ -77,6 +84,18 @@ async def export_file(settings: Settings, file: str, company_id: int | None, hin
                 target.write(line.encode() + b"\n")
                 lines += 1
     return lines
+
+
+async def _known_in(cells: Mapping[str, Settings], keys: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Return which of these users and teams are in cells. Raises `Refusal` if one of them cannot be asked."""
+    found = set[tuple[str, int]]()
+    for name, settings in cells.items():
+        try:
+            async with connected(settings) as connection:
+                found |= await known_in(connection, keys)
+        except Refusal as error:
+            raise Refusal(f"The cell {name} does not say which users and teams it has. {error}") from error
+    return found
 
 
 async def _checked(incoming: Import, source: BinaryIO, name: str, report: Report) -> dict[str, int]:

@@ -194,8 +194,14 @@ class Import:
         rows = await fetch_long(connection, _SQL["entries"], self.id, start, end, seconds=STAGE_TIMEOUT)
         there = await self._in_others([(f"{row['part']}s", row["id"]) for row in rows])
         return [
-            _unknown(row["number"], f".{row['part']}.id") for row in rows if (f"{row['part']}s", row["id"]) in there
+            self._in_another_cell(row["number"], row["part"]) for row in rows if (f"{row['part']}s", row["id"]) in there
         ]
+
+    def _in_another_cell(self, number: int, part: str) -> FieldError:
+        """Return the error of a user or team of another database. A company learns no more than that it is unknown."""
+        if self._parser.company_id is None:
+            return field_error(f"lines.{number}.{part}.id", "prohibited", f"is a {part} of another cell")
+        return _unknown(number, f".{part}.id")
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1

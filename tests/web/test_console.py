@@ -916,6 +916,13 @@ class TestPage:
             await expect(page.get_by_text(id_[-10:])).to_be_hidden()
             await page.evaluate("location.hash = 'user/7'")
             await expect(page.get_by_text("First7 Last7")).to_be_visible()
+            await page.get_by_role("button", name="Sign out").click()
+            of_company = mint_service(SECRET, "night", ["operations"], HOUR, 1)
+            await page.goto(f"{api.http.base_url}/console#token={of_company}")
+            await expect(page.locator("#pulse")).to_contain_text("signed in until")
+            await expect(choice).to_be_hidden()
+            await page.evaluate("location.hash = 'find/First7'")
+            await expect(page.get_by_role("table", name="Users")).to_contain_text("First7 Last7")
 
     async def test_console_shows_no_choice_of_cells_without_several(self, page: Page, api: Api) -> None:
         await enter(page, api)

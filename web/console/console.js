@@ -3,7 +3,7 @@
 import { ask, clock } from "./elements.js";
 import { Measures } from "./measures.js";
 import {
-  afterSignIn, call, canSignIn, cell, cells, chooseCell, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, serverTime,
+  afterSignIn, call, canSignIn, cell, cells, chooseCell, company, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, serverTime,
   signInThere, signOut, takeToken,
 } from "./session.js";
 import { Overview, viewOf } from "./views.js";
@@ -99,7 +99,7 @@ async function show(focus) {
   const isIn = isSignedIn();
   for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header nav, header form, header .session"))) part.hidden = !isIn;
   for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header [data-role]"))) part.hidden = !isIn || !may(part.dataset.role);
-  ofCell.parentElement.hidden = !isIn || cells.length < 2;
+  ofCell.parentElement.hidden = !isIn || cells.length < 2 || company() !== null; // whose cell the service finds
   if (!isIn) {
     main.replaceChildren(signIn());
     return;

@@ -21,6 +21,7 @@ from tests.support.issuer import pair
 from tests.support.openid_provider import CLIENT_ID, OpenIdProvider, openid_provider, unsigned
 from tests.support.service import HOUR, SECRET, Api, serving
 from tocsin import console_sessions
+from tocsin.api.app import operations_service
 from tocsin.audit import actor_of_command
 from tocsin.auth.from_settings import provider_of
 from tocsin.auth.minting import mint_service
@@ -259,6 +260,27 @@ class TestSignIn:
             assert cookie.startswith("__Host-tocsin-sign-in=")
             assert {"Secure", "HttpOnly", "Path=/", "SameSite=lax"} <= set(cookie.split("; "))
             assert "Domain" not in cookie
+
+    async def test_headers_of_a_trusted_proxy_count_on_the_operations_port(
+        self, url: str, catalogue: Catalogue, provider: OpenIdProvider
+    ) -> None:
+        proxied: dict[str, Any] = {
+            "operations_port": 9000,
+            "trusted_proxies": ("127.0.0.1",),
+            "limit_failed_auth": "1/hour",
+        }
+        forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "ops.example.com"}
+        async with served(url, catalogue, provider, **proxied) as browser:
+            transport = httpx.ASGITransport(operations_service(browser.api.app_state), client=("127.0.0.1", 4711))
+            async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.7:9000") as http:
+                started = await http.get("/console/sign-in", headers=forwarded)
+                query = parse_qs(urlsplit(started.headers["location"]).query)
+                assert query["redirect_uri"] == ["https://ops.example.com/console/signed-in"]
+                refused = [
+                    (await http.get("/operations/lanes", headers={**forwarded, "X-Forwarded-For": client})).status_code
+                    for client in ("192.0.2.1", "192.0.2.1", "192.0.2.2")
+                ]
+                assert refused == [401, 429, 401], "each client is counted by its own address"
 
     async def test_console_url_setting_is_used_for_the_redirect_uri(
         self, url: str, catalogue: Catalogue, provider: OpenIdProvider

@@ -30,6 +30,7 @@ from tocsin.api.routes import ApiRoute, Handler, require_keys
 from tocsin.api.slots import Bounded
 from tocsin.api.state import Application, AppState, Watched
 from tocsin.errors import Problem
+from tocsin.settings import Settings
 
 BUSY = (
     "GET /notifications",
@@ -80,7 +81,7 @@ def service(
         if settings.cors_origins
         else Envelope(app, app_state.metrics)
     )
-    return Proxies(app, settings.trusted_proxies) if settings.trusted_proxies else app
+    return _behind_proxies(app, settings)
 
 
 def operations_service(app_state: AppState, routing: Routing | OneCell | None = None) -> ASGIApp:
@@ -96,7 +97,7 @@ def operations_service(app_state: AppState, routing: Routing | OneCell | None = 
     ]
     require_keys(app.routes)
     guarded = Keyring(app, app_state.verifier) if app_state.settings.jwt_jwks_url else app
-    return Envelope(guarded, app_state.metrics)
+    return _behind_proxies(Envelope(guarded, app_state.metrics), app_state.settings)
 
 
 def watching_service(watched: Watched) -> ASGIApp:
@@ -130,6 +131,10 @@ def busy(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Handler]:
         for method in route.methods
         if f"{method} {route.path}" in BUSY
     }
+
+
+def _behind_proxies(app: ASGIApp, settings: Settings) -> ASGIApp:
+    return Proxies(app, settings.trusted_proxies) if settings.trusted_proxies else app
 
 
 def _framework(app_state: AppState | Watched | None) -> Application:

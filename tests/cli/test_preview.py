@@ -204,8 +204,8 @@ def test_preview_reports_sample_that_no_longer_fits(tmp_path: Path, monkeypatch:
     assert "params.code" in result.stderr
 
 
-def test_preview_reports_title_that_fits_no_push(tmp_path: Path) -> None:
-    (tmp_path / "kinds-of-ours.toml").write_text(f'[note]\ntitle = "{"x" * 5000}"\n', encoding="utf-8")
+def test_preview_reports_a_kind_that_fits_no_push(tmp_path: Path) -> None:
+    (tmp_path / "kinds-of-ours.toml").write_text(f'[note]\ncategory = "{"x" * 5000}"\n', encoding="utf-8")
     with pytest.raises(Refusal, match="4096 bytes"):
         previewed(Catalogue.load(tmp_path), "note", "en", "full")
 

@@ -491,8 +491,9 @@ class TestPage:
 
     async def test_console_returns_to_sign_in_when_the_token_expires(self, page: Page, api: Api) -> None:
         await enter(page, api)
-        await page.evaluate("sessionStorage.setItem('tocsin.console.token', 'a.b.c')")
-        await page.get_by_role("button", name="Refresh").click()
+        await page.get_by_role("button", name="Refresh").evaluate(
+            "(button) => { sessionStorage.setItem('tocsin.console.token', 'a.b.c'); button.click(); }"
+        )  # at once: the page asks by itself every 5 seconds
         await expect(page.get_by_role("alert")).to_contain_text("expired")
         await expect(page.get_by_label("Token", exact=True)).to_be_visible()
 

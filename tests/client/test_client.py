@@ -329,6 +329,34 @@ class TestRefusals:
         assert len(line.asked) == len(cases)
         assert not any("/../" in head.split()[1] for head, _ in line.asked)
 
+    async def test_body_that_is_refused_before_its_end_is_not_retried(
+        self, api: Api, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with Client(str(api.http.base_url), token(), deadline=3) as client:
+            for _ in range(3):
+                with pytest.raises(Refused, match="413") as raised:
+                    await asyncio.to_thread(client.post, custom(1, body="x" * 2**26))
+                assert raised.value.code == "too_large"
+                with pytest.raises(NotFound):
+                    await asyncio.to_thread(client.cancel, str(uuid.uuid4()))
+        assert pauses(caplog) == []
+
+    async def test_id_in_a_path_leads_to_no_other_path(self, api: Api, client: Client, line: Line) -> None:
+        await api.as_user(1, "POST", f"/notifications/devices/{'ab' * 32}")
+        calls: list[Callable[[Any], object]] = [
+            client.delete_user,
+            client.delete_team,
+            lambda id_: client.put_user(id_, first_name="John", last_name="Doe"),
+            lambda id_: client.put_team(id_, name="Sales"),
+            lambda id_: client.put_member(7, id_),
+            lambda id_: client.delete_member(id_, 1),
+        ]
+        for call in calls:
+            with pytest.raises(Refused):
+                await asyncio.to_thread(call, "1/devices?")
+        assert all("/1%2Fdevices%3F" in head.split()[1] for head, _ in line.asked)
+        assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
+
     async def test_response_of_another_server_is_detected(self, client: Client, line: Line) -> None:
         page = "<h1>Please log in</h1>"
         line.script = [answer(302, "Location: /elsewhere"), answer(404, body=page), answer(200, body=page)]
@@ -342,7 +370,9 @@ class TestRefusals:
                 await asyncio.to_thread(client.post, custom(1))
         assert not any("elsewhere" in head.split("\r\n")[0] for head, _ in line.asked)
 
-    @pytest.mark.parametrize("url", ["notify.example.com", "ftp://x", "http://", "http://me:secret@x", "http://x/?a=b"])
+    @pytest.mark.parametrize(
+        "url", ["notify.example.com", "ftp://x", "http://", "http://me:secret@x", "http://x/?a=b", "http://x/#a"]
+    )
     def test_invalid_url_is_rejected_immediately(self, url: str) -> None:
         with pytest.raises(ValueError, match="such as https://") as raised:
             Client(url, token())

@@ -246,27 +246,27 @@ class Client:
 
     def put_user(self, id_: int, **user: Unpack[User]) -> None:
         """Create or replace a user."""
-        self._call("PUT", f"/directory/users/{id_}", user)
+        self._call("PUT", f"/directory/users/{_quoted(id_)}", user)
 
     def delete_user(self, id_: int) -> None:
         """Erase a user with all their data."""
-        self._call("DELETE", f"/directory/users/{id_}", gone_is_done=True)
+        self._call("DELETE", f"/directory/users/{_quoted(id_)}", gone_is_done=True)
 
     def put_team(self, id_: int, **team: Unpack[Team]) -> None:
         """Create or replace a team and its members."""
-        self._call("PUT", f"/directory/teams/{id_}", {**team, "users": list(team.get("users", ()))})
+        self._call("PUT", f"/directory/teams/{_quoted(id_)}", {**team, "users": list(team.get("users", ()))})
 
     def delete_team(self, id_: int) -> None:
         """Delete a team. Its members stay."""
-        self._call("DELETE", f"/directory/teams/{id_}", gone_is_done=True)
+        self._call("DELETE", f"/directory/teams/{_quoted(id_)}", gone_is_done=True)
 
     def put_member(self, team: int, user: int) -> None:
         """Add a user to a team."""
-        self._call("PUT", f"/directory/teams/{team}/users/{user}")
+        self._call("PUT", f"/directory/teams/{_quoted(team)}/users/{_quoted(user)}")
 
     def delete_member(self, team: int, user: int) -> None:
         """Remove a user from a team."""
-        self._call("DELETE", f"/directory/teams/{team}/users/{user}")
+        self._call("DELETE", f"/directory/teams/{_quoted(team)}/users/{_quoted(user)}")
 
     def close(self) -> None:
         """Close idle connections. The client can still be used."""
@@ -425,7 +425,13 @@ class _Pool:
 
     def __init__(self, url: str, size: int, tls: ssl.SSLContext | None) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+        if (
+            parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or parts.query
+            or parts.fragment
+            or parts.username
+        ):
             raise ValueError("The url must be the address of a service, such as https://notify.example.com.")
         self._host, self._port = parts.hostname, parts.port
         self._tls = tls or (ssl.create_default_context() if parts.scheme == "https" else None)
@@ -455,10 +461,15 @@ class _Pool:
         if request.content is not None:
             headers["Content-Type"] = "application/json"
         connection.timeout = seconds
-        if connection.sock:
-            connection.sock.settimeout(seconds)
+        is_sent = False
         try:
-            connection.request(request.method, request.path, request.content, headers)
+            if connection.sock:
+                connection.sock.settimeout(seconds)
+            else:
+                connection.connect()
+            with contextlib.suppress(ConnectionError):  # the server may have refused a large body before its end
+                connection.request(request.method, request.path, request.content, headers)
+                is_sent = True
             response = connection.getresponse()
             answer = _Answer(
                 response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
@@ -466,7 +477,7 @@ class _Pool:
         except BaseException:
             connection.close()
             raise
-        if response.will_close or len(self._idle) >= self._size:
+        if not is_sent or response.will_close or len(self._idle) >= self._size:
             connection.close()
         else:
             self._idle.append(connection)
@@ -510,8 +521,8 @@ def _encoded(body: Mapping[str, Any] | None) -> bytes | None:
     return None if body is None else json.dumps(body, allow_nan=False).encode()
 
 
-def _quoted(text: str) -> str:
-    return quote(str(text), safe="")
+def _quoted(id_: str | int) -> str:
+    return quote(str(id_), safe="")
 
 
 def _checked(token: str) -> str:

@@ -538,7 +538,7 @@ async def test_client_documentation_examples_work(api: Api, line: Line, monkeypa
     ]
     assert outbox == []
     messages = [entry["message"] for entry in (await api.inbox(1))["data"]]
-    assert messages[0] == "Hello from a loop"
+    assert "Hello from a loop" in messages  # in any place: the queue may deliver the others later
     assert any(message.startswith("Bernita Kilback ") for message in messages), messages
     ends = Client("http://127.0.0.1:1", token(), deadline=0)
     await asyncio.to_thread(exec, blocks[4], {**names, "tocsin": ends})

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.support import second_cell
 from tests.support.barriers import barriers_of
@@ -396,6 +396,33 @@ class TestPage:
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_label("Token", exact=True)).to_be_visible()
         assert await page.evaluate("sessionStorage.length") == 0
+
+    async def test_late_answer_to_an_ended_session_changes_nothing(self, page: Page, api: Api) -> None:
+        held: list[Route] = []
+        field = page.get_by_label("Token", exact=True)
+        await page.route("**/operations/console", lambda route: held.append(route))
+        await page.goto(f"{api.http.base_url}/console#token={OPERATOR}")
+        await until(lambda: held)
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(field).to_be_visible()
+        async with page.expect_response("**/operations/console"):
+            await held.pop().continue_()
+        assert await page.evaluate("sessionStorage.length") == 0
+        await page.unroute_all()
+
+        await enter(page, api)
+        await page.route("**/operations/audit?*", lambda route: held.append(route))
+        await page.evaluate("location.hash = 'audit'")
+        await until(lambda: held)
+        await page.get_by_role("button", name="Sign out").click()
+        await field.fill(mint_service(SECRET, "Ærø", ["operations"], HOUR))
+        await page.keyboard.press("Enter")
+        await until(lambda: len(held) > 1)
+        async with page.expect_response("**/operations/audit?*"):
+            await held[0].fulfill(status=401, json={"errors": [{"code": "unauthorized", "message": "Sign in."}]})
+        await held[1].continue_()
+        await expect(page.get_by_role("heading", name="Audit")).to_be_visible()
+        await expect(page.get_by_role("button", name="Sign out")).to_be_visible()
 
     async def test_console_link_asks_before_replacing_a_session(self, page: Page, api: Api) -> None:
         await enter(page, api)

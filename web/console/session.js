@@ -18,6 +18,7 @@ const HASH_KEPT_AS = "tocsin.console.hash";
 
 let person = null; // who is signed in at the identity provider: {token, name, role, until, endsAt}
 let renewing = null;
+let turn = 0; // counts sign-ins and sign-outs of this tab
 
 const MAX_SKEW = 2_000; // milliseconds: the Date header counts seconds
 let skew = 0; // how much the clock of the service is ahead of that of the browser
@@ -80,11 +81,13 @@ function nameIn(token) {
 }
 
 export function keep(token) {
+  turn += 1;
   person = null;
   sessionStorage.setItem(KEPT_AS, token);
 }
 
 export function forget() {
+  turn += 1;
   person = null;
   sessionStorage.removeItem(KEPT_AS);
   sessionStorage.removeItem(RECORDED_AS);
@@ -137,7 +140,7 @@ export async function recordOpening() {
   const token = sessionStorage.getItem(KEPT_AS);
   if (person || sessionStorage.getItem(RECORDED_AS) === token) return; // signing in was recorded
   await call("operations/console", {});
-  sessionStorage.setItem(RECORDED_AS, token);
+  if (sessionStorage.getItem(KEPT_AS) === token) sessionStorage.setItem(RECORDED_AS, token); // still signed in
 }
 
 /** Return whether there is a token that has not expired by its own `exp`. */
@@ -169,8 +172,20 @@ export function company() {
   return (person ?? claimsOf(sessionStorage.getItem(KEPT_AS))).company_id ?? null;
 }
 
-/** Call the service and return its response: an object if it is JSON, else text. Throws `Refused`. */
+/**
+ * Call the service and return its response: an object if it is JSON, else text. Throws `Refused`: with status 401 only
+ * if the session that is refused is still that of this tab.
+ */
 export async function call(path, body) {
+  const before = turn;
+  try {
+    return await sendOrRenew(path, body);
+  } catch (error) {
+    throw error.status === 401 && turn !== before ? new Refused(error.message, 0) : error;
+  }
+}
+
+async function sendOrRenew(path, body) {
   if (person && Date.now() > person.until - RENEWED_BEFORE) await renew();
   if (person && Date.now() > person.until) throw new Refused(NO_ANSWER, 0); // its token could not be renewed
   try {

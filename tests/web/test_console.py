@@ -399,8 +399,12 @@ class TestPage:
 
     async def test_late_answer_to_an_ended_session_changes_nothing(self, page: Page, api: Api) -> None:
         held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
         field = page.get_by_label("Token", exact=True)
-        await page.route("**/operations/console", lambda route: held.append(route))
+        await page.route("**/operations/console", hold)
         await page.goto(f"{api.http.base_url}/console#token={OPERATOR}")
         await until(lambda: held)
         await page.get_by_role("button", name="Sign out").click()
@@ -411,7 +415,7 @@ class TestPage:
         await page.unroute_all()
 
         await enter(page, api)
-        await page.route("**/operations/audit?*", lambda route: held.append(route))
+        await page.route("**/operations/audit?*", hold)
         await page.evaluate("location.hash = 'audit'")
         await until(lambda: held)
         await page.get_by_role("button", name="Sign out").click()

@@ -488,6 +488,21 @@ class TestChanges:
 
 LONG = "We need the papers of this car today. " * 13
 LINES = "line1\nline2\nline3\n\n\nline6"
+OBSERVED = """
+  const Native = ResizeObserver;
+  window.observed = [];
+  window.ResizeObserver = class extends Native {
+    constructor(act) {
+      super((entries) => {
+        const changes = new MutationObserver(() => {});
+        changes.observe(entries[0].target.getRootNode(), { subtree: true, childList: true, attributes: true });
+        act(entries);
+        observed.push(changes.takeRecords().length);
+      });
+    }
+  };
+"""
+"""Counts what each callback of a ResizeObserver changes before it returns."""
 
 
 class TestWholeMessages:
@@ -498,6 +513,15 @@ class TestWholeMessages:
         assert await whole(window)
         await window.button("Show less").click()
         assert not await whole(window)
+
+    async def test_sizes_change_after_their_observation(self, windows: Windows) -> None:
+        # otherwise browsers report an error of the page: "ResizeObserver loop completed with undelivered notifications"
+        await windows.context.add_init_script(OBSERVED)
+        window = await self._cut(windows, LONG)
+        await expect(window.button("Read more")).to_be_visible()
+        observed = await window.page.evaluate("observed")
+        assert observed
+        assert not any(observed)
 
     async def test_long_message_expands_by_keyboard(self, windows: Windows) -> None:
         window = await self._cut(windows, LONG)

@@ -27,8 +27,6 @@ from tests.support.host_page import (
 from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 
-"""The folder of screenshots of all states."""
-
 ARABIC: dict[str, Any] = {"first_name": "محمد", "last_name": "الأحمد", "profile_picture": None}
 ISOLATES = "\u2068\u2069"
 WHITE, BLACK = "rgb(255, 255, 255)", "rgb(22, 25, 29)"

@@ -353,7 +353,7 @@ export class TocsinInbox extends Base {
     const { panel, bell } = this.#parts;
     this.#opened = true;
     panel.hidden = false;
-    if (panel.popover) panel.showPopover();
+    panel.showPopover?.();
     bell.setAttribute("aria-expanded", "true");
     this.#inbox?.reveal(this.#tab);
     if (this.#inbox) this.#look();
@@ -370,7 +370,7 @@ export class TocsinInbox extends Base {
     this.#opened = false;
     this.#inbox?.commit();
     this.#turn("list", false);
-    if (panel.popover && panel.matches(":popover-open")) panel.hidePopover();
+    panel.hidePopover?.();
     panel.hidden = true;
     bell.setAttribute("aria-expanded", "false");
     if (returnFocus) bell.focus();
@@ -694,9 +694,9 @@ export class TocsinInbox extends Base {
   }
 
   #tabbed(event) {
-    const turn = { ArrowRight: 1, ArrowLeft: 1, Home: 0, End: 0 }[event.key];
-    if (turn !== undefined) {
-      const tab = event.key === "Home" ? "all" : event.key === "End" ? "unread" : this.#tab === "all" ? "unread" : "all";
+    const other = this.#tab === "all" ? "unread" : "all";
+    const tab = { ArrowRight: other, ArrowLeft: other, Home: "all", End: "unread" }[event.key];
+    if (tab) {
       this.#choose(tab);
       this.#parts.tabs.find((found) => found.id === `tab-${tab}`).focus();
     } else if (event.key === "ArrowDown" && this.#current) this.#focusRow(this.#current);

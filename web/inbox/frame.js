@@ -44,7 +44,7 @@ export function frameOf(mode, words, locale, on) {
   p.panel = h("div", { class: "panel", part: "panel", role: bell ? "dialog" : "region", "aria-labelledby": "title", tabindex: "-1",
     lang: locale, hidden: bell, onkeydown: on.key, onfocusout: on.left },
     p.bar, p.tablist, p.notice, p.paused, p.body, p.toast);
-  if (bell && "showPopover" in p.panel) p.panel.popover = "manual";
+  if (bell) p.panel.popover = "manual";
   p.live = h("div", { class: "unseen", role: "status", "aria-live": "polite", lang: locale });
   p.root = bell ? [p.bell, p.panel, p.live] : [p.panel, p.live];
   return p;

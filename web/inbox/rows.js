@@ -96,7 +96,8 @@ const fits = new WeakMap();
 let fitter;
 
 function fitted(text) {
-  fitter ??= new ResizeObserver((entries) => entries.forEach(({ target }) => fits.get(target)?.()));
+  // In the next frame: sizes that change during the observation are reported as an error of the page.
+  fitter ??= new ResizeObserver((entries) => requestAnimationFrame(() => entries.forEach(({ target }) => fits.get(target)?.())));
   fitter.unobserve(text);
   fitter.observe(text);
 }

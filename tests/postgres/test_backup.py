@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import re
 import shutil
 import signal
@@ -150,7 +151,7 @@ async def test_old_backups_and_their_log_are_removed(served: Archiving) -> None:
     for _ in range(3):
         made.append(await served.back_up("kept"))
         await served.archived()
-    kept = remove_old(served.place / "kept", 2)
+    kept = remove_old(made[-1], 2)
     assert kept == made[1:]
     assert backups_in(served.place / "kept") == made[1:]
     assert served.archive.folder
@@ -160,6 +161,19 @@ async def test_old_backups_and_their_log_are_removed(served: Archiving) -> None:
     after = archive.segments(served.archive.folder)
     assert after == [name for name in before if name >= kept[0].first_segment]
     assert kept[0].first_segment in after
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_backup_just_made_is_kept_beside_those_of_a_clock_ahead(copy: Path, tmp_path: Path, keep: int) -> None:
+    target, names = tmp_path / "kept", ["20260101T000000.000Z", "20260303T000000.000Z", "20260202T000000.000Z"]
+    target.mkdir()
+    for day, name in zip((1, 3, 2), names, strict=True):
+        subprocess.run(["cp", "-a", copy, target / name], check=True)
+        note = json.loads((copy / "backup.json").read_text())
+        note["ended_at"] = f"2026-0{day}-0{day}T00:00:00+00:00"
+        (target / name / "backup.json").write_text(json.dumps(note))
+    remove_old(Backup.read(target / names[-1]), keep)
+    assert [backup.folder.name for backup in backups_in(target)] == ([names[2], names[1]] if keep == 2 else [names[2]])
 
 
 async def test_two_backups_into_one_folder_do_not_meet(served: Archiving) -> None:

@@ -42,7 +42,7 @@ async def make_backup(settings: Settings, folder: Path | None, keep: int | None)
             made = await back_up(source, folder)
     _report(settings, made)
     if made and keep is not None:
-        _remove_old(settings, made.folder.parent, keep)
+        _remove_old(settings, made, keep)
 
 
 async def restore(settings: Settings, folder: Path | None, moment: datetime | None, command: str | None) -> None:
@@ -143,8 +143,8 @@ def _is_in_backup(settings: Settings, path: Path) -> bool:
     return path.resolve().parent == settings.data_dir.resolve() and path.name in SECRET_NAMES
 
 
-def _remove_old(settings: Settings, folder: Path, keep: int) -> None:
-    kept = remove_old(folder, keep)
+def _remove_old(settings: Settings, made: Backup, keep: int) -> None:
+    kept = remove_old(made, keep)
     removed = 0
     if settings.archive_dir:
         removed = archive.prune(

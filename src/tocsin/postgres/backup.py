@@ -142,15 +142,20 @@ async def _fill(source: Source, draft: Path) -> datetime:
     return ended_at
 
 
-def remove_old(target: Path, keep: int) -> list[Backup]:
-    """Remove all but the newest `keep` backups. Return those that are kept."""
+def remove_old(made: Backup, keep: int) -> list[Backup]:
+    """Remove all backups beside the one just made, but for the newest ones, so that `keep` are left. Return these.
+
+    The times of others can be later: the clock was ahead then.
+    """
+    target = made.folder.parent
     with _alone(target):
-        found = backups_in(target)
-        for backup in found[:-keep]:
+        others = [backup for backup in backups_in(target) if backup != made]
+        left = max(len(others) - (keep - 1), 0)
+        for backup in others[:left]:
             # It loses its name first, so that a backup that is removed in part is none.
             shutil.rmtree(backup.folder.rename(backup.folder.with_name(f"{_DRAFT}{backup.folder.name}")))
         sync(target)
-        return found[-keep:]
+        return [*others[left:], made]
 
 
 def _pg_basebackup(source: Source) -> tuple[str, ...]:

@@ -159,6 +159,15 @@ async def test_all_units_are_there_again_when_the_window_has_ended(counting: Cou
     assert await taken([limits], limit) == 3
 
 
+async def test_window_of_a_clock_that_was_ahead_has_ended(counting: Counted) -> None:
+    assert await taken([process(counting)], exact(3)) == 3
+    await counting.value("update rate_limits set ends_at = ends_at + interval '1 hour'")
+    limits = process(counting)
+    standing, _ = await limits.take(exact(3), "4")
+    assert (standing.left, standing.seconds) == (2, 60)
+    assert await taken([limits, process(counting)], exact(3)) == 2
+
+
 async def test_request_that_needs_too_many_units_uses_none(counting: Counted) -> None:
     limits = process(counting)
     _, refusal = await limits.take(exact(10), "4", 11)

@@ -3,7 +3,8 @@
 -- name: take
 -- For each limit and key: count the units that were used without asking ($5; negative: units are returned), and take at least
 -- $6 and up to $7 units, or none. In advance, a process gets at most half of what is left, so that the processes share the
--- last units. A window begins with its first unit. A key whose row another session inserts at the same time is left out.
+-- last units. A window begins with its first unit. One that would end later than a window that begins now has ended, too: the clock
+-- was ahead, or the limit was for a longer time. A key whose row another session inserts at the same time is left out.
 --
 -- The limit is the number of keys. It shows the planner that they are few, so that it keeps its plan.
 with asked as materialized (
@@ -15,13 +16,16 @@ with asked as materialized (
 ),
 counted as materialized (
     select a.*, r.used is not null as is_there,
-           case when r.ends_at > clock_timestamp() then r.ends_at
-                else clock_timestamp() + make_interval(secs => a.seconds) end as ends_at,
-           least(greatest(case when r.ends_at > clock_timestamp() then r.used else 0 end + a.spent, 0), a.quota) as used
+           case when w.is_open then r.ends_at else clock_timestamp() + make_interval(secs => a.seconds) end as ends_at,
+           least(greatest(case when w.is_open then r.used else 0 end + a.spent, 0), a.quota) as used
     from asked a
     left join lateral (
         select ends_at, used from rate_limits where name = a.name and key = a.key for no key update
     ) r on true
+    cross join lateral (  -- by the clock after the wait for the row
+        select r.ends_at > clock_timestamp()
+               and r.ends_at <= clock_timestamp() + make_interval(secs => a.seconds) as is_open
+    ) w
 ),
 granted as materialized (
     select name, key, is_there, ends_at, quota, used,

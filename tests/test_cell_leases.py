@@ -90,6 +90,19 @@ async def test_cell_of_a_lost_process_is_taken(
     assert await processes_of(database) == 1
 
 
+async def test_cell_of_a_process_lost_before_the_clock_was_set_back_is_taken(
+    pair: tuple[Process, Process], dba: Connection
+) -> None:
+    first, second = pair
+    await first.lease.look()
+    assert await second.is_working()
+    assert not await first.is_working()
+    for table in ("worker_processes", "workers"):
+        await dba.execute(f"update {table} set seen_at = seen_at + interval '1 hour'")
+    assert await first.is_working()
+    assert not await dba.fetch("select from worker_processes where id = $1", second.id)
+
+
 async def test_cell_without_a_worker_is_taken_out_of_turn(pair: tuple[Process, Process]) -> None:
     first, second = pair
     await first.lease.look()

@@ -280,6 +280,25 @@ async def test_leases_of_silent_and_unregistered_workers_expire(database: Databa
     await jobs.leave(database, lively)
 
 
+async def test_leases_from_before_the_clock_was_set_back_expire(database: Database) -> None:
+    lost, lively = new_id(), new_id()
+    for each in (lost, lively):
+        await jobs.enrol(database, each, "one")
+    ids = [await queued(database, worker=each) for each in (lost, lively)]
+    await database.value("update workers set seen_at = now() + interval '1 hour' where id = $1", lost)
+    ahead = await jobs.beat(database, lively)
+    assert ahead is not None
+
+    async def owners() -> list[UUID | None]:
+        return [(await found(database, each))["worker_id"] for each in ids]
+
+    await jobs.reap(database, ahead + timedelta(hours=1, seconds=-15))  # by the clock before
+    assert await owners() == [lost, lively]
+    await jobs.reap(database, ahead - timedelta(seconds=15))
+    assert await owners() == [None, lively]
+    await jobs.leave(database, lively)
+
+
 async def test_leases_of_locked_jobs_expire_later(database: Database, dba: Connection) -> None:
     unknown = new_id()
     locked, free = await queued(database, worker=unknown), await queued(database, worker=unknown)
@@ -387,6 +406,18 @@ def test_witness_doubts_until_heartbeats_succeed_for_the_lease_timeout() -> None
         assert witness.silent_since is None
     witness.beat(seconds(25.001))
     assert witness.silent_since == seconds(10.001)
+
+
+def test_witness_doubts_for_the_lease_timeout_after_the_clock_was_set() -> None:
+    witness = Witness()
+    witness.beat(seconds(0))
+    witness.beat(seconds(3600))
+    assert witness.silent_since is None
+    for number in (5, 10, 15):
+        witness.beat(seconds(number))
+        assert witness.silent_since is None
+    witness.beat(seconds(20))
+    assert witness.silent_since == seconds(5)
 
 
 async def test_concurrent_claims_skip_locked_jobs(idle: Api, database: Database, dba: Connection) -> None:

@@ -205,7 +205,8 @@ class Witness:
     """Decides by a worker's own heartbeats since when another worker must be silent to lose its leases.
 
     If this worker's heartbeats failed, because of an outage of the database or a suspended machine, those of others
-    failed too: for a while no worker loses its leases. All times are those of the database's clock.
+    failed too: for a while no worker loses its leases. The same is true after the clock was set. All times are those of
+    the database's clock.
     """
 
     def __init__(self) -> None:
@@ -214,7 +215,8 @@ class Witness:
 
     def beat(self, seen_at: datetime) -> None:
         """Record a heartbeat of this worker."""
-        if self._seen_at and (seen_at - self._seen_at).total_seconds() > LEASE_TIMEOUT - HEARTBEAT_INTERVAL:
+        between = seen_at - self._seen_at if self._seen_at else timedelta()
+        if not timedelta() <= between <= timedelta(seconds=LEASE_TIMEOUT - HEARTBEAT_INTERVAL):
             self._doubts_until = seen_at + timedelta(seconds=LEASE_TIMEOUT)
         self._seen_at = seen_at
 

@@ -237,9 +237,14 @@ update workers set seen_at = clock_timestamp(), problem = $2 where id = $1 retur
 
 -- name: reap
 -- Release the leases of workers without heartbeat since $1, or of unregistered workers. Locked rows are skipped, such as
--- those of a process that hangs within a transaction.
+-- those of a process that hangs within a transaction. A worker whose last heartbeat is still to come was lost before the clock was
+-- set back: others have sent one since, as far as $1 was taken since. Until then, no worker is lost.
 with gone as (
-    delete from workers where seen_at < $1::timestamptz returning id
+    delete from workers
+    where $1::timestamptz is not null
+      and seen_at not between least($1::timestamptz, clock_timestamp() - interval '15 seconds')
+          and greatest($1::timestamptz + interval '30 seconds', clock_timestamp() + interval '15 seconds')
+    returning id
 )
 update jobs
 set worker_id = null

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.postgres.binaries import installed
+from tocsin.errors import Refusal
+from tocsin.postgres.binaries import installed, make_database
+from tocsin.postgres.process import this_user
 from tocsin.postgres.supervisor import Embedded
 
 ROOT = os.geteuid() == 0
@@ -29,3 +31,16 @@ async def test_inaccessible_binaries_are_copied_once(place: Path, monkeypatch: p
             inodes.add(program.stat().st_ino)
             assert server.binaries == closed / package.name / "pginstall18"
     assert len(inodes) == 1
+
+
+@pytest.mark.parametrize("failing", ["initdb", "postgres"])
+async def test_database_that_cannot_be_made_leaves_no_draft(tmp_path: Path, failing: str) -> None:
+    programs, data = tmp_path / "bin", tmp_path / "data"
+    programs.mkdir()
+    data.mkdir()
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text(f"#!/bin/sh\n{'kill -KILL $$' if name == failing else 'exit 0'}\n")
+        (programs / name).chmod(0o755)
+    with pytest.raises(Refusal, match=rf"could not create its database: {failing} was ended by signal 9\.$"):
+        await make_database(programs, data, this_user())
+    assert list(data.iterdir()) == []

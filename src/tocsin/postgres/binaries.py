@@ -72,7 +72,8 @@ def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> No
 async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -> None:
     """Create the database in a draft folder and rename it, so that an existing database is complete."""
     draft = await make_draft(programs, folder, user)
-    await _create((programs / "postgres", "--single", "-D", draft, "-c", "exit_on_error=on", "postgres"), user, _CREATE)
+    command = programs / "postgres", "--single", "-D", draft, "-c", "exit_on_error=on", "postgres"
+    await _create(draft, command, user, _CREATE)
     draft.rename(folder / "postgres")
     sync(folder)
 
@@ -82,12 +83,18 @@ async def make_draft(programs: Path, folder: Path, user: pwd.struct_passwd, *opt
     await remove_drafts(folder)
     draft = folder / f"postgres.new-{secrets.token_hex(4)}"
     own(draft, user)
-    await _create((programs / "initdb", *_INITDB, *options, "-D", draft), user)
+    await _create(draft, (programs / "initdb", *_INITDB, *options, "-D", draft), user)
     return draft
 
 
-async def _create(command: Sequence[str | Path], user: pwd.struct_passwd, words: bytes = b"") -> None:
-    status, output = await run(command, user, words)
+async def _create(draft: Path, command: Sequence[str | Path], user: pwd.struct_passwd, words: bytes = b"") -> None:
+    """Run a program that writes a draft. Raises `Refusal` if it fails. Without success, the draft is removed."""
+    status = None
+    try:
+        status, output = await run(command, user, words)
+    finally:
+        if status != 0:
+            await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
     if status:
         raise Refusal(f"The embedded PostgreSQL could not create its database: {last_words(output)}.")
 

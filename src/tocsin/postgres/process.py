@@ -36,7 +36,10 @@ log = structlog.get_logger(__name__)
 
 
 async def run(command: Sequence[str | Path], user: pwd.struct_passwd, words: bytes = b"") -> tuple[int, str]:
-    """Run a program as the server's user with `words` as its input; return its exit status and output."""
+    """Run a program as the server's user with `words` as its input; return its exit status and output.
+
+    If a signal ended it, such as that of a system without memory, its output says so.
+    """
     with memory(words) as given, memory() as output:
         process = spawn(command, user, output, given)
         try:
@@ -45,7 +48,10 @@ async def run(command: Sequence[str | Path], user: pwd.struct_passwd, words: byt
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        return process.returncode, read_end(output)
+        said = read_end(output)
+        if process.returncode < 0:
+            said += f"\n{Path(command[0]).name} was ended by signal {-process.returncode}\n"
+        return process.returncode, said
 
 
 def this_user() -> pwd.struct_passwd:

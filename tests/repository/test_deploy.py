@@ -314,6 +314,7 @@ class TestContainers:
             assert set(service.get("depends_on", {})) <= set(services)
             named = {volume.split(":")[0] for volume in service.get("volumes", [])}
             assert named - {"./Caddyfile"} <= set(composed["volumes"])
+            assert "configs" not in service, "podman-compose leaves them out"
         published = {name for name, service in services.items() if service.get("ports")}
         assert published == {"balancer"}
 

@@ -56,6 +56,15 @@ async def test_history_adds_up_the_processes_of_a_minute(database: Database) -> 
     assert 0.001 < point["inbox_seconds"]["p50"] < point["inbox_seconds"]["p99"] <= 0.0025
 
 
+async def test_minutes_of_a_clock_that_was_ahead_are_left_out_and_deleted(database: Database) -> None:
+    for further in ("9 days", "2 hours", "0 hours"):
+        await Recorder(database, Metrics()).record()
+        await database.value("update metric_minutes set minute = minute + $1::text::interval", further)
+    assert (await last_point(database))["processes"] == 1
+    assert (await run_once(database, None))["metric_minutes"] == 2
+    assert (await last_point(database))["processes"] == 1
+
+
 async def test_each_row_has_the_growth_since_the_last_one(database: Database) -> None:
     metrics = Metrics()
     busy(metrics, 7, 0.2)  # before the recorder

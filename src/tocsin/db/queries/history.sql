@@ -21,9 +21,10 @@ set seconds = m.seconds + excluded.seconds, events = m.events + excluded.events,
 
 -- name: minutes
 -- What waits is that of the database, so every process has measured the same. Histograms of other bounds, of another
--- release, are left out.
+-- release, are left out, and so are minutes of a clock that was ahead.
 with recent as materialized (
-    select * from metric_minutes where minute >= date_trunc('minute', now()) - make_interval(mins => $1)
+    select * from metric_minutes
+    where minute >= date_trunc('minute', now()) - make_interval(mins => $1) and minute <= now()
 ),
 buckets as (
     select minute, array_agg(inbox order by nth) as inbox_buckets, array_agg(push order by nth) as push_buckets

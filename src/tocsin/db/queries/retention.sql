@@ -41,9 +41,14 @@ gone as (
 select count(*) from old
 
 -- name: metric_minutes
+-- Those that are to come are of a clock that was ahead.
 with old as materialized (
-    select minute, process_id from metric_minutes where minute < now() - make_interval(days => 1, mins => 1)
-    order by minute limit $1
+    (
+        select minute, process_id from metric_minutes where minute < now() - make_interval(days => 1, mins => 1)
+        order by minute limit $1
+    )
+    union all
+    (select minute, process_id from metric_minutes where minute > now() + make_interval(mins => 1) order by minute limit $1)
 ),
 gone as (
     delete from metric_minutes m using old o where m.minute = o.minute and m.process_id = o.process_id

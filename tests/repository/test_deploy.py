@@ -246,7 +246,7 @@ class TestUnit:
         assert status == 0, words
 
     def test_systemd_reload_sends_the_key_reload_signal(self) -> None:
-        assert "ExecReload=/bin/kill -HUP $MAINPID" in text_of("tocsin.service")
+        assert 'ExecReload=/bin/sh -c "kill -HUP $MAINPID"' in text_of("tocsin.service")
 
 
 class TestContainers:

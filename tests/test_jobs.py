@@ -4,7 +4,8 @@ import os
 import socket
 import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Self
 from uuid import UUID
 
 import pytest
@@ -13,6 +14,7 @@ from tests.support.events import accepted, message_event, post
 from tests.support.service import Api
 from tests.support.waiting import bounded
 from tocsin import dead_letters, jobs
+from tocsin.api import operations
 from tocsin.audit import Actor
 from tocsin.db.connections import Connection, Record
 from tocsin.db.pool import Database
@@ -463,6 +465,34 @@ async def test_all_dead_letters_are_replayed_in_steps_of_bounded_size(
     assert await dead_letters.replay_all(database, pubsub, since, actor) == Replayed(3, 1)
     assert await dba.fetchval("select count(*) from dead_letters") == 1  # it died after the command had begun
     assert await dba.fetchval("select count(*) from audit_entries") == 3
+
+
+class Behind(datetime):
+    """The clock of a process that is an hour behind that of the database."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) - timedelta(hours=1)
+
+
+async def test_dead_letters_are_found_and_replayed_by_the_clock_of_the_database(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await idle.people(1)
+    for module in (operations, dead_letters):
+        monkeypatch.setattr(module, "datetime", Behind)
+    database, pubsub = idle.app_state.database, idle.app_state.pubsub
+    assert (
+        await idle.as_user(1, "POST", "/notifications", json={"message": "Hello", "notify": {"users": [1]}})
+    ).is_success
+    worker = new_id()
+    [job] = await jobs.claim(database, worker, "direct", 10)
+    await database.value(jobs._SQL["move_to_dead_letters"], worker, job.id, "an error")  # noqa: SLF001 - as a worker does
+    for path in ("dead-letters", "custom-notifications"):
+        answer = await idle.as_service("GET", f"/operations/{path}", "operations")
+        assert len(answer.json()["data"]) == 1, path
+    since = datetime.now(UTC) - timedelta(days=1)
+    assert await dead_letters.replay_all(database, pubsub, since, Actor("test")) == Replayed(1, 0)
 
 
 async def test_replay_of_a_company_begins_at_its_own_first_dead_letter(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -33,9 +33,9 @@ class Replayed:
 
 
 async def listed(
-    database: Database, before: datetime, limit: int, company_id: int | None = None
+    database: Database, before: datetime | None, limit: int, company_id: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` dead letters before a time, the newest first, of one company or of all."""
+    """Return up to `limit` dead letters, ever or before a time, the newest first, of one company or of all."""
     jobs = await database.rows(_SQL["dead_letters"], before, limit, company_id)
     pushes = await deliveries.dead(database, before, limit, company_id)
     latest = sorted([*jobs, *pushes], key=itemgetter("at"), reverse=True)
@@ -69,7 +69,8 @@ async def replay_all(
     database: Database, pubsub: PubSub, since: datetime, actor: Actor, lane: str | None = None
 ) -> Replayed:
     """Requeue all dead letters since a time, in steps; with `lane`, only pushes of that lane."""
-    until, jobs, pushes = datetime.now(UTC), 0, 0  # those that die again are left
+    until: datetime = await database.value(_SQL["clock"])  # those that die again are left
+    jobs = pushes = 0
     while True:
         done = await replay(database, pubsub, None, since, actor, lane, until)
         jobs, pushes = jobs + done.jobs, pushes + done.pushes

@@ -105,9 +105,9 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -
 
 
 async def customs(
-    database: Database, before: datetime, limit: int, company_id: int | None = None
+    database: Database, before: datetime | None, limit: int, company_id: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` custom notifications before a time, the latest first, with senders and counts."""
+    """Return up to `limit` custom notifications, ever or before a time, the latest first, with senders and counts."""
     rows = await database.rows(_SQL["customs"], before, limit, company_id)
     return [{**row, "sender": row["actor"] and {**row, "id": row["actor"]}} for row in rows]
 

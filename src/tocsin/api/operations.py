@@ -148,7 +148,7 @@ async def list_dead_letters(
     Returns jobs and pushes that failed permanently, the newest first. They are kept for 30 days. A service of a company
     gets its own among the latest 10,000 jobs and 10,000 pushes of all companies before that time.
     """
-    found = await dead_letters.listed(app_state.database, before or datetime.now(UTC), limit, service.company_id)
+    found = await dead_letters.listed(app_state.database, before, limit, service.company_id)
     return answers.DeadLetters.model_validate({"data": found})
 
 
@@ -288,7 +288,7 @@ async def list_custom_notifications(
 
     Returns the sender, the time and the number of recipients, the newest first. The text is not included.
     """
-    found = await event_status.customs(app_state.database, before or datetime.now(UTC), limit, service.company_id)
+    found = await event_status.customs(app_state.database, before, limit, service.company_id)
     return answers.CustomNotifications.model_validate({"data": found})
 
 

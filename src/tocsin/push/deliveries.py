@@ -329,8 +329,8 @@ async def stopped(database: Database) -> dict[str, bool]:
     return {row["name"]: row["stopped"] for row in await database.rows(_SQL["stopped"])}
 
 
-async def dead(database: Database, before: datetime, limit: int, company_id: int | None = None) -> list[Record]:
-    """Return deliveries that were given up before a time, the latest first, of one company or of all."""
+async def dead(database: Database, before: datetime | None, limit: int, company_id: int | None = None) -> list[Record]:
+    """Return deliveries that were given up, ever or before a time, the latest first, of one company or of all."""
     return await database.rows(_SQL["dead"], before, limit, company_id)
 
 

@@ -462,7 +462,7 @@ select 'push' as what, 'push' as task, event_id, user_id, lane, attempts, reason
 from (
     select *
     from deliveries
-    where state = 'dead' and settled_at < $1
+    where state = 'dead' and settled_at < coalesce($1::timestamptz, 'infinity')
     order by settled_at desc
     limit case when $3::int is null then $2::bigint else 10000 end
 ) d

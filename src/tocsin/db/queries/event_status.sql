@@ -72,14 +72,14 @@ left join inbox i on i.user_id = $2 and i.event_id = e.id
 where e.id = $1 and ($3::text is null or e.service = $3) and ($4::int is null or e.company_id = $4)
 
 -- name: customs
--- Custom notifications before a time, the latest first, of all companies or of one: the sender, by the name at that time,
+-- Custom notifications, or those before a time, the latest first, of all companies or of one: the sender, by the name at that time,
 -- since another user may have the id now, and the number of recipients. Each of the two lists has its index, and only one
 -- is read.
 with latest as (
     (
         select id, accepted_at, service, actor, data, users, teams
         from events
-        where $3::int is null and kind = 'custom' and accepted_at < $1
+        where $3::int is null and kind = 'custom' and accepted_at < coalesce($1::timestamptz, 'infinity')
         order by accepted_at desc
         limit $2
     )
@@ -87,7 +87,7 @@ with latest as (
     (
         select id, accepted_at, service, actor, data, users, teams
         from events
-        where company_id = $3 and kind = 'custom' and accepted_at < $1
+        where company_id = $3 and kind = 'custom' and accepted_at < coalesce($1::timestamptz, 'infinity')
         order by accepted_at desc
         limit $2
     )

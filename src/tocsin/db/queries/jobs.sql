@@ -174,14 +174,18 @@ on conflict (id) do update
 set attempts = excluded.attempts, progress = excluded.progress, reason = excluded.reason, died_at = now()
 returning id
 
+-- name: clock
+-- The time of the database, which is that of dead letters: the clock of the process may differ.
+select clock_timestamp()
+
 -- name: dead_letters
--- The latest dead letters before a time, with their tasks; of one company, those among the last 10,000.
+-- The latest dead letters, or those before a time, with their tasks; of one company, those among the last 10,000.
 select 'job' as what, task, coalesce((select p.event_id from posted p where p.id = d.id), id) as event_id,
        null::int as user_id, lane, attempts, reason, died_at as at
 from (
     select *
     from dead_letters
-    where died_at < $1
+    where died_at < coalesce($1::timestamptz, 'infinity')
     order by died_at desc
     limit case when $3::int is null then $2::bigint else 10000 end
 ) d

@@ -57,6 +57,22 @@ async def test_retention_deletes_nothing_early(api: Api) -> None:
     assert await everything(api) == before
 
 
+async def test_retention_deletes_nothing_while_the_clocks_disagree(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await api.people(1)
+    await api.post(custom(1), headers={"Idempotency-Key": "a"})
+    await age(api, "idempotency_keys", "kept_at", 400)
+    await age(api, "recipients", "delivered_at", 400)
+    before = await everything(api)
+    with monkeypatch.context() as patched:
+        patched.setattr(retention, "MAX_AHEAD", -timedelta(hours=1))
+        assert await go_round(api, 30) == {}
+    assert await everything(api) == before
+    assert "the database's clock is ahead of this machine's" in capfd.readouterr().out
+    assert await go_round(api, 30) == {"idempotency_keys": 1, "notifications": 1}
+
+
 async def test_retention_deletes_idempotency_keys_after_a_day(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH_SIZE", 2)
     await api.people(1)

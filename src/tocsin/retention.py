@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -44,6 +44,9 @@ PARTITION_LOCK_TIMEOUT = 0.1
 DROP_ATTEMPTS, DROP_INTERVAL = 10, 1.0
 """How often a drop is tried in a round, and the seconds between two attempts."""
 
+MAX_AHEAD = timedelta(days=1)
+"""How far the database's clock may be ahead of this machine's: beyond that, what is deleted would not have expired."""
+
 ALWAYS = (
     "idempotency_keys",
     "rate_limits",
@@ -68,6 +71,10 @@ Forget = Callable[[Connection, UUID, UUID], Awaitable[int]]
 log = structlog.get_logger(__name__)
 
 
+class ClockAheadError(Exception):
+    """The database's clock is ahead of this machine's by more than `MAX_AHEAD`."""
+
+
 async def run(database: Database, retention_days: int | None, audit_days: int) -> None:
     """Run a round each `INTERVAL`, forever. Several processes can call this; a lock lets one step run at a time."""
     while True:
@@ -82,7 +89,8 @@ async def run_once(
     steps: dict[str, Step] = {name: _statement(name) for name in ALWAYS}
     steps["changes"] = lambda connection: inbox.forget_changes(connection, BATCH_SIZE)
     steps["audit_entries"] = lambda connection: audit.expire(connection, BATCH_SIZE, audit_days)
-    works: dict[str, Work] = {name: partial(_repeat, step=step) for name, step in steps.items()}
+    works: dict[str, Work] = {"nothing": _compare_clocks}
+    works |= {name: partial(_repeat, step=step) for name, step in steps.items()}
     works["partitions"] = _make_partitions
     if retention_days is not None:
         works["months"] = partial(_drop_months, days=retention_days)
@@ -95,7 +103,7 @@ async def run_once(
             found = await work(database)
         except Locked:  # the next round repeats it
             continue
-        except Unavailable:  # the pool logs it, and the next round tries again
+        except (Unavailable, ClockAheadError):  # it has been logged, and the next round tries again
             break
         except Exception as error:
             log.warning("work failed; it will be retried", work=f"retention of {name}", exc_info=error)
@@ -104,6 +112,15 @@ async def run_once(
     if forgotten:
         log.info("deleted expired rows", **forgotten)
     return forgotten
+
+
+async def _compare_clocks(database: Database) -> int:
+    """Raise `ClockAheadError` if the database's clock is too far ahead of this machine's."""
+    ahead = await database.value(_SQL["clock"]) - datetime.now(UTC)
+    if ahead > MAX_AHEAD:
+        log.error("nothing is deleted: the database's clock is ahead of this machine's", seconds=ahead.total_seconds())
+        raise ClockAheadError
+    return 0
 
 
 async def suspend(connection: Connection) -> None:

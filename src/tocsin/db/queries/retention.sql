@@ -1,5 +1,8 @@
 -- Retention: deletes expired data in small steps. Each returns the number of rows.
 
+-- name: clock
+select clock_timestamp()
+
 -- name: turn
 -- A lock until the end of the transaction, so that one process at a time runs a step.
 select pg_try_advisory_xact_lock($1::bigint + hashtext(current_schema()) - hashtext('tocsin'))

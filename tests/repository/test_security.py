@@ -74,4 +74,4 @@ def builtins_called(module: ast.Module) -> set[str]:
 
 
 def test_settings_file_with_secrets_is_not_committed() -> None:
-    assert "/.env" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    assert ".env" in (ROOT / ".gitignore").read_text("utf-8").splitlines()

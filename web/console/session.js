@@ -55,7 +55,9 @@ export function inCell(path) {
   return `${path}${path.includes("?") ? "&" : "?"}cell=${encodeURIComponent(cell())}`;
 }
 
-/** A failed call; `status` is that of the response, 0 without one. */
+const ENDED = -1;
+
+/** A failed call; `status` is that of the response, 0 without one, `ENDED` if the session of the call has ended since. */
 export class Refused extends Error {
   constructor(message, status) {
     super(message);
@@ -181,7 +183,7 @@ export async function call(path, body) {
   try {
     return await sendOrRenew(path, body);
   } catch (error) {
-    throw error.status === 401 && turn !== before ? new Refused(error.message, 0) : error;
+    throw error.status === 401 && turn !== before ? new Refused(error.message, ENDED) : error;
   }
 }
 

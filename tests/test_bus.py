@@ -236,6 +236,7 @@ async def test_nats_outage_is_logged_once_with_its_reason(
         await here.close()
         for bus in wires:
             await bus.close()
+        assert "NATS disconnected" not in capsys.readouterr().out, "this side closed the connection"
     [line] = [line for line in said.splitlines() if "NATS connection failed; it will be retried" in line]
     assert "Authorization" in line
     assert "secret" not in line

@@ -91,6 +91,7 @@ class ByNats:
         self._closed = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._complained = False
+        self._is_closing = False
         self._reason = ""
         self._receive: Receive = lambda _: None
         self._watched: defaultdict[str, set[int]] = defaultdict(set)
@@ -148,6 +149,7 @@ class ByNats:
 
     async def close(self) -> None:
         """Close the connection."""
+        self._is_closing = True
         self._watched.clear()
         if self._connecting:
             self._connecting.cancel()
@@ -198,6 +200,10 @@ class ByNats:
         async def note_end() -> None:
             closed.set()
 
+        async def note_disconnect() -> None:
+            if not self._is_closing:
+                log.warning("NATS disconnected; other processes are notified with a delay")
+
         async def note_reconnect() -> None:
             self._complained = False
             log.warning("NATS reconnected")
@@ -216,7 +222,7 @@ class ByNats:
                         pending_size=MAX_BYTES * 128,
                         error_cb=self._complain,
                         closed_cb=note_end,
-                        disconnected_cb=_note_disconnect,
+                        disconnected_cb=note_disconnect,
                         reconnected_cb=note_reconnect,
                     )
             except ERRORS as error:
@@ -235,10 +241,6 @@ class ByNats:
             return
         self._complained = True
         log.warning("NATS connection failed; it will be retried", reason=self._reason)
-
-
-async def _note_disconnect() -> None:
-    log.warning("NATS disconnected; other processes are notified with a delay")
 
 
 def _words(error: Exception) -> str:

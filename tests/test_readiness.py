@@ -13,7 +13,7 @@ from tests.support.database import locked, make_database, value, waiting_at
 from tests.support.events import accepted, custom
 from tests.support.places import fill, tmpfs
 from tests.support.processes import data_folder
-from tests.support.pushes import IPHONE, becomes, hurry
+from tests.support.pushes import IPHONE, becomes, hurry, until_stopped
 from tests.support.servers import own_server
 from tests.support.service import SECRET, Api, serving
 from tests.support.waiting import reaches, until
@@ -285,6 +285,35 @@ async def test_readyz_reports_stopped_lanes_and_failing_providers(
     await until(lambda: _reports(pushing))
     phones.answer("apns", status=403, reason="InvalidProviderToken")
     await accepted(pushing, 1)
+    await until(lambda: _reports(pushing, "push lane apns/default has stopped: 403 InvalidProviderToken"))
+
+
+async def test_lane_without_keys_is_reported_as_that_while_pushes_wait(pushing: Api, phones: Phones) -> None:
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    phones.answer("apns", status=403, reason="InvalidProviderToken")
+    waiting = await accepted(pushing, 1)
+    await until_stopped(pushing)
+    database = pushing.app_state.database
+    await database.value(
+        "update workers set lanes = array_remove(lanes, 'apns/default') returning 1"
+    )  # as one without keys
+    await until(lambda: _reports(pushing, "push lane apns/default has no keys at any running worker"))
+    said = (await pushing.as_service("GET", "/operations/lanes", "operations")).json()["data"]
+    [lane] = [lane for lane in said if lane["name"] == "apns/default"]
+    assert lane | {"due": 1, "stopped_at": None, "problem": "has no keys at any running worker"} == lane
+    assert (
+        'tocsin_lane_stopped{lane="apns/default"} 0' in (await pushing.as_service("GET", "/metrics", "operations")).text
+    )
+    [device] = (await pushing.as_service("GET", f"/events/{waiting}/recipients/1", "operations")).json()["devices"]
+    assert device["what"] == "apns/default has no keys at any running worker"
+    [device] = (await pushing.as_service("GET", "/operations/users/1", "operations")).json()["devices"]
+    assert (device["state"], device["what"]) == ("unserved", "no key is set for this provider and app")
+
+    await database.value("delete from deliveries where event_id = $1", waiting)
+    await until(lambda: _reports(pushing))
+    [device] = (await pushing.as_service("GET", f"/events/{waiting}/recipients/1", "operations")).json()["devices"]
+    assert device["state"] == "unserved"
+    await database.value("update workers set lanes = null returning 1")  # as one of an earlier release
     await until(lambda: _reports(pushing, "push lane apns/default has stopped: 403 InvalidProviderToken"))
 
 

@@ -115,9 +115,13 @@ async def customs(
 def _device_status(row: Record) -> dict[str, Any]:
     """Return the state of the push to one device, and the reason."""
     words = "queued" if row["state"] == "queued" else row["reason"]
-    if row["stopped_at"] and row["state"] in WAITING:
-        stopped = f"{row['lane']} has stopped since {time_of(row['stopped_at'])} UTC: {row['lane_reason']}"
-        words = stopped if row["state"] == "queued" else f"{words}; {stopped}"
+    why = ""
+    if not row["is_served"]:
+        why = f"{row['lane']} {deliveries.UNSERVED}"
+    elif row["stopped_at"]:
+        why = f"{row['lane']} has stopped since {time_of(row['stopped_at'])} UTC: {row['lane_reason']}"
+    if why and row["state"] in WAITING:
+        words = why if row["state"] == "queued" else f"{words}; {why}"
     return {**row, "what": words}
 
 

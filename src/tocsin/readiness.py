@@ -162,7 +162,7 @@ class Readiness:
         return f"{what} have waited for more than {seconds:.0f} s{cause}"
 
     async def _look_at_lanes(self) -> set[str]:
-        said = {f"push lane {name} has stopped: {reason}" for name, reason in await stopped_lanes(self._database)}
+        said = {f"push lane {name} {what}" for name, what in await stopped_lanes(self._database)}
         refusing = await deliveries.refusing(self._database)
         return said | {f"{row['origin']} refuses pushes of {row['lane']}: {row['reason']}" for row in refusing}
 
@@ -240,8 +240,9 @@ async def running(database: Database | Connection) -> int:
 
 
 async def stopped_lanes(database: Database | Connection) -> list[tuple[str, str]]:
-    """Return the lanes that have stopped, and why."""
-    return [(row["name"], row["reason"]) for row in await fetch(database, _SQL["stopped_lanes"])]
+    """Return the lanes that have stopped, and those without a worker in which pushes wait; and why, as what they do."""
+    rows = await fetch(database, _SQL["stopped_lanes"])
+    return [(row["name"], f"has stopped: {row['reason']}" if row["reason"] else deliveries.UNSERVED) for row in rows]
 
 
 async def lockers(database: Database | Connection) -> list[str]:

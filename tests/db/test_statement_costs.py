@@ -33,10 +33,13 @@ BOUNDED = {
     ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",
     ("directory", "put_users"): "the teams of at most 2,500 users",
     ("deliveries", "counts"): "the companies that are moving",
+    ("deliveries", "lanes"): "a row for each worker",
+    ("deliveries", "of_person"): "a row for each worker, for the pushes of one event to one user",
+    ("deliveries", "stopped"): "a row for each worker",
     ("event_status", "event"): "the companies that are moving",
     ("event_status", "person"): "the recipients of one event, compared with one user",
     ("event_status", "readers"): "the companies that are moving",
-    ("explain", "devices"): "one user's devices",
+    ("explain", "devices"): "one user's devices, and a row for each worker",
     ("explain", "events"): "the last 5,000 events, compared with one user",
     ("fanout", "behind_locks"): "at most 100 heads that others hold",
     ("inbox", "changes"): "a language is compared with that of the one row that was looked up",
@@ -74,6 +77,7 @@ BOUNDED = {
     ("readiness", "problems"): "a row for each worker",
     ("readiness", "row_lockers"): "the locks of idle transactions",
     ("readiness", "running"): "a row for each worker",
+    ("readiness", "stopped_lanes"): "a row for each worker",
 }
 """Statements whose plan looks quadratic, and what bounds it."""
 

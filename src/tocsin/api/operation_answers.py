@@ -120,7 +120,7 @@ class LaneAnswer(AnswerModel, title="Lane"):
     reason: str | None
     """why the lane has stopped"""
     problem: str | None
-    """a current error of a worker that delays the lane"""
+    """a current error of a worker that delays the lane, or that no running worker has its keys"""
     refused_by: list[RefusingService]
     """push services that reject the authentication"""
 

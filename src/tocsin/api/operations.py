@@ -105,7 +105,9 @@ async def list_lanes(service: OperationsViewer, app_state: State) -> answers.Lan
     found = [
         {
             **lane,
-            "problem": readiness.problem_of_lane(lane["name"], problems_of_workers),
+            "problem": readiness.problem_of_lane(lane["name"], problems_of_workers)
+            if lane["is_served"]
+            else deliveries.UNSERVED,
             "refused_by": [
                 {"service": service["origin"], "since": service["refused_at"], "reason": service["reason"]}
                 for service in refusing

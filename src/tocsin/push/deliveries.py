@@ -57,6 +57,9 @@ _COLUMNS = (
     ),
     *("body", "told_up_to"),
 )
+UNSERVED = "has no keys at any running worker"
+"""What is said of a lane that no running worker serves, such as that of an app that was removed."""
+
 _SQL = queries("deliveries")
 
 

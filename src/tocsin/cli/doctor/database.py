@@ -120,8 +120,8 @@ async def check_replica(settings: Settings) -> AsyncIterator[Finding]:
 async def _lanes(connection: Connection) -> AsyncIterator[Finding]:
     if not await migrate.is_current(connection):
         return
-    for lane, reason in await readiness.stopped_lanes(connection):
-        yield Finding("FAIL", f"push {lane}", f"has stopped: {reason}", "correct its key, its settings or the clock")
+    for lane, what in await readiness.stopped_lanes(connection):
+        yield Finding("FAIL", f"push {lane}", what, "correct its key, its settings or the clock")
     for service in await deliveries.refusing(connection):
         said = f"{service['origin']} has refused authentication since {service['refused_at']:%Y-%m-%d %H:%M:%S} UTC"
         remedy = f"check {PREFIX}VAPID_SUBJECT, {PREFIX}VAPID_KEY_FILE and the clock"

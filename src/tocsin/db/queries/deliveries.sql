@@ -286,9 +286,15 @@ select delivered_at is not null from lanes where name = $1
 
 -- name: lanes
 -- The lanes, with the number of due deliveries, counted up to $1, and the longest wait of one.
-select l.name, l.delivered_at, l.stopped_at, l.reason, waiting.due,
+select l.name, l.delivered_at, case when s.is_served then l.stopped_at end as stopped_at,
+       case when s.is_served then l.reason end as reason, s.is_served, waiting.due,
        coalesce(extract(epoch from now() - oldest.since)::float8, 0) as oldest
 from lanes l
+cross join lateral (
+    select
+-- include: served(lane=l.name)
+        as is_served
+) s
 cross join lateral (
     select count(*) as due
     from (
@@ -334,7 +340,11 @@ cross join lateral (
 ) first
 
 -- name: stopped
-select name, stopped_at is not null as stopped from lanes order by name
+select l.name, l.stopped_at is not null and
+-- include: served(lane=l.name)
+    as stopped
+from lanes l
+order by l.name
 
 -- name: claim_clears
 -- The users with notifications to clear, and the position since which. A change that is not committed locks the clear of its
@@ -437,7 +447,9 @@ select exists (select from deliveries where event_id = $1 and state in ('queued'
 -- The deliveries of an event to a user, and then the user's devices that got none, because their lane has no key.
 with delivered as (
     select d.type, d.token_ending, d.lane, d.state, d.attempts, d.due_at, d.settled_at, d.reason,
-           l.stopped_at, l.reason as lane_reason
+           l.stopped_at, l.reason as lane_reason,
+-- include: served(lane=d.lane)
+           as is_served
     from deliveries d
     left join lanes l on l.name = d.lane
     where d.event_id = $1 and d.user_id = $2
@@ -445,10 +457,14 @@ with delivered as (
 ),
 unserved as (
     select v.type, right(v.token, 6), v.lane, 'unserved', 0, null::timestamptz, null::timestamptz,
-           'not sent: no key is set for this provider and app', null::timestamptz, null
+           'not sent: no key is set for this provider and app', null::timestamptz, null, false
     from devices v
     where v.user_id = $2
-      and (select l.name from lanes l where l.name = v.lane) is null
+      and not (
+          exists (select from lanes l where l.name = v.lane)
+          and
+-- include: served(lane=v.lane)
+      )
       and (select d.device_id from deliveries d where d.event_id = $1 and d.device_id = v.id) is null
     order by v.registered_at desc, v.id
 )

@@ -12,7 +12,9 @@ with last as materialized (
     select device_id, made_at, state, reason from deliveries where user_id = $1 order by made_at desc limit 200
 )
 select d.id, d.type, d.environment, d.app, d.lane, right(d.token, 6) as token_ending, d.registered_at,
-       d.last_delivered_at, l.name is not null as has_lane, l.stopped_at, l.reason as lane_reason, push.state, push.reason
+       d.last_delivered_at, l.name is not null and
+-- include: served(lane=d.lane)
+       as has_lane, l.stopped_at, l.reason as lane_reason, push.state, push.reason
 from devices d
 left join lanes l on l.name = d.lane
 left join lateral (select * from last where device_id = d.id order by made_at desc limit 1) push on true

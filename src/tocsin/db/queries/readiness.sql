@@ -42,7 +42,27 @@ limit 100
 select count(*) from workers where seen_at > clock_timestamp() - make_interval(secs => $1::double precision)
 
 -- name: stopped_lanes
-select name, reason from lanes where stopped_at is not null order by name
+-- The lanes that have stopped, and those without a worker in which pushes wait, which have no reason.
+select l.name, case when s.is_served then l.reason end as reason
+from lanes l
+cross join lateral (
+    select
+-- include: served(lane=l.name)
+        as is_served
+) s
+where case
+          when s.is_served then l.stopped_at is not null
+          else exists (
+              select from unnest(array[true, false]) as kind (is_bulk)
+              cross join lateral (
+                  select from deliveries d
+                  where d.lane = l.name and d.is_bulk = kind.is_bulk and d.worker_id is null
+                    and d.state in ('queued', 'later', 'held') and d.due_at <= now()
+                  limit 1
+              ) waiting
+          )
+      end
+order by l.name
 
 -- name: has_waiting
 -- Whether a session waits for a table for more than $1 seconds.

@@ -311,6 +311,8 @@ async def test_lane_without_keys_is_reported_as_that_while_pushes_wait(pushing: 
 
     await database.value("delete from deliveries where event_id = $1", waiting)
     await until(lambda: _reports(pushing))
+    said = (await pushing.as_service("GET", "/operations/lanes", "operations")).json()["data"]
+    assert "apns/default" not in {lane["name"] for lane in said}
     [device] = (await pushing.as_service("GET", f"/events/{waiting}/recipients/1", "operations")).json()["devices"]
     assert device["state"] == "unserved"
     await database.value("update workers set lanes = null returning 1")  # as one of an earlier release

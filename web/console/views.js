@@ -547,7 +547,7 @@ function verdict(lanes, now) {
 
 /** Return whether the problems of a lane include a problem of the metrics. */
 function says(lane, reason) {
-  return lane.problem?.includes(reason) || (lane.stopped_at && reason.includes(lane.reason)) || lane.refused_by?.some(({ service }) => reason.startsWith(service));
+  return lane.problem?.includes(reason) || reason.includes(`${lane.name} ${lane.problem}`) || (lane.stopped_at && reason.includes(lane.reason)) || lane.refused_by?.some(({ service }) => reason.startsWith(service));
 }
 
 function hasProblem(lane) {

@@ -285,7 +285,8 @@ update lanes set stopped_at = coalesce(stopped_at, now()), reason = $2 where nam
 select delivered_at is not null from lanes where name = $1
 
 -- name: lanes
--- The lanes, with the number of due deliveries, counted up to $1, and the longest wait of one.
+-- The lanes, with the number of due deliveries, counted up to $1, and the longest wait of one. Those without a worker are left out
+-- once nothing waits in them.
 select l.name, l.delivered_at, case when s.is_served then l.stopped_at end as stopped_at,
        case when s.is_served then l.reason end as reason, s.is_served, waiting.due,
        coalesce(extract(epoch from now() - oldest.since)::float8, 0) as oldest
@@ -314,6 +315,7 @@ cross join lateral (
         limit 1
     ) first
 ) oldest
+where s.is_served or waiting.due > 0
 order by l.name
 
 -- name: oldest

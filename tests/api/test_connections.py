@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom, post
 from tests.support.service import DAY, HOUR, SECRET, Api, serving, standing_token
-from tests.support.waiting import LONGEST_WAIT, until
+from tests.support.waiting import LONGEST_WAIT, bounded, until
 from tests.support.workers import work
 from tocsin.api.arriving import ARRIVING, COMPLETE
 from tocsin.api.body import MAX_BODY_BYTES
@@ -237,6 +237,19 @@ class TestTime:
                 await asyncio.sleep(SHORT.body / 4)
                 writer.write(body[start : start + 2])
             assert (await asyncio.wait_for(reader.readline(), LONGEST_WAIT)).startswith(b"HTTP/1.1 422 ")
+
+    async def test_body_that_never_ends_times_out_though_its_parts_arrive(
+        self, hasty: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tocsin.api.body.BODY_TIMEOUT", 0.5)
+        async with connected(hasty) as (reader, writer):
+            writer.write(CHUNKED + BY_SERVICE + b"\r\n")
+            answer = asyncio.create_task(reader.readuntil(b"timeout"))
+            async with bounded():
+                while not answer.done():
+                    writer.write(b"1\r\n \r\n")
+                    await asyncio.sleep(SHORT.body / 30)
+            assert (await answer).startswith(b"HTTP/1.1 408 ")
 
     async def test_body_byte_by_byte_wakes_its_request_only_at_the_end(
         self, idle: Api, monkeypatch: pytest.MonkeyPatch

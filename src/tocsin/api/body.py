@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from tocsin.api.arriving import ARRIVING, COMPLETE
 from tocsin.api.middleware import ABORT, CYCLE
 from tocsin.api.slots import complete
-from tocsin.errors import ContentType, Malformed, TooLarge
+from tocsin.errors import ContentType, Malformed, Timeout, TooLarge
 from tocsin.strict_json import parse_object
 
 JSON = ("application/json",)
@@ -18,6 +18,9 @@ MERGE_PATCH = (*JSON, "application/merge-patch+json")
 
 MAX_BODY_BYTES = 2**20
 """Maximum bytes of a body, unless the route has another limit."""
+
+BODY_TIMEOUT = 300.0
+"""Seconds within which a body must arrive as a whole, besides those between two parts. Imports may take longer."""
 
 MAX_INLINE_PARSE_BYTES = MAX_BODY_BYTES
 """Maximum bytes of a body that is parsed in the event loop.
@@ -78,9 +81,13 @@ async def _complete_body_of(request: Request, limit: int) -> bytes:
 async def _arriving_body_of(request: Request, limit: int) -> bytes:
     parts, size = [], 0
     with ARRIVING.body(request.scope.get(ABORT, _do_nothing)) as grown:
-        async for part in parts_of(request, limit):
-            parts.append(part)
-            grown(size := size + len(part))
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for part in parts_of(request, limit):
+                    parts.append(part)
+                    grown(size := size + len(part))
+        except TimeoutError:
+            raise Timeout from None
     return b"".join(parts)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.support.database import value
@@ -26,6 +27,11 @@ pytestmark = pytest.mark.processes
 
 DATABASE = "tocsin"
 ABOUT = f"contact:{CONTACT}"
+ENDS_WAIT = (  # An import is not over while a session holds the lock.
+    """create function tocsin.wait() returns trigger language plpgsql as $$
+    begin perform pg_advisory_xact_lock(1); return old; end $$""",
+    "create trigger waits before delete on tocsin.imports for each row execute function tocsin.wait()",
+)
 LOST, NEW = "What the standby lacks", "What comes after the promotion"
 
 
@@ -191,6 +197,9 @@ async def test_imports_erasures_and_resolutions_end_after_a_promotion_amid_them(
                     events = [{**message_event("Resolved", 1, 2, 3, 4), "about": [ABOUT]} for _ in range(100)]
                     assert (await api.as_service("POST", "/events/batch", json={"events": events})).status_code == 202
                 imports = [[notification(5 + n % 16) for n in range(2_000)] for _ in range(4)]
+                await primary.run(*ENDS_WAIT, database=DATABASE)
+                holding = await asyncpg.connect(primary.url(database=DATABASE))
+                await holding.execute("select pg_advisory_lock(1)")
                 working = asyncio.gather(
                     *(insist_on_import(api, lines, str(key)) for key, lines in enumerate(imports)),
                     *(insist(api, "DELETE", f"/directory/users/{user}") for user in (1, 2)),
@@ -198,6 +207,7 @@ async def test_imports_erasures_and_resolutions_end_after_a_promotion_amid_them(
                 )
                 await until(lambda: value(url, "select exists (select from imports where applied > 0)"))
                 primary.kill()
+                holding.terminate()
                 await value(standby.url(), "select pg_promote(true)")
                 await working
                 await until(lambda: value(url, "select not exists (select from jobs)"))

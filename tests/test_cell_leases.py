@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clock import Clock
+from tests.support.database import renamed
 from tests.support.waiting import until
 from tocsin import jobs
 from tocsin.cell_leases import PATIENCE, CellLease, is_worked_by, processes_of
@@ -138,11 +139,10 @@ async def test_lease_stays_as_it_was_while_the_cell_cannot_be_asked(database: Da
     process = Process(database)
     async with process.lease.kept():
         await process.lease.until(held=True)
-        await dba.execute("alter table worker_processes rename to away")
-        with pytest.raises(Exception, match="worker_processes"):
-            await process.lease.look()
-        assert process.lease.is_held
-        await dba.execute("alter table away rename to worker_processes")
+        async with renamed(dba, "worker_processes"):
+            with pytest.raises(Exception, match="worker_processes"):
+                await process.lease.look()
+            assert process.lease.is_held
         await dba.execute("update worker_processes set seen_at = now() - interval '10 s'")
         await until(lambda: _counts(database))
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.database import renamed
 from tests.support.events import custom
 from tests.support.service import Api, serving
 from tocsin import history
 from tocsin.catalogue import Catalogue
+from tocsin.db.connections import Connection
 from tocsin.db.pool import Database
 from tocsin.history import MAX_MINUTES, Recorder, quantile
 from tocsin.metrics import BUCKET_BOUNDS, Metrics
@@ -78,16 +80,13 @@ async def test_each_row_has_the_growth_since_the_last_one(database: Database) ->
     assert await database.value("select events from metric_minutes order by minute desc limit 1") == 0
 
 
-async def test_growth_of_a_minute_whose_row_failed_is_in_the_next_row(database: Database) -> None:
+async def test_growth_of_a_minute_whose_row_failed_is_in_the_next_row(database: Database, dba: Connection) -> None:
     metrics = Metrics()
     recorder = Recorder(database, metrics)
     busy(metrics, 5, 0.2)
-    await database.value("alter table metric_minutes rename to elsewhere")
-    try:
+    async with renamed(dba, "metric_minutes"):
         with pytest.raises(Exception, match="metric_minutes"):
             await recorder.record()
-    finally:
-        await database.value("alter table elsewhere rename to metric_minutes")
     await recorder.record()
     assert await database.value("select events from metric_minutes") == 5
 

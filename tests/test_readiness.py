@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.database import locked, make_database, value, waiting_at
+from tests.support.database import locked, make_database, renamed, value, waiting_at
 from tests.support.events import accepted, custom
 from tests.support.places import fill, tmpfs
 from tests.support.processes import data_folder
@@ -339,10 +339,9 @@ async def test_blocked_lane_reports_its_reason(
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
     await pushing.as_user(1, "POST", f"/notifications/devices/{'aa' * 32}")
-    await dba.execute("alter table preferences rename to preferences_away")
-    id_ = await accepted(pushing, 1)
-    await until(lambda: _lane_reports(pushing, "an error: UndefinedTableError"))
-    await dba.execute("alter table preferences_away rename to preferences")
+    async with renamed(dba, "preferences"):
+        id_ = await accepted(pushing, 1)
+        await until(lambda: _lane_reports(pushing, "an error: UndefinedTableError"))
     await becomes(pushing, id_, {"delivered": 1})
     await until(lambda: _lane_reports(pushing, None))
     assert phones.pushes("apns")

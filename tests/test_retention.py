@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.database import blocked, everything
+from tests.support.database import blocked, everything, renamed
 from tests.support.events import custom, id_made, in_future, message_event, post, state
 from tests.support.imports import import_lines, notification
 from tests.support.service import Api
@@ -514,8 +514,5 @@ async def test_failing_retention_step_does_not_block_others(idle: Api, database:
     await dba.execute(
         "insert into dead_letters values ($1, 'deliver', 'direct', 8, 0, '', now() - interval '40 days')", new_id()
     )
-    await dba.execute("alter table idempotency_keys rename to idempotency_keys_away")
-    try:
+    async with renamed(dba, "idempotency_keys"):
         assert await run_once(database, None) == {"dead_letters": 1}
-    finally:
-        await dba.execute("alter table idempotency_keys_away rename to idempotency_keys")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.database import locked
+from tests.support.database import locked, renamed
 from tests.support.events import custom
 from tests.support.pages import listening
 from tests.support.service import HOUR, SECRET, Api, serving
@@ -370,11 +370,8 @@ async def test_failed_look_up_of_a_repeated_request_is_reported(
     await idle.people(1)
     async with listening(idle) as port, connected(port) as client:
         request = await remembered(client)
-        await dba.execute("alter table heads rename to no_heads")
-        try:
+        async with renamed(dba, "heads"):
             assert status_of(await client.ask(request)) == 500
-        finally:
-            await dba.execute("alter table no_heads rename to heads")
         assert status_of(await client.ask(request)) == 304
     assert repeated == [None]
 

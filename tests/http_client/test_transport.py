@@ -377,15 +377,20 @@ async def test_close_fails_pending_and_later_requests(tmp_path: Path) -> None:
 
 
 async def test_close_can_wait_for_requests_in_flight(tmp_path: Path) -> None:
+    may_answer = asyncio.Event()
+
     async def slow(connection: Connection, stream: int, _asked: Asked) -> None:
-        await asyncio.sleep(0.3)
+        await may_answer.wait()
         connection.say(stream)
 
     async with push_service(tmp_path, slow) as service:
         transport = Transport(5, ca_file=files_in(tmp_path)[0])
         left = transport.submit_many([to(service.url, number) for number in range(10)])
         await reaches(lambda: len(service.asked), 5)
-        await transport.close(grace=LONGEST_WAIT)
+        closing = asyncio.create_task(transport.close(grace=LONGEST_WAIT))
+        await asyncio.sleep(0)  # it takes no more requests
+        may_answer.set()
+        await closing
         found = [await asyncio.wait_for(answer, LONGEST_WAIT) for answer in left]
     assert Counter(answer.status for answer in found) == {200: 5, 0: 5}
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.database import blocked
+from tests.support.database import blocked, renamed
 from tests.support.deliveries import LANE, ORIGIN, WORKER, delivery, device, insert, states
 from tests.support.push_services import answer, phone, push
 from tests.support.waiting import until
@@ -435,11 +435,8 @@ class TestKept:
 
     async def test_result_is_kept_after_any_error_so_that_its_push_is_not_sent_again(self, results: Results) -> None:
         leased = await self.answered(results)
-        await results.dba.execute("alter table devices rename to unknown")
-        try:
+        async with renamed(results.dba, "devices"):
             await results.writer.settle(results.lane)
-        finally:
-            await results.dba.execute("alter table unknown rename to devices")
         assert results.writer.backoffs[LANE].reason == "an error: UndefinedTableError"
         assert results.lane.under_way == {leased.key}
         assert await deliveries.release_others(results.database, WORKER, LANE, results.lane.under_way) == 0
@@ -449,13 +446,12 @@ class TestKept:
 
     async def test_reason_is_reported_until_the_result_is_recorded(self, results: Results) -> None:
         leased = await self.answered(results)
-        await results.dba.execute("alter table devices rename to unknown")
         running = asyncio.create_task(results.writer.run(results.lane))
         try:
-            await until(lambda: results.lane.kept)
-            async with results.writer._writing[LANE]:  # noqa: SLF001 - the batch has ended
-                assert results.writer.backoffs[LANE].reason == "an error: UndefinedTableError"
-            await results.dba.execute("alter table unknown rename to devices")
+            async with renamed(results.dba, "devices"):
+                await until(lambda: results.lane.kept)
+                async with results.writer._writing[LANE]:  # noqa: SLF001 - the batch has ended
+                    assert results.writer.backoffs[LANE].reason == "an error: UndefinedTableError"
             results.lane.retry_set_aside()
             await until(lambda: not results.lane.under_way)
             await until(lambda: not results.writer.backoffs[LANE].reason)

@@ -122,6 +122,16 @@ async def value(url: str, statement: str, *arguments: Any) -> Any:
         await connection.close()
 
 
+@asynccontextmanager
+async def renamed(session: Connection, table: str) -> AsyncIterator[None]:
+    """Rename a table for as long as the block runs: statements that need it fail."""
+    await session.execute(f"alter table {table} rename to {table}_away")
+    try:
+        yield
+    finally:
+        await session.execute(f"alter table {table}_away rename to {table}")
+
+
 async def blocked(dba: Connection) -> int:
     """Return how many sessions of the database wait for a lock.
 

@@ -142,12 +142,12 @@ $(UV):
 # independent servers. They are installed but not started. faketime has the library for wrong clocks. Without the last
 # four, some tests are skipped.
 parts:
-	@if ! { command -v chromium && command -v nginx && command -v nghttpd && command -v pgbouncer && command -v faketime; } >/dev/null; then \
+	@if ! { command -v chromium && command -v curl && command -v nginx && command -v nghttpd && command -v pgbouncer && command -v faketime; } >/dev/null; then \
 		if [ "$$(id -u)" = 0 ]; then \
 			apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-				chromium fonts-noto-core nginx-light nghttp2-server pgbouncer faketime; \
-		elif ! command -v chromium >/dev/null; then \
-			echo 'Please install the packages chromium and fonts-noto-core.' >&2; exit 1; \
+				chromium curl fonts-noto-core nginx-light nghttp2-server pgbouncer faketime; \
+		elif ! { command -v chromium && command -v curl; } >/dev/null; then \
+			echo 'Please install the packages chromium, curl and fonts-noto-core.' >&2; exit 1; \
 		fi; fi
 
 clean: ## delete the virtual environments, the documentation site, and packages of tests

@@ -31,11 +31,17 @@ async def two_processes(database: Database, access: Access) -> AsyncIterator[tup
     here, there = (PubSub("", database, bus) for bus in buses)
     heard = set[int]()
     there.on_change(lambda ids: heard.update(ids or ()))
-    receiving = [asyncio.create_task(each.receive()) for each in (here, there)]
+
+    async def stream() -> None:
+        while True:
+            there.want_changes()
+            await asyncio.sleep(1)
+
+    running = [asyncio.create_task(each) for each in (here.receive(), there.receive(), stream())]
     try:
         yield here, there, heard
     finally:
-        for task in receiving:
+        for task in running:
             task.cancel()
         await here.close()
         for bus in buses:

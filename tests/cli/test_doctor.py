@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support.commands import run
+from tests.support.commands import as_another_user, run
 from tests.support.database import locked, make_database, url_for
 from tests.support.nats_access import Authority
 from tests.support.openid_provider import CLIENT_ID, openid_provider
@@ -475,14 +475,14 @@ def said_to_another_user(*command: str, cwd: Path, data: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@as_another_user
 def test_doctor_reports_unreadable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     said = said_to_another_user("doctor", cwd=tmp_path, data=Path("/nonexistent"))
     assert "cannot be read: Permission denied" in said
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@as_another_user
 @pytest.mark.parametrize("data", [".", "data"])
 def test_doctor_reports_a_data_folder_of_another_user(tmp_path: Path, data: str) -> None:
     tmp_path.chmod(0o700)

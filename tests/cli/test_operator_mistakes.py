@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import commands
 from tests.support.built_in import CATALOGUE
+from tests.support.commands import as_another_user
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import SECRET
 from tests.support.waiting import bounded
@@ -447,7 +448,7 @@ def test_refused_import_names_its_file_or_standard_input(url: str, tmp_path: Pat
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
+@as_another_user
 def test_user_without_name_and_home_gets_a_remedy() -> None:
     nameless: dict[str, Any] = {"user": 54321, "group": 54321, "extra_groups": [], "cwd": "/"}
     for command in (["config"], ["openapi"], ["preview", "note"], ["catalogue", "check"], ["token", "user", "4"]):
@@ -461,7 +462,7 @@ def test_user_without_name_and_home_gets_a_remedy() -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@as_another_user
 def test_env_file_of_another_user_is_reported_in_one_sentence(place: Path) -> None:
     (place / ".env").write_text("TOCSIN_PORT=1\n")
     (place / ".env").chmod(0o600)

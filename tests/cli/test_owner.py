@@ -8,14 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import TOCSIN, run
+from tests.support.commands import TOCSIN, as_another_user, run
 from tocsin.cli import owner
 from tocsin.settings import Settings
 
-pytestmark = [
-    pytest.mark.processes,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user"),
-]
+pytestmark = [pytest.mark.processes, as_another_user]
 
 USER = pwd.getpwnam("nobody")
 

@@ -17,7 +17,7 @@ from tests.support.imports import import_lines, notification
 from tests.support.moves import COMPANY, USERS, after_copy, assert_sound, fill, in_schemas, of_company, post_held
 from tests.support.resolutions import resolve, settled
 from tests.support.service import Api
-from tests.support.waiting import reaches
+from tests.support.waiting import reaches, until
 from tocsin import copying, moving, retention
 from tocsin.db.connections import Connection
 from tocsin.db.pool import Database
@@ -149,7 +149,7 @@ async def test_event_that_the_target_deleted_during_the_move_is_brought_again(
     before = await of_company(pools[0], COMPANY)
 
     async def expire() -> None:
-        assert await retention.run_once(pools[1], 0)
+        await until(lambda: retention.run_once(pools[1], 0))  # a worker may run it, too
         assert await pools[1].value("select count(*) from events where id = $1", id_) == 0
 
     after_copy(monkeypatch, expire)
@@ -189,7 +189,7 @@ async def test_record_of_recipients_that_replaces_another_is_brought(
             "update recipients set delivered_at = '2001-01-01' where event_id = $1 and after_user = 0", id_
         )
         days = (datetime.now(UTC) - datetime(2010, 1, 1, tzinfo=UTC)).days
-        assert await retention.run_once(pools[0], days) == {"notifications": 1}
+        await reaches(lambda: retention.run_once(pools[0], days), {"notifications": 1})  # a worker may run it, too
         await import_lines(cells[0], notification(12, id=id_), company_id=COMPANY)
 
     after_copy(monkeypatch, replace)

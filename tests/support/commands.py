@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 TOCSIN = str(Path(sys.executable).with_name("tocsin"))
+
+as_another_user = pytest.mark.skipif(
+    os.geteuid() != 0
+    or not all(
+        path.stat().st_mode & 0o001 for path in (*Path(TOCSIN).parents, *Path(sys.executable).resolve().parents)
+    ),
+    reason="only root, and outside of its home folder, can start tocsin as another user",
+)
 
 _TIMEOUT = 120.0
 _FORKS = multiprocessing.get_context("forkserver")

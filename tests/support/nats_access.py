@@ -30,6 +30,18 @@ class Authority:
         made = self._builder(self._name, self._key).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
+        may_sign = x509.KeyUsage(
+            digital_signature=False,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=True,
+            crl_sign=True,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        made = made.add_extension(may_sign, critical=True)
         self.certificate.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def issue(self, name: str) -> tuple[Path, Path]:
@@ -46,7 +58,7 @@ class Authority:
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
-        return x509.CertificateBuilder(
+        made = x509.CertificateBuilder(
             self._name,
             subject,
             key.public_key(),
@@ -54,6 +66,12 @@ class Authority:
             now - timedelta(hours=1),
             now + timedelta(hours=1),
         )
+        for each in (
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),  # Python 3.13 asks for it
+        ):
+            made = made.add_extension(each, critical=False)
+        return made
 
 
 def operator_configuration() -> tuple[str, str]:

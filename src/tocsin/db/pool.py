@@ -226,7 +226,7 @@ class Database:
             if problem is None:
                 raise error
             self._log(problem, error)
-            raise problem from error
+            raise problem from error.with_traceback(None)  # its frames know their callers, which hold the error
         finally:
             del error, problem  # or this frame would hold them, and they this frame by their tracebacks
 

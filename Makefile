@@ -138,16 +138,17 @@ $(UV):
 	$$maker -m venv --clear .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-# Programs that tests run: Debian's Chromium with Arabic fonts for the pages, and nginx, nghttpd and pgbouncer as
-# independent servers. They are installed but not started. faketime has the library for wrong clocks. Without the last
-# four, some tests are skipped.
-parts:
-	@if ! { command -v chromium && command -v curl && command -v nginx && command -v nghttpd && command -v pgbouncer && command -v faketime; } >/dev/null; then \
+# Programs that tests run: Debian's Chromium with Arabic fonts for the pages, libatomic1 for the program that drives it, curl, and
+# nginx, nghttpd and pgbouncer as independent servers. They are installed but not started. faketime has the library for
+# wrong clocks. Without the last four, some tests are skipped.
+MUST := command -v chromium && command -v curl && $(BIN)/playwright --version
+parts: .venv/ready
+	@if ! { $(MUST) && command -v nginx && command -v nghttpd && command -v pgbouncer && command -v faketime; } >/dev/null 2>&1; then \
 		if [ "$$(id -u)" = 0 ]; then \
 			apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-				chromium curl fonts-noto-core nginx-light nghttp2-server pgbouncer faketime; \
-		elif ! { command -v chromium && command -v curl; } >/dev/null; then \
-			echo 'Please install the packages chromium, curl and fonts-noto-core.' >&2; exit 1; \
+				chromium curl fonts-noto-core libatomic1 nginx-light nghttp2-server pgbouncer faketime; \
+		elif ! { $(MUST); } >/dev/null 2>&1; then \
+			echo 'Please install the packages chromium, curl, fonts-noto-core and libatomic1.' >&2; exit 1; \
 		fi; fi
 
 clean: ## delete the virtual environments, the documentation site, and packages of tests

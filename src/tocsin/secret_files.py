@@ -55,9 +55,9 @@ def claim(path: Path) -> None:
         os.close(opened)
 
 
-def sync(folder: Path) -> None:
-    """Flush the names in a folder to disk."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:

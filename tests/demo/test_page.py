@@ -277,7 +277,8 @@ async def test_demo_is_accessible_and_fits_in_both_themes(chromium: Browser, dem
         SCREENSHOTS.mkdir(exist_ok=True)
         for colours in COLOURS:
             await visit.page.emulate_media(color_scheme=colours)
-            await visit.page.wait_for_timeout(500)  # for what moves to have arrived
+            await visit.page.wait_for_timeout(500)  # for what moves to begin
+            await visit.page.wait_for_function("document.getAnimations().every((each) => each.playState !== 'running')")
             assert await barriers_of(visit.page) == [], colours
             assert await visit.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
             await visit.page.screenshot(path=SCREENSHOTS / f"demo-{colours}-{size[0]}.png", full_page=True)
